@@ -23,6 +23,7 @@ class Source:
     windows: tuple[int, ...]
     genres: tuple[str, ...]
     languages: tuple[str, ...]
+    devices: tuple[str, ...]
     period: timedelta
     description: str
 
@@ -51,6 +52,8 @@ FILM_GENRES = (
 )  # fmt: skip
 FILM_LANGUAGES = ("English", "French", "Spanish", "German", "Italian", "Japanese", "Hindi", "Russian")
 
+DEVICES = ("tv", "phone", "tablet", "web")
+
 KUAIRAND_TAGS = tuple(
     f"tag_{tag}" for tag in (39, 12, 9, 3, 6, 20, 7, 17, 62, 11, 15, 68, 43, 2, 4, 8, 25, 1, 19, 28)
 )
@@ -65,6 +68,7 @@ WORLD = Source(
     windows=(1, 3, 7, 14, 28),
     genres=FILM_GENRES,
     languages=FILM_LANGUAGES,
+    devices=DEVICES,
     period=timedelta(days=1),
     description="17,472 real films, everything else simulated (docs/world.md)",
 )  # fmt: skip
@@ -82,6 +86,7 @@ KUAIRAND = Source(
     windows=(1, 2, 4, 7, 28),
     genres=KUAIRAND_TAGS,
     languages=(),
+    devices=(),
     period=timedelta(days=1),
     description="KuaiRand-Pure: a short-video log with watch time (CC BY-SA 4.0)",
 )  # fmt: skip
@@ -98,6 +103,7 @@ MOVIELENS = Source(
     windows=(7, 30, 90, 365, 3650),
     genres=FILM_GENRES,
     languages=FILM_LANGUAGES,
+    devices=(),
     period=timedelta(days=30),
     description="MovieLens latest-small: ratings joined to film metadata by IMDb id (research use)",
 )  # fmt: skip

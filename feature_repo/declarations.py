@@ -1,0 +1,226 @@
+"""What a feature is: frozen values that carry their computation, from which everything else is compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import cached_property
+from typing import Self
+
+import ibis
+from ibis.expr import types as ir
+
+from feature_repo.arithmetic import Expression, references
+from validations.expectations import Between, DType, Expectation, NullShare
+
+COMPUTE_VERSION = 1
+"""Raise it when the meaning of compiled computations changes without their text changing."""
+
+
+class Weight(StrEnum):
+    """Light features are cheap enough for 20,000 titles; heavy ones are for the ranker's 200."""
+
+    LIGHT = "light"
+    HEAVY = "heavy"
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Whom a row is about, and the column that identifies it."""
+
+    name: str
+    join_key: str
+    description: str
+
+
+USER = Entity("user", "user_id", "a member")
+TITLE = Entity("title", "title_id", "a film or video in the catalogue")
+ARTWORK = Entity("artwork", "artwork_id", "an image that may stand for a title")
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """An aggregate over the rows of one relation of known events, grouped by the entity."""
+
+    relation: str
+    value: ir.Value
+    empty: float | None = None  # what it is for an entity without rows; None keeps it unknown
+
+    def text(self) -> str:
+        """The normalised computation."""
+        return f"{self.relation}: {ibis.to_sql(self.value, dialect='duckdb')} empty={self.empty}"
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A column, or an expression over columns, of the entity's own row."""
+
+    value: ir.Value
+
+    def text(self) -> str:
+        """The normalised computation."""
+        return f"attribute: {ibis.to_sql(self.value, dialect='duckdb')}"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Arithmetic over stored features: of its own table, or of a user's and a title's together."""
+
+    expression: Expression
+
+    def text(self) -> str:
+        """The normalised computation."""
+        return f"derived: {self.expression}"
+
+
+Computation = Aggregated | Attribute | Derived
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: its derived name, its computation, and what a person needs to know to use it.
+
+    `needs` names the event columns without which it does not exist; `over` is its window in days.
+    """
+
+    name: str
+    computation: Computation = field(repr=False)
+    description: str
+    unit: str
+    expect: tuple[Expectation, ...]
+    needs: frozenset[str]
+    over: int | None = None
+    dtype: DType = DType.FLOAT
+    owner: str = "recommendations"
+    entity: str = ""  # set by the table that holds it
+    weight: Weight = Weight.HEAVY
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise ValueError(f"feature name {self.name!r} is not a lower-case identifier.")
+        if not self.description or not self.unit:
+            raise ValueError(f"feature {self.name!r} needs a description and a unit.")
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the normalised computation, dtype, entity and window (16 hex digits)."""
+        parts = [COMPUTE_VERSION, self.computation.text(), self.dtype.value, self.entity, self.over]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+class UnknownFeature(LookupError):
+    """A reference to a feature that no table declares."""
+
+    def __init__(self, reference: str, where: str, known: Iterable[str]) -> None:
+        near = get_close_matches(reference, list(known), n=1, cutoff=0.5)
+        super().__init__(f"{where} has no feature {reference!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of one entity that are computed, checked and stored together.
+
+    A `stored=False` table is evaluated at request time from the stored ones.
+    """
+
+    name: str
+    entity: Entity
+    weight: Weight
+    description: str
+    features: tuple[Feature, ...]
+    ttl_days: int = 7
+    stored: bool = True
+
+    def __post_init__(self) -> None:
+        names = [feature.name for feature in self.features]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"feature table {self.name!r} declares {', '.join(twice[:5])} more than once.")
+        mine = tuple(replace(f, entity=self.entity.name, weight=self.weight) for f in self.features)
+        object.__setattr__(self, "features", mine)
+        if self.stored:
+            self._refuse_unknown_references(set(names))
+
+    def _refuse_unknown_references(self, names: set[str]) -> None:
+        for feature in self.features:
+            if isinstance(feature.computation, Derived):
+                for ref in references(feature.computation.expression):
+                    if ref.table != self.name or ref.feature not in names:
+                        raise UnknownFeature(ref.feature, f"{self.name}:{feature.name}: table {self.name!r}", names)
+
+    def __getitem__(self, name: str) -> Feature:
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise UnknownFeature(name, f"table {self.name!r}", [feature.name for feature in self.features])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Feature names in packed order."""
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the ordered feature names and digests (16 hex digits)."""
+        parts = [[feature.name, feature.digest] for feature in self.features]
+        return hashlib.sha256(json.dumps([self.name, parts]).encode()).hexdigest()[:16]
+
+    def without(self, lacking: Mapping[str, tuple[str, ...]]) -> Self:
+        """This table less the features named in `lacking`."""
+        return replace(self, features=tuple(f for f in self.features if f.name not in lacking))
+
+
+@dataclass(frozen=True)
+class FeatureService:
+    """The ordered features one model reads: all of `tables`, one after the other."""
+
+    name: str
+    tables: tuple[FeatureTable, ...]
+    description: str
+
+    @property
+    def features(self) -> tuple[tuple[str, Feature], ...]:
+        """(reference, feature) in model order; a reference is `table:feature`, as Feast writes it."""
+        return tuple((f"{table.name}:{f.name}", f) for table in self.tables for f in table.features)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Feature reference → digest, in model order."""
+        return {reference: feature.digest for reference, feature in self.features}
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """Everything declared for one source of events, and what that source makes impossible."""
+
+    source: str
+    tables: tuple[FeatureTable, ...]
+    services: tuple[FeatureService, ...]
+    unavailable: tuple[tuple[str, Feature, tuple[str, ...]], ...]  # table, feature, what is lacking
+
+    def table(self, name: str) -> FeatureTable:
+        """The table of that name."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise LookupError(f"no feature table {name!r}. There are: {', '.join(t.name for t in self.tables)}.")
+
+    def service(self, name: str) -> FeatureService:
+        """The service of that name."""
+        for service in self.services:
+            if service.name == name:
+                return service
+        raise LookupError(f"no feature service {name!r}. There are: {', '.join(s.name for s in self.services)}.")
+
+    @property
+    def stored(self) -> tuple[FeatureTable, ...]:
+        """The tables that are computed for an `as_of` and kept, as against evaluated at request time."""
+        return tuple(table for table in self.tables if table.stored)
+
+
+KNOWN = NullShare(0)
+NON_NEGATIVE = Between(low=0)
+SHARE = Between(0, 1)
