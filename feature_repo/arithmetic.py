@@ -163,7 +163,9 @@ def shape_of(expression: Expression) -> str:
     return str(expression)
 
 
-def stacked(expressions: Sequence[Expression], index: Mapping[Ref, int]) -> Callable[[Mapping[str, Array]], Array]:
+def stacked(
+    expressions: Sequence[Expression], index: Mapping[Ref, int]
+) -> Callable[[Mapping[str, Array]], Array]:
     """Compile expressions of one shape into a single evaluation over the stacked columns.
 
     The result takes table name → float64 (n or 1, F_table) and returns (n, len(expressions)).

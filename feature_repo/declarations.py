@@ -117,7 +117,9 @@ class UnknownFeature(LookupError):
 
     def __init__(self, reference: str, where: str, known: Iterable[str]) -> None:
         near = get_close_matches(reference, list(known), n=1, cutoff=0.5)
-        super().__init__(f"{where} has no feature {reference!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        super().__init__(
+            f"{where} has no feature {reference!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ class FeatureTable:
             if isinstance(feature.computation, Derived):
                 for ref in references(feature.computation.expression):
                     if ref.table != self.name or ref.feature not in names:
-                        raise UnknownFeature(ref.feature, f"{self.name}:{feature.name}: table {self.name!r}", names)
+                        raise UnknownFeature(
+                            ref.feature, f"{self.name}:{feature.name}: table {self.name!r}", names
+                        )
 
     def __getitem__(self, name: str) -> Feature:
         for feature in self.features:
@@ -213,7 +217,9 @@ class Declarations:
         for service in self.services:
             if service.name == name:
                 return service
-        raise LookupError(f"no feature service {name!r}. There are: {', '.join(s.name for s in self.services)}.")
+        raise LookupError(
+            f"no feature service {name!r}. There are: {', '.join(s.name for s in self.services)}."
+        )
 
     @property
     def stored(self) -> tuple[FeatureTable, ...]:

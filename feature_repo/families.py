@@ -6,6 +6,7 @@ packed place and documentation follow.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from events.schema import THEME_COLUMNS
@@ -40,11 +41,15 @@ def _needs(*columns: str) -> frozenset[str]:
 
 
 _PLAY = Measure("plays", "play", "count", "plays", "plays", _needs("plays"))
-_MINUTES = Measure("plays", "watch_minutes", "sum", "minutes watched", "minutes", _needs("plays.watch_minutes"))
+_MINUTES = Measure(
+    "plays", "watch_minutes", "sum", "minutes watched", "minutes", _needs("plays.watch_minutes")
+)
 _USER_MINUTES = Measure(
     "plays", "watch_minutes", "sum", "minutes watched", "minutes", _needs("plays.watch_minutes"), per_day=1440
 )
-_MINUTES_MEAN = Measure("plays", "watch_minutes", "mean", "minutes a play", "minutes", _needs("plays.watch_minutes"))
+_MINUTES_MEAN = Measure(
+    "plays", "watch_minutes", "mean", "minutes a play", "minutes", _needs("plays.watch_minutes")
+)
 _SHARE_MEAN = Measure(
     "plays", "watch_share", "mean", "share of the runtime watched", "share",
     _needs("plays.watch_share"), bounds=Between(0, 1),
@@ -53,23 +58,39 @@ _SHARE_STD = Measure(
     "plays", "watch_share", "std", "share of the runtime watched", "share",
     _needs("plays.watch_share"), bounds=Between(0, 0.5),
 )  # fmt: skip
-_COMPLETED = Measure("plays", "completed", "share", "plays watched to the end", "share", _needs("plays.completed"))
-_RATING = Measure("plays", "rating", "mean", "stars given", "stars", _needs("plays.rating"), bounds=Between(0.5, 5))
-_RATING_STD = Measure("plays", "rating", "std", "stars given", "stars", _needs("plays.rating"), bounds=Between(0, 2.25))
-_TITLES = Measure("plays", "title", "nunique", "titles played", "titles", _needs("plays"), value_column="title_id")
-_VIEWERS = Measure("plays", "user", "nunique", "users who played it", "users", _needs("plays"), value_column="user_id")
+_COMPLETED = Measure(
+    "plays", "completed", "share", "plays watched to the end", "share", _needs("plays.completed")
+)
+_RATING = Measure(
+    "plays", "rating", "mean", "stars given", "stars", _needs("plays.rating"), bounds=Between(0.5, 5)
+)
+_RATING_STD = Measure(
+    "plays", "rating", "std", "stars given", "stars", _needs("plays.rating"), bounds=Between(0, 2.25)
+)
+_TITLES = Measure(
+    "plays", "title", "nunique", "titles played", "titles", _needs("plays"), value_column="title_id"
+)
+_VIEWERS = Measure(
+    "plays", "user", "nunique", "users who played it", "users", _needs("plays"), value_column="user_id"
+)
 _ACTIVE_DAYS = Measure("plays", "active_day", "nunique", "days with a play", "days", _needs("plays"), value_column="days_ago", per_day=1)  # fmt: skip
 _YEAR = Measure("plays", "release_year", "mean", "release year of what was played", "year", _needs("titles.release_year"), bounds=Between(1870, 2100))  # fmt: skip
 _RUNTIME = Measure("plays", "runtime_minutes", "mean", "runtime of what was played", "minutes", _needs("titles.runtime_minutes"))  # fmt: skip
 _TITLE_AGE = Measure("plays", "title_age_days", "mean", "days since release when played", "days", _needs("plays"), bounds=Between(-1e5, 1e5))  # fmt: skip
 _SHOWN = Measure("impressions", "impression", "count", "titles shown", "impressions", _needs("impressions"))
-_POSITION = Measure("impressions", "position", "mean", "position shown at", "position", _needs("impressions.position"))
+_POSITION = Measure(
+    "impressions", "position", "mean", "position shown at", "position", _needs("impressions.position")
+)
 _ABOVE_FOLD = Measure("impressions", "above_fold", "share", "impressions in the first six places", "share", _needs("impressions.position"))  # fmt: skip
 _HOVER = Measure("hovers", "hover", "count", "hovers", "hovers", _needs("hovers.dwell_seconds"))
 _CLICK = Measure("hovers", "clicked", "sum", "clicks", "clicks", _needs("hovers.clicked"))
 _CLICK_SHARE = Measure("hovers", "clicked", "share", "hovers that led to a click", "share", _needs("hovers.dwell_seconds", "hovers.clicked"))  # fmt: skip
-_DWELL = Measure("hovers", "dwell_seconds", "sum", "seconds hovered", "seconds", _needs("hovers.dwell_seconds"))
-_DWELL_MEAN = Measure("hovers", "dwell_seconds", "mean", "seconds a hover", "seconds", _needs("hovers.dwell_seconds"))
+_DWELL = Measure(
+    "hovers", "dwell_seconds", "sum", "seconds hovered", "seconds", _needs("hovers.dwell_seconds")
+)
+_DWELL_MEAN = Measure(
+    "hovers", "dwell_seconds", "mean", "seconds a hover", "seconds", _needs("hovers.dwell_seconds")
+)
 
 _USER_BASE = (
     _PLAY, _USER_MINUTES, _MINUTES_MEAN, _SHARE_MEAN, _SHARE_STD, _COMPLETED, _RATING, _RATING_STD, _TITLES,
@@ -178,11 +199,17 @@ def _user_activity(r: Relations) -> FeatureTable:
         *(m.over(r, long, s) for m in (_PLAY, _COMPLETED) for s in (*r.devices, *r.languages, *r.eras)),
         *_recency(r), *_membership(r),
     ]  # fmt: skip
-    return FeatureTable(table, USER, Weight.HEAVY, "What the user did, by window, genre, time and device.", tuple(features))
+    return FeatureTable(
+        table, USER, Weight.HEAVY, "What the user did, by window, genre, time and device.", tuple(features)
+    )
 
 
 def _recency(r: Relations) -> list[Feature]:
-    rows = (("plays", "play", "plays"), ("impressions", "impression", "impressions"), ("hovers", "click", "hovers"))
+    rows = (
+        ("plays", "play", "plays"),
+        ("impressions", "impression", "impressions"),
+        ("hovers", "click", "hovers"),
+    )
     return [
         Feature(f"days_since_{noun}", Aggregated(relation, r.named(relation).days_ago.min()),
                 f"days since the last {noun}, 1 for the last day", "days", (Between(low=1),), _needs(need))
@@ -214,7 +241,13 @@ def _title_activity(r: Relations) -> FeatureTable:
         *_momentum(table, r),
         *(Feature("days_since_play", Aggregated("plays", r.plays.days_ago.min()), "days since it was last played", "days", (Between(low=1),), _needs("plays")),),
     ]  # fmt: skip
-    return FeatureTable(table, TITLE, Weight.HEAVY, "How the title does, by window, time, device and audience.", tuple(features))
+    return FeatureTable(
+        table,
+        TITLE,
+        Weight.HEAVY,
+        "How the title does, by window, time, device and audience.",
+        tuple(features),
+    )
 
 
 def _audience(r: Relations, genre: int) -> Feature:
@@ -244,8 +277,6 @@ def _artwork_profile(r: Relations) -> FeatureTable:
 
 
 def _needing(feature: Feature, *more: str) -> Feature:
-    from dataclasses import replace  # noqa: PLC0415
-
     return replace(feature, needs=feature.needs | set(more))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from feature_repo.arithmetic import Constant, Expression, Ref, dot, references, total
-from feature_repo.declarations import NON_NEGATIVE, USER, Entity, Feature, FeatureTable, Weight
+from feature_repo.declarations import NON_NEGATIVE, Entity, Feature, FeatureTable, Weight
 from feature_repo.measures import derived
 from feature_repo.relations import SKETCH_WIDTH, Relations, Slice
 from validations.expectations import Between, Expectation
@@ -24,7 +25,9 @@ def pair_features(r: Relations, tables: Mapping[str, FeatureTable]) -> FeatureTa
         *_sketch_products(r),
     ]
     features = tuple(_with_needs(feature, tables) for feature in declared)
-    return FeatureTable("user_title", PAIR, Weight.HEAVY, "How the title fits the user.", features, stored=False)
+    return FeatureTable(
+        "user_title", PAIR, Weight.HEAVY, "How the title fits the user.", features, stored=False
+    )
 
 
 def _user(name: str) -> Ref:
@@ -45,8 +48,6 @@ def _pair(name: str, expression: Expression, description: str, unit: str = "scor
 
 
 def _with_needs(feature: Feature, tables: Mapping[str, FeatureTable]) -> Feature:
-    from dataclasses import replace  # noqa: PLC0415
-
     refs = references(feature.computation.expression)  # type: ignore[union-attr]
     return replace(feature, needs=frozenset().union(*(tables[ref.table][ref.feature].needs for ref in refs)))
 
@@ -71,9 +72,15 @@ def _taste_matches(r: Relations) -> list[Feature]:
         matched = dot([of(f"{measure}_{s.suffix}") for s in r.genres], _flags(r.genres))
         per_genre = matched / _title("genre_count")
         share = matched / (_user(measure) * _title("genre_count"))
-        found.append(_pair(f"{measure}_in_its_genres", matched, f"the user's {reads} in the title's genres, summed"))
-        found.append(_pair(f"{measure}_per_genre", per_genre, f"the user's {reads} in an average genre of the title"))
-        found.append(_pair(f"{measure}_genre_lift", share, f"the user's {reads} in the title's genres against all"))
+        found.append(
+            _pair(f"{measure}_in_its_genres", matched, f"the user's {reads} in the title's genres, summed")
+        )
+        found.append(
+            _pair(f"{measure}_per_genre", per_genre, f"the user's {reads} in an average genre of the title")
+        )
+        found.append(
+            _pair(f"{measure}_genre_lift", share, f"the user's {reads} in the title's genres against all")
+        )
     return found
 
 
@@ -112,10 +119,16 @@ def _comparisons(r: Relations) -> list[Feature]:
         for name in habit:
             title, user = Ref("title_activity", name), _user(name)
             reads = name.replace("_", " ")
-            found.append(_pair(f"{name}_over_habit", title - user, f"the title's {reads} less the user's", over=days))
-            found.append(_pair(f"{name}_times_habit", title * user, f"the title's {reads} times the user's", over=days))
+            found.append(
+                _pair(f"{name}_over_habit", title - user, f"the title's {reads} less the user's", over=days)
+            )
+            found.append(
+                _pair(f"{name}_times_habit", title * user, f"the title's {reads} times the user's", over=days)
+            )
         busy = _user(f"play_count_{days}d") * Ref("title_activity", f"play_count_{days}d")
-        found.append(_pair(f"play_count_{days}d_product", busy, "the user's plays times the title's", over=days))
+        found.append(
+            _pair(f"play_count_{days}d_product", busy, "the user's plays times the title's", over=days)
+        )
         for name, own in (("release_year", f"release_year_mean_{days}d"), ("runtime_minutes", f"runtime_minutes_mean_{days}d")):  # fmt: skip
             gap = abs(_title(name) - _user(own))
             found.append(_pair(f"{name}_gap_{days}d", gap, f"how far the title's {name.replace('_', ' ')} is from what the user plays", over=days, expect=(NON_NEGATIVE,)))  # fmt: skip
@@ -146,6 +159,3 @@ def _sketch_products(r: Relations) -> list[Feature]:
         _pair(f"co_watch_{long}d", dot(own, its), "estimated co-watching of the title with the user's own", over=long),
         *(_pair(f"co_watch_{long}d_{i}", a * b, f"co-watch sketch {i}, user × title", over=long) for i, (a, b) in enumerate(zip(own, its, strict=True))),
     ]  # fmt: skip
-
-
-__all__ = ["PAIR", "USER", "pair_features"]

@@ -60,7 +60,9 @@ class Relations:
     def languages(self) -> tuple[Slice, ...]:
         """One slice a language spoken in the title."""
         needs = frozenset({"titles.languages"})
-        return tuple(Slice(f"spoken_{slug(x)}", f"spoken_{slug(x)}", f"in {x}", needs) for x in self.source.languages)
+        return tuple(
+            Slice(f"spoken_{slug(x)}", f"spoken_{slug(x)}", f"in {x}", needs) for x in self.source.languages
+        )
 
     @cached_property
     def devices(self) -> tuple[Slice, ...]:

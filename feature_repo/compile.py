@@ -1,0 +1,109 @@
+"""From a feature table to SQL: text in, text out; no connection, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import ibis
+
+from events.sources import Source
+from feature_repo.arithmetic import Ref, to_sql
+from feature_repo.declarations import Aggregated, Attribute, Derived, Feature, FeatureTable
+from feature_repo.families import HISTORY_LENGTH
+from feature_repo.relations import Relations
+from validations.expectations import DType
+
+
+def compile_table(table: FeatureTable, source: Source) -> str:
+    """One row an entity known at `as_of`, features in declared order, read from `known_*`.
+
+    Computed in DOUBLE and rounded to the declared type once, in the outermost SELECT.
+    """
+    if not table.stored:
+        raise ValueError(f"feature table {table.name!r} is evaluated at request time: it has no snapshot.")
+    if any(feature.dtype is DType.BIGINTS for feature in table.features):
+        return _history_sql(table)
+    r = Relations(source)
+    parts = {name: features for name, features in _by_relation(table.features).items() if features}
+    key = table.entity.join_key
+    aggregated = [
+        f'"{name}_part" AS ({_aggregate_sql(r, name, key, features)})' for name, features in parts.items()
+    ]
+    stored = f'"stored" AS ({_stored_sql(r, table, parts)})'
+    return f"WITH {', '.join([*aggregated, stored])}\nSELECT {key}, {_final_columns(table)}\nFROM stored ORDER BY {key}"
+
+
+def _by_relation(features: Iterable[Feature]) -> dict[str, list[Feature]]:
+    found: dict[str, list[Feature]] = {}
+    for feature in features:
+        if isinstance(feature.computation, Aggregated):
+            found.setdefault(feature.computation.relation, []).append(feature)
+    return found
+
+
+def _aggregate_sql(r: Relations, relation: str, key: str, features: list[Feature]) -> str:
+    """One pass over one relation for all its features."""
+    values = [f.computation.value.name(f.name) for f in features if isinstance(f.computation, Aggregated)]
+    return str(ibis.to_sql(r.named(relation).group_by(key).aggregate(values), dialect="duckdb"))
+
+
+def _attribute_sql(r: Relations, table: FeatureTable) -> str:
+    rows = r.named(f"{table.entity.name}s")
+    values = [
+        f.computation.value.name(f.name) for f in table.features if isinstance(f.computation, Attribute)
+    ]
+    return str(ibis.to_sql(rows.select(table.entity.join_key, *values), dialect="duckdb"))
+
+
+def _stored_sql(r: Relations, table: FeatureTable, parts: dict[str, list[Feature]]) -> str:
+    """Every entity once, with aggregates joined on; nothing counted becomes its declared empty value."""
+    key = table.entity.join_key
+    joins = "".join(f' LEFT JOIN "{name}_part" USING ({key})' for name in parts)
+    columns = [
+        _with_empty(feature)
+        for feature in table.features
+        if not isinstance(feature.computation, Derived)
+    ]  # fmt: skip
+    return f"SELECT {key}, {', '.join(columns)} FROM ({_attribute_sql(r, table)}){joins}"
+
+
+def _with_empty(feature: Feature) -> str:
+    if isinstance(feature.computation, Aggregated) and feature.computation.empty is not None:
+        return f'coalesce("{feature.name}", {feature.computation.empty}) AS "{feature.name}"'
+    return f'"{feature.name}"'
+
+
+def _final_columns(table: FeatureTable) -> str:
+    return ",\n  ".join(
+        f'CAST({_final(feature)} AS {feature.dtype.value}) AS "{feature.name}"' for feature in table.features
+    )
+
+
+def _final(feature: Feature) -> str:
+    if isinstance(feature.computation, Derived):
+        return to_sql(feature.computation.expression, lambda ref: f'"{ref.feature}"')
+    return f'"{feature.name}"'
+
+
+def _history_sql(table: FeatureTable) -> str:
+    """The newest titles of each user's whole history, oldest first."""
+    feature = table.features[0].name
+    return f"""
+        WITH ranked AS (
+            SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC, play_id DESC) AS newest
+            FROM known_history)
+        SELECT user_id, list(title_id ORDER BY newest DESC) AS {feature}
+        FROM ranked WHERE newest <= {HISTORY_LENGTH} GROUP BY user_id ORDER BY user_id"""
+
+
+def pair_sql(feature: Feature) -> str:
+    """A user × title feature over columns written `table:feature`, rounded to float32 once."""
+    if not isinstance(feature.computation, Derived):
+        raise TypeError(f"{feature.name!r} is not a user × title feature.")
+    return (
+        f'CAST({to_sql(feature.computation.expression, _qualified)} AS FLOAT) AS "user_title:{feature.name}"'
+    )
+
+
+def _qualified(ref: Ref) -> str:
+    return f'"{ref.table}:{ref.feature}"'
