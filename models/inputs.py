@@ -1,0 +1,162 @@
+"""Standardisation that travels inside the artifact: raw features in, network inputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+_HEAVY = 6.0  # a value this many standard deviations out marks a heavy tail; a normal sample of 10⁸ has none
+_BLOCK = 16_384  # rows standardised at once, so that temporaries stay in the cache
+
+
+class InfiniteFeature(ValueError):
+    """A training column holds an infinity: a fault upstream that no standardisation should hide."""
+
+    def __init__(self, columns: Sequence[int]) -> None:
+        self.columns = tuple(columns)
+        super().__init__(f"columns {', '.join(map(str, columns))} hold infinite values; null is NaN.")
+
+
+class WrongWidth(ValueError):
+    """A feature matrix with another number of columns than the model was trained on."""
+
+    def __init__(self, found: tuple[int, ...], expected: int) -> None:
+        super().__init__(f"features have shape {found}; the model reads (n, {expected}).")
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Per column: squash heavy tails, subtract the mean, divide by the deviation, clip; null becomes 0.
+
+    `scale` (F,) is 0 for a column read as it is, and s for one read as sign(x)·log(1 + |x|/s).
+    `inverse_std` (F,) is 0 for a constant column, which is therefore always 0. `indicators` (M,) are the
+    columns whose nulls get an input of their own, 1 where null; output has F + M columns.
+    """
+
+    scale: Float32
+    mean: Float32
+    inverse_std: Float32
+    indicators: NDArray[np.int64]
+    clip: float
+
+    @property
+    def n_features(self) -> int:
+        """F, the number of raw columns."""
+        return len(self.mean)
+
+    @property
+    def width(self) -> int:
+        """F + M, the number of network inputs."""
+        return len(self.mean) + len(self.indicators)
+
+    def transform(self, features: Float32) -> Float32:
+        """(n, F) with NaN for null → (n, F + M) without.
+
+        Raises:
+            WrongWidth: `features` is not (n, F).
+        """
+        if features.ndim != 2 or features.shape[1] != self.n_features:
+            raise WrongWidth(features.shape, self.n_features)
+        inputs = np.empty((len(features), self.width), dtype=np.float32)
+        for start in range(0, len(features), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            self._transform_block(features[rows], inputs[rows])
+        return inputs
+
+    def _transform_block(self, features: Float32, out: Float32) -> None:
+        values = out[:, : self.n_features]
+        values[:] = features
+        heavy = np.flatnonzero(self.scale)
+        if len(heavy):
+            values[:, heavy] = _squash(features[:, heavy], self.scale[heavy])
+        values -= self.mean
+        values *= self.inverse_std
+        np.clip(values, -self.clip, self.clip, out=values)
+        np.copyto(values, 0, where=np.isnan(values))  # also ∞ · 0 in a constant column
+        out[:, self.n_features :] = np.isnan(features[:, self.indicators])
+
+    def to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """Arrays for an artifact, their names starting with `prefix`."""
+        return {
+            f"{prefix}.scale": self.scale,
+            f"{prefix}.mean": self.mean,
+            f"{prefix}.inverse_std": self.inverse_std,
+            f"{prefix}.indicators": self.indicators,
+            f"{prefix}.clip": np.array([self.clip], dtype=np.float64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Standardiser:
+        """The standardiser that `to_arrays` wrote under `prefix`."""
+        return cls(
+            scale=np.asarray(arrays[f"{prefix}.scale"], dtype=np.float32),
+            mean=np.asarray(arrays[f"{prefix}.mean"], dtype=np.float32),
+            inverse_std=np.asarray(arrays[f"{prefix}.inverse_std"], dtype=np.float32),
+            indicators=np.asarray(arrays[f"{prefix}.indicators"], dtype=np.int64),
+            clip=float(np.asarray(arrays[f"{prefix}.clip"], dtype=np.float64)[0]),
+        )
+
+
+def fit_standardiser(features: Float32, *, clip: float = 5.0, max_rows: int = 100_000) -> Standardiser:
+    """Fit on training rows (n, F), nulls ignored; of more than `max_rows`, evenly spaced ones are used.
+
+    Columns that are null in exactly the same rows share one indicator. A column null everywhere or nowhere
+    needs none.
+
+    Raises:
+        ValueError: no rows.
+        InfiniteFeature: a value is infinite.
+    """
+    if features.ndim != 2 or len(features) == 0:
+        raise ValueError(f"a standardiser needs training rows; features have shape {features.shape}.")
+    sample = features[:: -(-len(features) // max_rows)]
+    if np.isinf(sample).any():
+        raise InfiniteFeature([int(column) for column in np.flatnonzero(np.isinf(sample).any(axis=0))])
+    fitted = [_fit_column(sample[:, column]) for column in range(sample.shape[1])]
+    scale, mean, inverse_std = np.array(fitted, dtype=np.float64).reshape(-1, 3).T
+    return Standardiser(
+        scale=scale.astype(np.float32),
+        mean=mean.astype(np.float32),
+        inverse_std=inverse_std.astype(np.float32),
+        indicators=_indicator_columns(np.isnan(sample)),
+        clip=clip,
+    )
+
+
+def _fit_column(column: Float32) -> tuple[float, float, float]:
+    """(scale, mean, 1/deviation) of one column, in float64."""
+    known = column[~np.isnan(column)].astype(np.float64)
+    if len(known) == 0 or known.min() == known.max():
+        return 0.0, float(known[0]) if len(known) else 0.0, 0.0
+    scale = _log_scale(known)
+    if scale:
+        known = _squash(known, scale)
+    return scale, float(known.mean()), 1 / float(known.std())
+
+
+def _log_scale(known: NDArray[np.float64]) -> float:
+    """The s of sign(x)·log(1 + |x|/s) for a heavy-tailed column: its median size where not 0. Else 0."""
+    if np.abs(known - known.mean()).max() <= _HEAVY * known.std():
+        return 0.0
+    return float(np.median(np.abs(known[known != 0])))
+
+
+def _squash(values: NDArray[Any], scale: NDArray[Any] | float) -> NDArray[Any]:
+    """sign(x) · log(1 + |x|/s), in the precision of `values`."""
+    squashed: NDArray[Any] = np.sign(values) * np.log1p(np.abs(values) / scale)
+    return squashed
+
+
+def _indicator_columns(missing: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """First column of every distinct pattern of nulls, those that are all or nothing left out."""
+    some = np.flatnonzero(missing.any(axis=0) & ~missing.all(axis=0))
+    patterns = np.packbits(missing[:, some], axis=0)
+    first: dict[bytes, int] = {}
+    for place, column in enumerate(some):
+        first.setdefault(patterns[:, place].tobytes(), int(column))
+    return np.array(sorted(first.values()), dtype=np.int64)

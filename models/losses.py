@@ -1,0 +1,26 @@
+"""Losses, each a function of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name every PyTorch program gives it)
+from torch import Tensor
+
+
+def catalogue_softmax_loss(
+    logits: Tensor,  # (B, C) score of each of B users for each of C candidate titles
+    hidden: Tensor,  # (B, C) True where a title is no negative for a user: played, or watched before
+    log_inclusion: Tensor,  # (C,) log of the chance that the title is among the C; 0 = certainly
+    play_row: Tensor,  # (P,) the user of each play, a row of `logits`
+    play_column: Tensor,  # (P,) the title of each play, a column of `logits`
+) -> Tensor:
+    """Mean over plays of -log softmax, in nats: the played title against all titles the user did not play.
+
+    The denominator is e^{s⁺} + Σ_{j sampled} e^{s_j} / π_j, where π_j is the chance that j was sampled: an
+    unbiased estimate (Horvitz & Thompson 1952) of the sum over the catalogue, and that very sum when C is the
+    catalogue and π = 1. The played title was not sampled but is there for certain, so it alone is not
+    corrected (Khrylchenko et al., RecSys 2025, arXiv 2507.09331); correcting it too, as in
+    Yi et al. 2019, biases the gradient against what is popular.
+    """
+    negatives = (logits - log_inclusion).masked_fill(hidden, -torch.inf).logsumexp(dim=1)  # (B,)
+    return F.softplus(negatives[play_row] - logits[play_row, play_column]).mean()

@@ -1,0 +1,274 @@
+"""Candidate generation: a user tower and the catalogue it searches, inseparable.
+
+A title's score for a user is the logit s = u·v/τ + g·b: taste u·v of unit vectors, and the title's popularity b
+as far as the user follows it, g ≥ 0. Appending b to v and g to u/τ makes it one inner product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import artifact
+from models.artifact import Artifact, ArtifactError
+from models.data import Candidates, Float32, Histories, Int64, MalformedData
+from models.inputs import Standardiser
+from models.settings import RetrievalConfig
+from models.signature import Signature
+from models.towers import TitleTower, UserTower
+
+KIND = "retriever"
+
+
+class UnknownTitle(LookupError):
+    """A title id that the encoded catalogue does not hold."""
+
+    def __init__(self, missing: Sequence[int], catalogue: int) -> None:
+        shown = ", ".join(map(str, missing[:5]))
+        super().__init__(f"titles {shown} are not among the {catalogue:,} of this catalogue.")
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Everything training produced: both towers, their standardisation, and which titles have an id vector."""
+
+    user: UserTower
+    title: TitleTower
+    user_inputs: Standardiser
+    title_inputs: Standardiser
+    known_titles: Int64  # ascending; the title in place i has row i + 1 of the id table
+    config: RetrievalConfig
+
+    def encode_titles(self, title_ids: Int64, title_features: Float32) -> tuple[Float32, Float32]:
+        """Unit vectors (T, D) and popularities (T,) of titles, known or new."""
+        inputs = torch.from_numpy(self.title_inputs.transform(title_features))
+        rows = torch.from_numpy(identity_rows(title_ids, self.known_titles))
+        with torch.inference_mode():
+            vectors, popularity = self.title(inputs, rows)
+        return vectors.numpy(), popularity.numpy()
+
+    def catalogue(self, title_ids: Int64, title_features: Float32) -> Catalogue:
+        """Titles encoded and indexed."""
+        vectors, popularity = self.encode_titles(title_ids, title_features)
+        return Catalogue.of(title_ids, np.concatenate([vectors, popularity[:, None]], axis=1))
+
+    def encode_users(self, user_features: Float32, watched: Float32, seen: NDArray[np.bool_]) -> Float32:
+        """Queries (B, D + 1) from features (B, Fu) and the vectors (B, L, D) of watched titles."""
+        inputs = torch.from_numpy(self.user_inputs.transform(user_features))
+        with torch.inference_mode():
+            vectors, gate = self.user(inputs, torch.from_numpy(watched), torch.from_numpy(seen))
+            return torch.cat([vectors / self.config.temperature, gate[:, None]], dim=1).numpy()
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Encoded titles: ids (T,) ascending, and keys (T, D + 1), each a unit vector and a popularity."""
+
+    title_ids: Int64
+    keys: Float32
+    index: faiss.IndexFlatIP = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, title_ids: Int64, keys: Float32) -> Catalogue:
+        """An exact inner-product index over `keys`, ordered by title id."""
+        if len(title_ids) == 0 or keys.shape[0] != len(title_ids):
+            raise MalformedData(f"{len(title_ids)} titles with keys of shape {keys.shape} are no catalogue.")
+        order = np.argsort(title_ids, kind="stable")
+        ids, ordered = title_ids[order], np.ascontiguousarray(keys[order], dtype=np.float32)
+        if (np.diff(ids) == 0).any():
+            raise MalformedData("a catalogue holds a title id twice.")
+        index = faiss.IndexFlatIP(ordered.shape[1])
+        index.add(ordered)
+        return cls(ids, ordered, index)
+
+    def rows(self, title_ids: Int64) -> Int64:
+        """The row of each title, -1 where it is not in the catalogue."""
+        return find(title_ids, self.title_ids)
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """The retrieval model ready to serve. Its towers and its catalogue are saved and loaded as one."""
+
+    towers: Towers
+    catalogue: Catalogue
+    user_signature: Signature
+    title_signature: Signature
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def config(self) -> RetrievalConfig:
+        """The settings it was trained with."""
+        return self.towers.config
+
+    @property
+    def title_ids(self) -> Int64:
+        """The titles it can return, ascending."""
+        return self.catalogue.title_ids
+
+    def candidates(
+        self, user_features: Float32, history: Int64, k: int, exclude: Int64 | None = None
+    ) -> Candidates:
+        """The k titles with the highest scores for one user, without `exclude`.
+
+        `user_features` is (Fu,), `history` the watched title ids, newest last; titles no longer in the
+        catalogue are skipped. Fewer than k are returned only when the catalogue has no more.
+        """
+        queries = self._queries(user_features[None], Histories.of_lists([history.tolist()]))
+        rows = self.catalogue.rows(np.unique(exclude)) if exclude is not None else np.empty(0, np.int64)
+        return self._search(queries, [rows[rows >= 0]], k)[0]
+
+    def candidates_batch(
+        self, user_features: Float32, histories: Histories, k: int, *, exclude_watched: bool = True
+    ) -> list[Candidates]:
+        """`candidates` of many users, (U, Fu), each without the titles of its own history."""
+        queries = self._queries(user_features, histories)
+        rows = self.catalogue.rows(histories.values)
+        watched = [
+            np.unique(rows[start:end][rows[start:end] >= 0]) if exclude_watched else rows[:0]
+            for start, end in zip(histories.offsets[:-1], histories.offsets[1:], strict=True)
+        ]
+        return self._search(queries, watched, k)
+
+    def title_vectors(self, title_ids: Int64) -> Float32:
+        """Unit vectors (n, D) of titles of the catalogue.
+
+        Raises:
+            UnknownTitle: a title is not in the catalogue.
+        """
+        rows = self.catalogue.rows(title_ids)
+        if (rows < 0).any():
+            raise UnknownTitle(title_ids[rows < 0].tolist(), len(self.title_ids))
+        vectors: Float32 = self.catalogue.keys[rows, :-1]
+        return vectors
+
+    def with_titles(self, title_ids: Int64, title_features: Float32) -> Retriever:
+        """The same towers over another catalogue, or over the same one with fresher features (T, Ft)."""
+        return replace(self, catalogue=self.towers.catalogue(title_ids, title_features))
+
+    def _queries(self, user_features: Float32, histories: Histories) -> Float32:
+        rows = self.catalogue.rows(histories.last(self.config.history))
+        watched = self.catalogue.keys[rows, :-1] * (rows >= 0)[:, :, None]
+        return self.towers.encode_users(user_features, watched, rows >= 0)
+
+    def _search(self, queries: Float32, excluded: Sequence[Int64], k: int) -> list[Candidates]:
+        """Exact search for k titles and as many as may be excluded, which are then dropped."""
+        if k < 1:
+            raise ValueError(f"k is {k}; ask for one candidate at least.")
+        depth = min(k + max(map(len, excluded), default=0), len(self.title_ids))
+        scores, rows = self.catalogue.index.search(np.ascontiguousarray(queries), depth)
+        return [
+            self._best(user_scores, user_rows, unwanted, k)
+            for user_scores, user_rows, unwanted in zip(scores, rows, excluded, strict=True)
+        ]
+
+    def _best(self, scores: Float32, rows: Int64, excluded: Int64, k: int) -> Candidates:
+        wanted = ~np.isin(rows, excluded) if len(excluded) else slice(None)
+        scores, rows = scores[wanted], rows[wanted]
+        order = np.lexsort((rows, -scores))[:k]  # rows ascend with title ids
+        return Candidates(self.title_ids[rows[order]], scores[order])
+
+    def save(self, folder: Path) -> str:
+        """Write the whole retriever as one artifact and return its digest."""
+        weights = {
+            **_state("user", self.towers.user),
+            **_state("title", self.towers.title),
+            **self.towers.user_inputs.to_arrays("user_inputs"),
+            **self.towers.title_inputs.to_arrays("title_inputs"),
+            "known_titles": self.towers.known_titles,
+        }
+        titles: dict[str, NDArray[Any]] = {
+            "title_ids": self.catalogue.title_ids,
+            "keys": self.catalogue.keys,
+            "towers_sha256": artifact.arrays_digest(weights),
+        }
+        documents = {
+            "config": self.config.model_dump(mode="json"),
+            "signature": {"user": self.user_signature.to_json(), "title": self.title_signature.to_json()},
+            "metrics": dict(self.metrics),
+        }
+        return artifact.save(Artifact(KIND, {"weights": weights, "titles": titles}, documents), folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Retriever:
+        """Read a retriever, refusing parts of different versions even where each is intact.
+
+        Raises:
+            ArtifactError: the folder is not one whole retriever.
+        """
+        found = artifact.load(folder, KIND)
+        weights, titles = found.arrays["weights"], found.arrays["titles"]
+        if not np.array_equal(titles["towers_sha256"], artifact.arrays_digest(weights)):
+            raise ArtifactError(folder, "the title matrix was made by other towers than those beside it.")
+        signature = found.documents["signature"]
+        config = RetrievalConfig.model_validate(found.documents["config"])
+        towers = _towers(folder, weights, config)
+        if titles["keys"].shape != (len(titles["title_ids"]), config.dimension + 1):
+            raise ArtifactError(
+                folder,
+                f"{len(titles['title_ids'])} title ids, keys {titles['keys'].shape}, vectors of "
+                f"{config.dimension}: these do not fit.",
+            )
+        retriever = cls(
+            towers,
+            Catalogue.of(titles["title_ids"], titles["keys"]),
+            Signature.from_json(signature["user"]),
+            Signature.from_json(signature["title"]),
+            found.documents["metrics"],
+        )
+        retriever._refuse_other_widths(folder)
+        return retriever
+
+    def _refuse_other_widths(self, folder: Path) -> None:
+        for side, signature, inputs in (
+            ("user", self.user_signature, self.towers.user_inputs),
+            ("title", self.title_signature, self.towers.title_inputs),
+        ):
+            if signature.width != inputs.n_features:
+                raise ArtifactError(
+                    folder, f"{signature.width} {side} features signed, {inputs.n_features} standardised."
+                )
+
+
+def identity_rows(title_ids: Int64, known: Int64) -> Int64:
+    """Rows of the id table: 1 + place among the ascending `known`, 0 for a title not among them."""
+    return find(title_ids, known) + 1
+
+
+def find(wanted: Int64, ascending: Int64) -> Int64:
+    """The place of each wanted id (any shape) in `ascending`, -1 where it is not."""
+    if len(ascending) == 0:
+        return np.full(wanted.shape, -1, dtype=np.int64)
+    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return np.where(ascending[places] == wanted, places, -1)
+
+
+def _state(prefix: str, module: torch.nn.Module) -> dict[str, NDArray[Any]]:
+    return {f"{prefix}.{name}": tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
+
+
+def _towers(folder: Path, weights: artifact.Arrays, config: RetrievalConfig) -> Towers:
+    user_inputs = Standardiser.from_arrays(weights, "user_inputs")
+    title_inputs = Standardiser.from_arrays(weights, "title_inputs")
+    known = weights["known_titles"]
+    user = UserTower(user_inputs.width, config)
+    title = TitleTower(title_inputs.width, len(known), config)
+    for prefix, module in (("user.", user), ("title.", title)):
+        state = {
+            name.removeprefix(prefix): torch.from_numpy(array)
+            for name, array in weights.items()
+            if name.startswith(prefix)
+        }
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as problem:
+            raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
+        module.eval()
+    return Towers(user, title, user_inputs, title_inputs, known, config)
