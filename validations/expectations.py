@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +19,10 @@ class Between:
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             raise ValueError("Between() bounds nothing: give low, high or both.")
+        if any(bound is not None and math.isnan(bound) for bound in (self.low, self.high)):
+            raise ValueError(f"Between({self.low}, {self.high}): NaN is no bound; None leaves a side open.")
+        if self.low == math.inf or self.high == -math.inf:
+            raise ValueError(f"Between({self.low}, {self.high}): no finite number lies there.")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"Between({self.low}, {self.high}): low lies above high, so nothing could pass.")
 
@@ -61,6 +66,22 @@ class DType(StrEnum):
     VARCHARS = "VARCHAR[]"
 
 
+NUMBERS = frozenset({DType.FLOAT, DType.DOUBLE, DType.BIGINT})
+
+
+def _fits(expectation: Expectation, dtype: DType) -> bool:
+    """Whether values of this type can be held against the expectation at all."""
+    match expectation:
+        case NullShare():
+            return True
+        case Between():
+            return dtype in NUMBERS
+        case OneOf(values) if all(isinstance(value, str) for value in values):
+            return dtype is DType.VARCHAR
+        case OneOf(values):
+            return dtype in NUMBERS and not any(isinstance(value, str) for value in values)
+
+
 @dataclass(frozen=True)
 class ColumnContract:
     """One column: its type and what is expected of it."""
@@ -68,6 +89,13 @@ class ColumnContract:
     name: str
     dtype: DType
     expectations: tuple[Expectation, ...] = ()
+
+    def __post_init__(self) -> None:
+        for expectation in self.expectations:
+            if not _fits(expectation, self.dtype):
+                raise ValueError(
+                    f"column {self.name!r}: {expectation} says nothing about {self.dtype} values."
+                )
 
 
 @dataclass(frozen=True)
@@ -92,7 +120,15 @@ class TableContract:
             raise ValueError(f"contract {self.table!r} names {', '.join(twice)} twice.")
         for name in (*self.key, *self.not_after):
             if name not in names:
-                raise ValueError(f"contract {self.table!r} has no column {name!r}. It has: {', '.join(names)}.")
+                raise ValueError(
+                    f"contract {self.table!r} has no column {name!r}. It has: {', '.join(names)}."
+                )
+        for column in self.columns:
+            if column.name in self.not_after and column.dtype is not DType.TIMESTAMP:
+                raise ValueError(
+                    f"contract {self.table!r}: not_after names {column.name!r}, which is {column.dtype} "
+                    f"and not {DType.TIMESTAMP}."
+                )
 
 
 Severity = Literal["error", "warning"]

@@ -1,0 +1,102 @@
+"""A table contract as plain JSON values, and the digest that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from validations.expectations import (
+    Between,
+    ColumnContract,
+    DType,
+    Expectation,
+    NullShare,
+    OneOf,
+    TableContract,
+)
+
+
+def contract_to_dict(contract: TableContract) -> dict[str, Any]:
+    """The contract as JSON values; `contract_from_dict` is its inverse."""
+    return {
+        "table": contract.table,
+        "key": list(contract.key),
+        "columns": [_column_to_dict(column) for column in contract.columns],
+        "not_after": list(contract.not_after),
+        "row_count": _expectation_to_dict(contract.row_count),
+        "digest": contract.digest,
+    }
+
+
+def contract_from_dict(values: Mapping[str, Any]) -> TableContract:
+    """Rebuild what `contract_to_dict` wrote."""
+    row_count = _expectation_from_dict(values["row_count"])
+    if not isinstance(row_count, Between):
+        raise TypeError(f"contract {values['table']!r}: row_count is {row_count}, which is no Between.")
+    return TableContract(
+        table=values["table"],
+        key=tuple(values["key"]),
+        columns=tuple(_column_from_dict(column) for column in values["columns"]),
+        not_after=tuple(values["not_after"]),
+        row_count=row_count,
+        digest=values["digest"],
+    )
+
+
+def contract_digest(contract: TableContract) -> str:
+    """SHA-256 (64 hex digits) of the contract's canonical JSON.
+
+    Two contracts have one digest exactly when they expect the same, in every process and release:
+    keys are sorted, numbers are written as doubles, nothing depends on hash order.
+    """
+    canonical = json.dumps(
+        contract_to_dict(contract), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _column_to_dict(column: ColumnContract) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "dtype": column.dtype.value,
+        "expectations": [_expectation_to_dict(expectation) for expectation in column.expectations],
+    }
+
+
+def _column_from_dict(values: Mapping[str, Any]) -> ColumnContract:
+    expectations = tuple(_expectation_from_dict(expectation) for expectation in values["expectations"])
+    return ColumnContract(values["name"], DType(values["dtype"]), expectations)
+
+
+def _expectation_to_dict(expectation: Expectation) -> dict[str, Any]:
+    match expectation:
+        case Between(low, high):
+            return {"expect": "between", "low": _double(low), "high": _double(high)}
+        case NullShare(at_most):
+            return {"expect": "null_share", "at_most": float(at_most)}
+        case OneOf(values):
+            return {"expect": "one_of", "values": list(values)}
+
+
+def _expectation_from_dict(values: Mapping[str, Any]) -> Expectation:
+    match values:
+        case {"expect": "between", "low": low, "high": high}:
+            return Between(_number(low), _number(high))
+        case {"expect": "null_share", "at_most": at_most}:
+            return NullShare(at_most)
+        case {"expect": "one_of", "values": allowed}:
+            return OneOf(allowed)
+    raise ValueError(f"no expectation reads {dict(values)}. Known: between, null_share, one_of.")
+
+
+def _double(bound: float | None) -> float | str | None:
+    """A bound as JSON writes it: an infinite one is text, which JSON has no number for."""
+    if bound is None:
+        return None
+    return float(bound) if abs(bound) != float("inf") else str(float(bound))
+
+
+def _number(bound: float | str | None) -> float | None:
+    return None if bound is None else float(bound)

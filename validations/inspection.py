@@ -1,0 +1,188 @@
+"""A table held against its contract: one DuckDB pass profiles every column, one more counts offenders.
+
+The first query learns counts, minima and maxima, which clear most checks of a healthy table at a cost
+that hardly depends on how many there are. Only what they leave under suspicion is counted cell by cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from validations.checks import Check, Column, OfType, Profile, checks, cleared, describe, observe, offends
+from validations.expectations import NUMBERS, DType, TableContract
+from validations.report import SAMPLE_SIZE, Finding, Sample
+
+_WHOLE_NUMBERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
+
+
+class AmbiguousColumns(ValueError):
+    """A table has several columns of one name, so that no statement about them means anything."""
+
+    def __init__(self, table: str, names: Sequence[str]) -> None:
+        super().__init__(f"table {table!r} has several columns called {', '.join(map(repr, names))}.")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything learned of a table's cells: what offends, and what each column looks like."""
+
+    evaluated: int
+    findings: tuple[Finding, ...]
+    profiles: tuple[Profile, ...]
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The table inside DuckDB, its columns called c0, c1, … so that no name needs quoting."""
+
+    connection: duckdb.DuckDBPyConnection
+    rows: int
+    columns: Mapping[str, Column]  # the declared ones that are there
+    key: tuple[Column, ...]  # as much of the key as is there
+
+    def answer(self, expressions: Sequence[str]) -> tuple[Any, ...]:
+        """One row: each expression aggregated over the table, in one query."""
+        row = self.connection.execute(f"SELECT {', '.join(expressions)} FROM cells").fetchone()
+        if row is None:
+            raise RuntimeError("DuckDB answered an aggregate with no row.")
+        return tuple(row)
+
+
+def inspect(contract: TableContract, table: pa.Table, as_of: datetime) -> Inspection:
+    """Hold every cell of `table` against `contract`; missing and extra columns are not looked at.
+
+    Args:
+        contract: what is expected.
+        table: the data; it is read in place.
+        as_of: exclusive upper bound of the contract's `not_after` columns, with a time zone.
+
+    Raises:
+        AmbiguousColumns: if two columns of the table have one name.
+    """
+    names = table.column_names
+    if len(set(names)) < len(names):
+        raise AmbiguousColumns(contract.table, sorted({name for name in names if names.count(name) > 1}))
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        cells = _register(connection, contract, table)
+        profiles = _profile(cells)
+        due = [check for check in checks(contract, as_of) if check.column in cells.columns]
+        findings = (*_violations(cells, due, profiles), *_duplicates(cells, contract))
+        evaluated = len(due) + (1 if len(cells.key) == len(contract.key) else 0)
+        return Inspection(evaluated, findings, tuple(profiles.values()))
+
+
+def _register(connection: duckdb.DuckDBPyConnection, contract: TableContract, table: pa.Table) -> _Cells:
+    cells = table.rename_columns([f"c{i}" for i in range(table.num_columns)])
+    cells = cells.append_column("row_number", pa.array(np.arange(table.num_rows, dtype=np.int64)))
+    connection.register("cells", cells)
+    types = [row[1] for row in connection.execute("DESCRIBE cells").fetchall()]
+    place = {name: i for i, name in enumerate(table.column_names)}
+    columns = {
+        column.name: Column(column, found=types[place[column.name]], cell=f"c{place[column.name]}")
+        for column in contract.columns
+        if column.name in place
+    }
+    key = tuple(columns[name] for name in contract.key if name in columns)
+    return _Cells(connection, table.num_rows, columns, key)
+
+
+def _profile(cells: _Cells) -> dict[str, Profile]:
+    """Counts, minima and maxima of every column, in one query."""
+    expressions = ["count(*)"]
+    for column in cells.columns.values():
+        expressions += (f"count({column.cell})", *_extremes(column))
+    answers = iter(cells.answer(expressions)[1:])
+    return {
+        name: Profile(
+            name,
+            dtype=column.contract.dtype,
+            found=column.found,
+            rows=cells.rows,
+            nulls=cells.rows - next(answers),
+            low=next(answers),
+            high=next(answers),
+        )
+        for name, column in cells.columns.items()
+    }
+
+
+def _extremes(column: Column) -> tuple[str, str]:
+    match column.contract.dtype:
+        case DType.TIMESTAMP:
+            return f"epoch_us(min({column.value}))", f"epoch_us(max({column.value}))"
+        case dtype if dtype in NUMBERS:
+            return f"min({column.value})", f"max({column.value})"
+        case _:
+            return "NULL", "NULL"
+
+
+def _violations(cells: _Cells, due: Sequence[Check], profiles: Mapping[str, Profile]) -> list[Finding]:
+    """Count what the profiles could not clear, in one query; what then offends becomes a finding."""
+    suspects = [check for check in due if not cleared(check.rule, profiles[check.column])]
+    if not suspects:
+        return []
+    predicates = [offends(check.rule, cells.columns[check.column]) for check in suspects]
+    counts = cells.answer([f"count_if({predicate})" for predicate in predicates])
+    findings = []
+    for check, predicate, count in zip(suspects, predicates, counts, strict=True):
+        if count or isinstance(check.rule, OfType):  # a wrong type is wrong even if every cell could be cast
+            profile = profiles[check.column]
+            findings.append(
+                Finding(
+                    check.column,
+                    expectation=describe(check.rule),
+                    observed=observe(check.rule, profile, count),
+                    unexpected_count=count,
+                    unexpected_share=_share(count, cells.rows),
+                    sample=_sample(cells, predicate, cells.columns[check.column].cell),
+                )
+            )
+    return findings
+
+
+def _duplicates(cells: _Cells, contract: TableContract) -> list[Finding]:
+    """The finding that several rows share a key, if they do; a key with a null in it equals no other."""
+    if len(cells.key) < len(contract.key) or not cells.key:
+        return []
+    key = ", ".join(column.cell for column in cells.key)
+    complete = " AND ".join(f"{column.cell} IS NOT NULL" for column in cells.key)
+    shared = f"SELECT {key}, count(*) AS n FROM cells WHERE {complete} GROUP BY ALL HAVING n > 1"
+    answer = cells.connection.execute(f"SELECT coalesce(sum(n), 0), count(*) FROM ({shared})").fetchone()
+    rows, keys = answer or (0, 0)
+    if not rows:
+        return []
+    return [
+        Finding(
+            ", ".join(contract.key),
+            expectation="unique together" if len(contract.key) > 1 else "unique",
+            observed=f"{rows:,} of {cells.rows:,} rows share {keys:,} keys",
+            unexpected_count=int(rows),
+            unexpected_share=_share(rows, cells.rows),
+            sample=_sample(cells, f"({key}) IN (SELECT ({key}) FROM ({shared}))", None),
+        )
+    ]
+
+
+def _sample(cells: _Cells, predicate: str, cell: str | None) -> tuple[Sample, ...]:
+    """The first rows for which the predicate is true, in the table's order; `cell` is None: the key says it."""
+    key = [
+        column.cell if column.found in _WHOLE_NUMBERS else f"CAST({column.cell} AS VARCHAR)"
+        for column in cells.key
+    ]
+    shown = f"CAST({cell} AS VARCHAR)" if cell else "NULL"
+    rows = cells.connection.execute(
+        f"SELECT {', '.join(('row_number', shown, *key))} FROM cells WHERE {predicate} LIMIT {SAMPLE_SIZE}"
+    ).fetchall()
+    return tuple(Sample(row, tuple(values), value) for row, value, *values in rows)
+
+
+def _share(count: int, rows: int) -> float | None:
+    return count / rows if rows else None
