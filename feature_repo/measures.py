@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ibis.expr import types as ir
@@ -16,7 +17,6 @@ _READS = {
     "sum": "{0}, summed",
     "mean": "{0}, mean",
     "std": "{0}, standard deviation",
-    "max": "{0}, largest",
     "share": "share of {0}",
     "nunique": "number of distinct {0}",
 }
@@ -38,6 +38,12 @@ class Measure:
     per_day: float | None = None
     bounds: Between | None = None
     value_column: str | None = None  # where it differs from `column`, which names the feature
+
+    def __post_init__(self) -> None:
+        if self.function not in _READS:
+            raise ValueError(
+                f"measure {self.column!r}: no function {self.function!r}. There are: {', '.join(_READS)}."
+            )
 
     def over(self, relations: Relations, days: int, within: Slice | None = None) -> Feature:
         """The feature `{column}_{function}_{days}d[_{slice}]`."""
@@ -61,20 +67,14 @@ class Measure:
         if self.function == "count":
             return table.count(where=where)
         column = table[self.value_column or self.column]
-        match self.function:
-            case "sum":
-                return column.sum(where=where)
-            case "mean":
-                return column.mean(where=where)
-            case "std":
-                return _population_deviation(column, where)
-            case "max":
-                return column.max(where=where)
-            case "share":
-                return column.cast("float64").mean(where=where)
-            case "nunique":
-                return column.nunique(where=where)
-        raise ValueError(f"{self.column!r}: no function {self.function!r}. There are: {', '.join(_READS)}.")
+        aggregate: dict[str, Callable[[], ir.Value]] = {
+            "sum": lambda: column.sum(where=where),
+            "mean": lambda: column.mean(where=where),
+            "std": lambda: _population_deviation(column, where),
+            "share": lambda: column.cast("float64").mean(where=where),
+            "nunique": lambda: column.nunique(where=where),
+        }
+        return aggregate[self.function]()
 
     @property
     def _empty(self) -> float | None:

@@ -86,9 +86,11 @@ def _matched(moments: Sequence[datetime]) -> str:
 
 def _refuse_labels_without_snapshot(connection: duckdb.DuckDBPyConnection, service: FeatureService,
                                     moments: Sequence[datetime]) -> None:  # fmt: skip
-    row = connection.execute("SELECT min(event_timestamp) FROM matched WHERE as_of IS NULL").fetchone()
-    if row and row[0] is not None:
-        raise NoSnapshot(service.tables[0].name, row[0], moments[0] if moments else None)
+    ((oldest,),) = connection.execute(
+        "SELECT min(event_timestamp) FROM matched WHERE as_of IS NULL"
+    ).fetchall()
+    if oldest is not None:
+        raise NoSnapshot(service.tables[0].name, oldest, moments[0] if moments else None)
 
 
 def _sources(service: FeatureService, declarations: Declarations) -> tuple[FeatureTable, ...]:
