@@ -1,0 +1,174 @@
+"""What goes over the wire: requests and answers, frozen and typed, each with an example."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_TITLES = 500
+"""Titles that one request may name or ask for."""
+
+Id = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+"""`user_id`, `title_id` or `artwork_id`: a BIGINT that is not negative."""
+Source = Literal["ranked", "retrieved", "popular"]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PageRequest(_Request):
+    """Whose page, and how many titles."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"user_id": 17, "size": 40}})
+
+    user_id: Id
+    size: int = Field(40, ge=1, le=200, strict=True, description="titles wanted; fewer come when fewer exist")
+
+
+class ShownArm(_Answer):
+    """One experiment the user is part of."""
+
+    experiment: str
+    arm: str
+
+
+class Versions(_Answer):
+    """The pinned model version each stage used; null where the stage was not reached."""
+
+    retriever: str | None = None
+    ranker: str | None = None
+    artwork: str | None = None
+
+
+class TitleScores(_Answer):
+    """Why a title stands where it does; null where a stage was not reached or a model has no such head."""
+
+    retrieval: float | None = Field(None, description="inner product of user and title vector")
+    play: float | None = Field(None, description="probability of a play, 0..1")
+    completion: float | None = Field(None, description="expected share watched, 0..1")
+    retention: float | None = Field(None, description="probability that the membership is kept, 0..1")
+    objective: float | None = Field(None, description="the weighted sum of the heads")
+    diversity_penalty: float | None = Field(None, description="taken off for likeness to titles above")
+
+
+class ShownTitle(_Answer):
+    """One title of a page; position 0 is the first place."""
+
+    position: int
+    title_id: int
+    name: str
+    year: int | None
+    genres: tuple[str, ...]
+    artwork_id: int | None
+    propensity: float | None = Field(description="probability that this image was drawn; null if none was")
+    scores: TitleScores
+
+
+class Degradation(_Answer):
+    """A stage that could not do its part, and why; the answer went on without it."""
+
+    stage: str
+    reason: str
+
+
+class Page(_Answer):
+    """A user's page. `source` says how far it got: ranked, else retrieved, else popular."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "request_id": "5f0c3e9f1a3b4d0e8f6f4f8a27a4c1d2",
+                "user_id": 17,
+                "as_of": "2026-03-02T00:00:00Z",
+                "generation": "2026-03-02T000000Z-4be1",
+                "arms": [{"experiment": "more_diverse_pages", "arm": "diverse"}],
+                "versions": {"retriever": "retriever/3", "ranker": "ranker/3", "artwork": "artwork/2"},
+                "weights": {"play": 1.0, "completion": 0.5, "retention": 0.5, "diversity": 0.2},
+                "source": "ranked",
+                "degraded": [],
+                "titles": [
+                    {
+                        "position": 0,
+                        "title_id": 912,
+                        "name": "The General",
+                        "year": 1926,
+                        "genres": ["Comedy"],
+                        "artwork_id": 5471,
+                        "propensity": 0.62,
+                        "scores": {"retrieval": 0.71, "play": 0.12, "completion": 0.55, "objective": 0.4},
+                    }
+                ],
+                "timings_ms": {"retrieve": 0.9, "rank": 4.1},
+            }
+        }
+    )
+
+    request_id: str
+    user_id: int
+    as_of: datetime = Field(description="the features know what was known before this time (UTC)")
+    generation: str = Field(description="the snapshot of the online store")
+    arms: tuple[ShownArm, ...]
+    versions: Versions
+    weights: dict[str, float] = Field(description="objective weights in force")
+    source: Source
+    degraded: tuple[Degradation, ...] = ()
+    titles: tuple[ShownTitle, ...]
+    timings_ms: dict[str, float] = Field(description="per stage, in the order they ran")
+
+
+class CandidatesRequest(_Request):
+    """Whom to find titles for, and how many."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"user_id": 17, "k": 200}})
+
+    user_id: Id
+    k: int = Field(200, ge=1, le=MAX_TITLES, strict=True)
+
+
+class CandidatesAnswer(_Answer):
+    """Titles not yet watched, best first, with their retrieval scores."""
+
+    user_id: int
+    version: str
+    generation: str
+    title_ids: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+class TitlesRequest(_Request):
+    """A user and titles to judge for them."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"user_id": 17, "title_ids": [912, 44]}})
+
+    user_id: Id
+    title_ids: tuple[Id, ...] = Field(min_length=1, max_length=MAX_TITLES)
+
+
+class ScoresAnswer(_Answer):
+    """The heads' scores of each title asked for, in the order asked."""
+
+    user_id: int
+    version: str
+    generation: str
+    title_ids: tuple[int, ...]
+    play: tuple[float, ...]
+    completion: tuple[float, ...] | None
+    retention: tuple[float, ...] | None
+
+
+class ArtworkAnswer(_Answer):
+    """The image drawn for each title asked for, in the order asked; null where a title has none."""
+
+    user_id: int
+    version: str
+    generation: str
+    title_ids: tuple[int, ...]
+    artwork_ids: tuple[int | None, ...]
+    propensities: tuple[float | None, ...]

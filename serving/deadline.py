@@ -1,0 +1,62 @@
+"""A request's deadline, and the time each of its stages took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+Clock = Callable[[], float]
+"""Seconds that never run backwards, such as `time.monotonic`."""
+
+
+class DeadlineExceeded(TimeoutError):
+    """A stage was reached, or finished, after the request's time was up."""
+
+    def __init__(self, stage: str, budget_ms: float) -> None:
+        self.stage = stage
+        super().__init__(f"the request's {budget_ms:.0f} ms were over at stage {stage!r}.")
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The moment by which an answer is due, on the caller's clock."""
+
+    at: float
+    budget_ms: float
+    clock: Clock
+
+    @classmethod
+    def within(cls, budget_ms: float, clock: Clock) -> Deadline:
+        """A deadline `budget_ms` from now."""
+        return cls(clock() + budget_ms / 1000, budget_ms, clock)
+
+    def check(self, stage: str) -> None:
+        """Raise `DeadlineExceeded` if the time is up."""
+        if self.clock() >= self.at:
+            raise DeadlineExceeded(stage, self.budget_ms)
+
+
+@dataclass
+class Stopwatch:
+    """Milliseconds spent in each stage of one request."""
+
+    deadline: Deadline
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; refuse to enter it, or to accept what it made, after the deadline."""
+        self.deadline.check(name)
+        with self.timed(name):
+            yield
+        self.deadline.check(name)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Time a stage that runs even after the deadline, because an answer needs it."""
+        started = self.deadline.clock()
+        try:
+            yield
+        finally:
+            self.timings_ms[name] = round((self.deadline.clock() - started) * 1000, 3)

@@ -1,0 +1,102 @@
+"""What a Bento holds, as a frozen value beside it: model versions, defaults, and the features it was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MANIFEST = "manifest.json"
+SERVICES = ("homepage", "retriever", "ranker", "artwork")
+Kind = Literal["retriever", "ranker", "artwork"]
+ServiceName = Literal["homepage", "retriever", "ranker", "artwork"]
+
+
+class NotABento(RuntimeError):
+    """A service was started from somewhere else than a built Bento."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} holds no {MANIFEST}: services start from a built Bento, which brings its model versions. "
+            "Build one with `matinee bento build`, then serve its tag."
+        )
+
+
+class VersionNotPacked(LookupError):
+    """A default or a live arm asks for a model version that this Bento does not hold."""
+
+    def __init__(self, ref: str, wanted_by: str, held: tuple[str, ...]) -> None:
+        self.ref = ref
+        super().__init__(
+            f"{wanted_by} asks for {ref!r}, which is not in this Bento. It holds: {', '.join(sorted(held)) or 'nothing'}. "
+            "Build and serve a Bento with that version first."
+        )
+
+
+class PackedVersion(BaseModel):
+    """One model version inside the Bento."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ref: str = Field(description="pinned, such as ranker/3")
+    kind: Kind
+    digest: str = Field(description="sha256 of the artifact")
+    folder: str = Field(description="relative to the manifest")
+
+
+class Defaults(BaseModel):
+    """What holds where no live experiment says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retriever: str | None = None
+    ranker: str | None = None
+    artwork: str | None = None
+    weights: Mapping[str, float] = Field(default_factory=dict, description="objective weights by name")
+    popular: tuple[int, ...] = Field((), description="title ids, most popular first: a new user's page")
+    n_candidates: int = Field(200, ge=1, description="titles that go from retrieval to ranking")
+    budget_ms: float = Field(1000.0, gt=0, description="a request's deadline")
+
+    def refs(self) -> dict[str, str]:
+        """The version of each kind that has one."""
+        refs = {"retriever": self.retriever, "ranker": self.ranker, "artwork": self.artwork}
+        return {kind: ref for kind, ref in refs.items() if ref is not None}
+
+
+class Manifest(BaseModel):
+    """Everything a service needs to know about the Bento it runs from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    service: ServiceName
+    versions: tuple[PackedVersion, ...]
+    defaults: Defaults
+    feature_digests: Mapping[str, Mapping[str, str]] = Field(
+        description="feature service → feature → digest, in column order, online when the Bento was built"
+    )
+
+    def find(self, ref: str, wanted_by: str) -> PackedVersion:
+        """The version called `ref`.
+
+        Raises:
+            VersionNotPacked: the Bento does not hold it.
+        """
+        for version in self.versions:
+            if version.ref == ref:
+                return version
+        raise VersionNotPacked(ref, wanted_by, tuple(version.ref for version in self.versions))
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """The manifest in `folder`.
+
+        Raises:
+            NotABento: there is none.
+        """
+        try:
+            text = (folder / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            raise NotABento(folder) from None
+        return cls.model_validate_json(text)
