@@ -1,0 +1,114 @@
+"""The database under the ledger: engines, transactions, and the schema's version."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.orm import Session
+
+from registry.canonical import canonical
+
+BUSY_SECONDS = 30
+_UPGRADE_LOCK = 0x6D6174696E6565  # "matinee"; any number shared by everyone who upgrades
+
+
+class Database:
+    """One database by URL, with transactions that read and transactions that write.
+
+    A writing transaction takes SQLite's write lock when it begins (BEGIN IMMEDIATE). Taken later, the lock
+    could be refused half-way, after another writer has made what was read stale.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._writing = self._engine.execution_options(ledger_writes=True)
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the ledger and leaves it as it is."""
+        with Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session whose changes all happen when the block ends, or none of them."""
+        with Session(self._writing) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def connection(self) -> Iterator[sa.Connection]:
+        """A plain connection in a writing transaction."""
+        with self._writing.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self._engine.dispose()
+
+
+def migrate(database: Database, revision: str = "head") -> None:
+    """Bring the schema up to `revision`; whoever comes second waits, then finds it done."""
+    with database.connection() as connection:
+        if database.dialect == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+        config = migration_config(connection)
+        head = ScriptDirectory.from_config(config).get_current_head()
+        if revision == "head" and MigrationContext.configure(connection).get_current_revision() == head:
+            return
+        alembic.command.upgrade(config, revision)
+
+
+def migration_config(connection: sa.Connection) -> Config:
+    """What Alembic needs to know, on `connection`."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise ValueError(f"the ledger lives in SQLite or PostgreSQL, not in {parsed.get_backend_name()!r}.")
+    if parsed.get_backend_name() == "postgresql":
+        return sa.create_engine(parsed, json_serializer=canonical, pool_pre_ping=True)
+    if parsed.database in {None, "", ":memory:"}:
+        raise ValueError("the ledger needs a file: sqlite:///path/to/registry.db.")
+    Path(parsed.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, json_serializer=canonical)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.isolation_level = None  # sqlite3 would begin on its own, and late; `_begin_sqlite` does it
+    for pragma in (
+        f"busy_timeout = {BUSY_SECONDS * 1000}",
+        "foreign_keys = ON",
+        "journal_mode = WAL",
+        "synchronous = FULL",  # an acknowledged write survives a power cut
+        "recursive_triggers = ON",  # else INSERT OR REPLACE deletes past the triggers
+        "case_sensitive_like = ON",  # as on PostgreSQL; ILIKE folds case
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("ledger_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

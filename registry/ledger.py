@@ -1,0 +1,292 @@
+"""The ledger as data engineers use it: one object, one method per thing to record, ask or move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from registry import deletion, deployment, promotion, reading, recording, registration
+from registry.artifacts import ArtifactStore
+from registry.canonical import JSON
+from registry.database import Database, migrate
+from registry.errors import ArtifactRefused, InvalidRecord
+from registry.media import check_path
+from registry.promotion import ANYWHERE, Expected
+from registry.records import (
+    BentoRecord,
+    ExperimentRecord,
+    FeatureRecord,
+    GateRecord,
+    Metric,
+    ServiceRecord,
+    TrainingSetRecord,
+    VersionDraft,
+    check_pair,
+)
+from registry.refs import parse_ref
+from registry.results import AliasMove, Bento, Experiment, Live, ModelVersion, Readout, RegisteredModel
+from registry.schema import TagRow
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The clock on the wall, in UTC."""
+    return datetime.now(UTC)
+
+
+def open_registry(
+    url: str, artifacts: str, *, clock: Clock = utc_now, protected: Sequence[str] = ("champion",)
+) -> Registry:
+    """Open the ledger at a database URL, bringing its schema up to date first.
+
+    Args:
+        url: `sqlite:///path/to/registry.db` or `postgresql+psycopg://…`.
+        artifacts: a folder, or any URL fsspec understands.
+        clock: what time it is; every row says when it was made.
+        protected: aliases that move on evidence only.
+    """
+    database = Database(url)
+    migrate(database)
+    return Registry(database, ArtifactStore(artifacts), clock, frozenset(protected))
+
+
+class Registry:
+    """The ledger. Every method is one transaction: all of it happens, or none.
+
+    A reference (`ref`) is `ranker/3`, `ranker@champion`, or `ranker` for its newest version. Recording is
+    idempotent: the same value again changes nothing, so a day's pipeline can be repeated without harm.
+    """
+
+    def __init__(
+        self, database: Database, artifacts: ArtifactStore, clock: Clock, protected: frozenset[str]
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._clock = clock
+        self._protected = protected
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self._database.close()
+
+    # --- what comes before a model ---------------------------------------------------------------------
+
+    def record_features(self, features: Sequence[FeatureRecord]) -> None:
+        """Record features by digest. Raises `DefinitionConflict` where a digest means something else already."""
+        with self._database.write() as session:
+            recording.record_features(session, features, self._clock())
+
+    def record_service(self, service: ServiceRecord) -> str:
+        """Record a feature service and return its digest. Raises `NotRecorded` for an unknown feature."""
+        with self._database.write() as session:
+            recording.record_service(session, service, self._clock())
+        return service.digest
+
+    def record_training_set(self, training_set: TrainingSetRecord) -> None:
+        """Record a training set. Raises `NotRecorded`, `DefinitionConflict`."""
+        with self._database.write() as session:
+            recording.record_training_set(session, training_set, self._clock())
+
+    def record_gate(self, gate: GateRecord) -> None:
+        """Record the gate's verdict on one table; the newest on a table and `as_of` is the one that counts."""
+        with self._database.write() as session:
+            recording.record_gate(session, gate, self._clock())
+
+    # --- model versions --------------------------------------------------------------------------------
+
+    def register(self, draft: VersionDraft) -> ModelVersion:
+        """Register a model version: files into the store first, then everything else in one transaction.
+
+        The same contents, configuration and lineage again give the version there is: no new number, and the
+        metrics and tags recorded first stay (see `log_metrics`, `tag`).
+
+        Raises:
+            ArtifactRefused: a pickle, a link, a path with `..`, or bytes that are not what the name says.
+            NotRecorded: the training set or the service was not recorded before.
+        """
+        if not draft.files:
+            raise InvalidRecord(f"model {draft.name!r}: a version without files could never be loaded.")
+        contents = {check_path(path): self._artifacts.put(held, path) for path, held in draft.files.items()}
+        with self._database.write() as session:
+            row_id = registration.register(session, draft, contents, self._clock())
+            return reading.by_ids(session, [row_id])[0]
+
+    def get(self, ref: str) -> ModelVersion:
+        """The version a reference means. Raises `NotRecorded`, naming what there is."""
+        with self._database.read() as session:
+            return reading.model_version(session, parse_ref(ref))
+
+    def models(self) -> tuple[RegisteredModel, ...]:
+        """Every model by name, with its newest version and its aliases."""
+        with self._database.read() as session:
+            return reading.models(session)
+
+    def fetch(self, ref: str, destination: Path) -> Path:
+        """Write the files of a version under `destination`, each checked against its digest; returns it.
+
+        Raises:
+            ArtifactCorrupt: stored bytes have changed.
+            ArtifactRefused: `destination` holds files that are not this version's.
+        """
+        version = self.get(ref)
+        expected = {destination / file.path for file in version.files}
+        if strangers := {path for path in destination.rglob("*") if not path.is_dir()} - expected:
+            raise ArtifactRefused(
+                f"{destination} holds files that are not of {version.ref}, among them {min(strangers).name!r}. "
+                "Give a folder of its own, so that two versions never mix."
+            )
+        for file in version.files:
+            self._artifacts.materialize(file.sha256, destination / check_path(file.path))
+        return destination
+
+    def read(self, ref: str, path: str) -> bytes:
+        """One file of a version, checked against its digest. Raises `NotRecorded`, `ArtifactCorrupt`."""
+        return self._artifacts.read(reading.file_digest(self.get(ref), path))
+
+    def log_metrics(self, ref: str, metrics: Sequence[Metric]) -> ModelVersion:
+        """Add metrics to a version. Raises `DefinitionConflict` where one is recorded with another value."""
+        with self._database.write() as session:
+            row = reading.version(session, parse_ref(ref))
+            registration.add_metrics(session, row, metrics, self._clock())
+            session.flush()
+            return reading.by_ids(session, [row.id])[0]
+
+    def tag(self, ref: str, key: str, value: str | None) -> None:
+        """Set a tag, or remove it with None."""
+        check_pair(key, value or "")
+        with self._database.write() as session:
+            row = reading.version(session, parse_ref(ref))
+            if value is None:
+                session.execute(sa.delete(TagRow).where(TagRow.version_id == row.id, TagRow.key == key))
+            else:
+                session.merge(TagRow(version_id=row.id, key=key, value=value))
+
+    def delete(self, ref: str) -> None:
+        """Delete a version by number. Raises `StillReferenced` with the list of what refers to it."""
+        with self._database.write() as session:
+            deletion.delete_version(session, parse_ref(ref))
+
+    def delete_model(self, name: str) -> None:
+        """Delete a model without versions; should the name return, its numbers go on. Raises `StillReferenced`."""
+        with self._database.write() as session:
+            deletion.delete_model(session, name, self._clock())
+
+    # --- aliases ---------------------------------------------------------------------------------------
+
+    def promote(
+        self,
+        ref: str,
+        alias: str = "champion",
+        *,
+        expect: Expected = ANYWHERE,
+        by: str,
+        reason: str,
+        evidence: Mapping[str, JSON] | None = None,
+    ) -> ModelVersion:
+        """Point an alias at a version.
+
+        Args:
+            ref: the version that is to have it.
+            alias: the alias; a protected one (`champion`) wants metrics and, where the gate has reported on the
+                tables of the training set, that they passed.
+            expect: the number it stands on now, None for nowhere: compare-and-set. Left out: from anywhere.
+            by: who moves it.
+            reason: why.
+            evidence: anything to keep beside the metrics and gate reports that history records by itself.
+
+        Raises:
+            AliasMoved: the alias is not where `expect` says.
+            NoEvidence: names what is missing.
+        """
+        target = parse_ref(ref)
+        protected = alias in self._protected
+        with self._database.write() as session:
+            promotion.promote(
+                session,
+                target,
+                alias,
+                expect=expect,
+                protected=protected,
+                by=by,
+                reason=reason,
+                evidence=evidence or {},
+                at=self._clock(),
+            )
+            return reading.model_version(session, parse_ref(f"{target.name}@{alias}"))
+
+    def rollback(self, name: str, alias: str = "champion", *, by: str, reason: str) -> ModelVersion:
+        """Take back an alias's last move; again, the one before. Raises `NothingToRollBack`."""
+        with self._database.write() as session:
+            promotion.rollback(session, name, alias, by=by, reason=reason, at=self._clock())
+            return reading.model_version(session, parse_ref(f"{name}@{alias}"))
+
+    def remove_alias(self, name: str, alias: str, *, by: str, reason: str) -> None:
+        """Take an alias away; its history stays."""
+        with self._database.write() as session:
+            promotion.remove(session, name, alias, by=by, reason=reason, at=self._clock())
+
+    def alias_history(self, name: str, alias: str = "champion") -> tuple[AliasMove, ...]:
+        """Every move of an alias, oldest first: when, who, from, to, why, on what evidence."""
+        with self._database.read() as session:
+            return promotion.history(session, name, alias)
+
+    # --- where versions go to work ---------------------------------------------------------------------
+
+    def record_bento(self, bento: BentoRecord) -> Bento:
+        """Record a built Bento and the versions in it, pinned. Raises `NotRecorded`, `DefinitionConflict`."""
+        with self._database.write() as session:
+            return deployment.record_bento(session, bento, self._clock())
+
+    def record_experiment(self, experiment: ExperimentRecord, *, by: str) -> Experiment:
+        """Record an experiment as a draft. Raises `ExperimentState` while another of its name is open."""
+        with self._database.write() as session:
+            deployment.record_experiment(session, experiment, by=by, at=self._clock())
+            return deployment.experiments(session, [experiment.name])[-1]
+
+    def start_experiment(self, name: str, *, by: str, reason: str = "") -> Experiment:
+        """Start it: what its arms refer to is pinned to version numbers now. Raises `ExperimentState`."""
+        with self._database.write() as session:
+            deployment.start_experiment(session, name, by=by, reason=reason, at=self._clock())
+            session.expire_all()
+            return deployment.experiments(session, [name])[-1]
+
+    def stop_experiment(self, name: str, *, by: str, reason: str = "") -> Experiment:
+        """Stop it for good; the name may be used again. Raises `ExperimentState`."""
+        with self._database.write() as session:
+            deployment.stop_experiment(session, name, by=by, reason=reason, at=self._clock())
+            session.expire_all()
+            return deployment.experiments(session, [name])[-1]
+
+    def experiments(self) -> tuple[Experiment, ...]:
+        """Every run of every experiment, oldest first, with arms and bindings."""
+        with self._database.read() as session:
+            return deployment.experiments(session)
+
+    def record_readout(self, experiment: str, verdict: Mapping[str, JSON]) -> Readout:
+        """Record what came out of the newest run of an experiment. Raises `NotRecorded`, `ExperimentState`."""
+        with self._database.write() as session:
+            return deployment.record_readout(session, experiment, verdict, self._clock())
+
+    def readouts(self, experiment: str) -> tuple[Readout, ...]:
+        """Every read-out of an experiment, oldest first."""
+        with self._database.read() as session:
+            return deployment.readouts(session, experiment)
+
+    def live(self) -> tuple[Live, ...]:
+        """Which version is live where: behind an alias, in the newest Bento of a name, in a running arm."""
+        with self._database.read() as session:
+            return deployment.live(session)

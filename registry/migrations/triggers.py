@@ -1,0 +1,46 @@
+"""Triggers that refuse a change, written for SQLite and for PostgreSQL from one description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Refuse `event` on rows of `table` where `condition` holds.
+
+    `event` is INSERT, DELETE, UPDATE, or UPDATE OF some columns; `condition` is SQL over NEW and OLD.
+    """
+
+    table: str
+    event: str
+    message: str
+    condition: str = "1 = 1"
+
+    @property
+    def name(self) -> str:
+        """One name for the trigger and, on PostgreSQL, its function."""
+        return f"refuse_{self.event.split()[0].lower()}_{self.table}"
+
+
+def create(refusal: Refusal, dialect: str) -> tuple[str, ...]:
+    """The statements that put `refusal` in force."""
+    head = f"CREATE TRIGGER {refusal.name} BEFORE {refusal.event} ON {refusal.table} FOR EACH ROW"
+    if dialect == "sqlite":
+        return (f"{head} WHEN {refusal.condition} BEGIN SELECT RAISE(ABORT, '{refusal.message}'); END",)
+    row = "OLD" if refusal.event == "DELETE" else "NEW"
+    body = (
+        f"BEGIN IF {refusal.condition} THEN RAISE EXCEPTION '{refusal.message}' "
+        f"USING ERRCODE = 'integrity_constraint_violation'; END IF; RETURN {row}; END"
+    )
+    return (
+        f"CREATE FUNCTION {refusal.name}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$",
+        f"{head} EXECUTE FUNCTION {refusal.name}()",
+    )
+
+
+def drop(refusal: Refusal, dialect: str) -> tuple[str, ...]:
+    """The statements that lift `refusal`."""
+    if dialect == "sqlite":
+        return (f"DROP TRIGGER {refusal.name}",)
+    return (f"DROP TRIGGER {refusal.name} ON {refusal.table}", f"DROP FUNCTION {refusal.name}()")

@@ -1,0 +1,203 @@
+"""From rows to values: finding versions and models."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, contains_eager, joinedload
+
+from registry.errors import NotRecorded
+from registry.records import Metric
+from registry.refs import Ref
+from registry.results import File, ModelVersion, RegisteredModel
+from registry.schema import (
+    AliasRow,
+    ArtifactRow,
+    FileRow,
+    MetricRow,
+    ModelRow,
+    ParameterRow,
+    TagRow,
+    VersionRow,
+)
+
+
+def version(session: Session, ref: Ref) -> VersionRow:
+    """The row `ref` means, with its model and nothing else.
+
+    Raises:
+        NotRecorded: there is no such model, version or alias; names what there is.
+    """
+    row = session.scalars(_named(ref).options(contains_eager(VersionRow.model))).first()
+    if row is None:
+        raise _missing(session, ref)
+    return row
+
+
+def model_version(session: Session, ref: Ref) -> ModelVersion:
+    """The version `ref` means, whole.
+
+    Raises:
+        NotRecorded: there is no such model, version or alias; names what there is.
+    """
+    return whole(session, [version(session, ref)])[0]
+
+
+def by_ids(session: Session, ids: Sequence[int]) -> tuple[ModelVersion, ...]:
+    """The versions with these row ids, whole, in the order given."""
+    query = sa.select(VersionRow).where(VersionRow.id.in_(ids)).options(joinedload(VersionRow.model))
+    found = {row.id: row for row in session.scalars(query)}
+    return whole(session, [found[row_id] for row_id in ids])
+
+
+def whole(session: Session, rows: Sequence[VersionRow]) -> tuple[ModelVersion, ...]:
+    """The values of rows loaded with their models: five queries, however many versions."""
+    ids = [row.id for row in rows]
+    metrics, parameters, tags = _metrics(session, ids), _parameters(session, ids), _tags(session, ids)
+    aliases, files = _aliases(session, ids), _files(session, ids)
+    return tuple(
+        ModelVersion(
+            name=row.model.name,
+            number=row.number,
+            digest=row.digest,
+            created_at=row.created_at,
+            created_by=row.created_by,
+            source=row.source,
+            config=row.config,
+            seed=row.seed,
+            signature=row.signature,
+            training_set=row.training_set_digest,
+            service=row.service_digest,
+            metrics=tuple(metrics[row.id]),
+            params=dict(parameters[row.id]),
+            tags=dict(tags[row.id]),
+            aliases=tuple(aliases[row.id]),
+            files=tuple(files[row.id]),
+        )
+        for row in rows
+    )
+
+
+def models(session: Session) -> tuple[RegisteredModel, ...]:
+    """Every model by name, with its newest version and aliases: two queries, however many models."""
+    counted = (
+        sa.select(ModelRow, sa.func.count(VersionRow.id), sa.func.max(VersionRow.number))
+        .outerjoin(VersionRow, VersionRow.model_id == ModelRow.id)
+        .where(ModelRow.deleted_at.is_(None))
+        .group_by(ModelRow.id)
+        .order_by(ModelRow.name)
+    )
+    aliases: dict[int, dict[str, int]] = {}
+    for row in session.scalars(sa.select(AliasRow).order_by(AliasRow.alias)):
+        aliases.setdefault(row.model_id, {})[row.alias] = row.number
+    return tuple(
+        RegisteredModel(row.name, row.description, row.created_at, count, latest, aliases.get(row.id, {}))
+        for row, count, latest in session.execute(counted)
+    )
+
+
+def model(session: Session, name: str, *, lock: bool = False) -> ModelRow:
+    """The row of a model; with `lock`, nobody else changes its versions or aliases until we are done.
+
+    Raises:
+        NotRecorded: there is none of that name.
+    """
+    query = sa.select(ModelRow).where(ModelRow.name == name, ModelRow.deleted_at.is_(None))
+    row = session.scalars(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise NotRecorded("model", name, _names(session))
+    return row
+
+
+def _named(ref: Ref) -> sa.Select[VersionRow]:
+    query = (
+        sa.select(VersionRow)
+        .join(ModelRow, VersionRow.model_id == ModelRow.id)
+        .where(ModelRow.name == ref.name)
+    )
+    if ref.number is not None:
+        return query.where(VersionRow.number == ref.number)
+    if ref.alias is None:
+        return query.order_by(VersionRow.number.desc()).limit(1)
+    held = sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number)
+    return query.join(AliasRow, held).where(AliasRow.alias == ref.alias)
+
+
+def _missing(session: Session, ref: Ref) -> NotRecorded:
+    row = model(session, ref.name)
+    if ref.alias is not None:
+        known = session.scalars(sa.select(AliasRow.alias).where(AliasRow.model_id == row.id)).all()
+        return NotRecorded("alias", str(ref), [f"{ref.name}@{alias}" for alias in known])
+    newest = (
+        sa.select(VersionRow.number).where(VersionRow.model_id == row.id).order_by(VersionRow.number.desc())
+    )
+    known_numbers = session.scalars(newest.limit(12)).all()
+    return NotRecorded("model version", str(ref), [f"{ref.name}/{number}" for number in known_numbers])
+
+
+def _names(session: Session) -> Sequence[str]:
+    return session.scalars(sa.select(ModelRow.name).where(ModelRow.deleted_at.is_(None))).all()
+
+
+def _metrics(session: Session, ids: Sequence[int]) -> Mapping[int, list[Metric]]:
+    row = MetricRow
+    columns = (row.version_id, row.key, row.value, row.dataset, row.split, row.k)
+    query = sa.select(*columns).where(row.version_id.in_(ids)).order_by(row.name, row.dataset, row.split)
+    grouped = defaultdict(list)
+    for owner, key, value, dataset, split, k in session.execute(query).tuples():
+        grouped[owner].append(Metric(key, value, dataset, split, k))
+    return grouped
+
+
+def _parameters(session: Session, ids: Sequence[int]) -> Mapping[int, list[tuple[str, str]]]:
+    row = ParameterRow
+    query = sa.select(row.version_id, row.key, row.value).where(row.version_id.in_(ids)).order_by(row.key)
+    grouped = defaultdict(list)
+    for owner, key, value in session.execute(query).tuples():
+        grouped[owner].append((key, value))
+    return grouped
+
+
+def _tags(session: Session, ids: Sequence[int]) -> Mapping[int, list[tuple[str, str]]]:
+    row = TagRow
+    query = sa.select(row.version_id, row.key, row.value).where(row.version_id.in_(ids)).order_by(row.key)
+    grouped = defaultdict(list)
+    for owner, key, value in session.execute(query).tuples():
+        grouped[owner].append((key, value))
+    return grouped
+
+
+def _aliases(session: Session, ids: Sequence[int]) -> Mapping[int, list[str]]:
+    held = sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number)
+    query = sa.select(VersionRow.id, AliasRow.alias).join(AliasRow, held).where(VersionRow.id.in_(ids))
+    grouped = defaultdict(list)
+    for owner, alias in session.execute(query.order_by(AliasRow.alias)).tuples():
+        grouped[owner].append(alias)
+    return grouped
+
+
+def _files(session: Session, ids: Sequence[int]) -> Mapping[int, list[File]]:
+    row, held = FileRow, ArtifactRow
+    query = sa.select(row.version_id, row.path, row.sha256, held.size, held.media_type).join(
+        held, held.sha256 == row.sha256
+    )
+    grouped = defaultdict(list)
+    for owner, path, sha256, size, media in session.execute(
+        query.where(row.version_id.in_(ids)).order_by(row.path)
+    ).tuples():
+        grouped[owner].append(File(path, sha256, size, media))
+    return grouped
+
+
+def file_digest(version: ModelVersion, path: str) -> str:
+    """The SHA-256 of the file at `path` in a version.
+
+    Raises:
+        NotRecorded: it has no such file.
+    """
+    for file in version.files:
+        if file.path == path:
+            return file.sha256
+    raise NotRecorded(f"file in {version.ref}", path, [file.path for file in version.files])

@@ -1,0 +1,145 @@
+"""Registering a model version: all of it in one transaction, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from registry import recording
+from registry.artifacts import Artifact
+from registry.canonical import digest_of, plain
+from registry.errors import DefinitionConflict
+from registry.records import Metric, VersionDraft, check_metrics, parameter_number, parameter_text
+from registry.schema import (
+    ArtifactRow,
+    FileRow,
+    MetricRow,
+    ModelRow,
+    ParameterRow,
+    ServiceRow,
+    TagRow,
+    TrainingSetRow,
+    VersionRow,
+)
+
+Contents = Mapping[str, Artifact]  # path within the version → what is stored
+
+
+def draft_digest(draft: VersionDraft, contents: Contents) -> str:
+    """What makes a version this one: contents, configuration and lineage; not who, when, or how well it did."""
+    return digest_of(
+        {
+            "name": draft.name,
+            "files": {path: artifact.sha256 for path, artifact in contents.items()},
+            "params": {key: parameter_text(value) for key, value in draft.params.items()},
+            "config": draft.config,
+            "seed": draft.seed,
+            "signature": draft.signature,
+            "training_set": draft.training_set,
+            "service": draft.service,
+            "source": draft.source,
+        }
+    )
+
+
+def register(session: Session, draft: VersionDraft, contents: Contents, at: datetime) -> int:
+    """The row id of the version that `draft` describes: a new one with the next number, or the one that is it.
+
+    Raises:
+        NotRecorded: the draft's training set or service is not in the ledger.
+    """
+    if draft.training_set is not None:
+        recording.require_digest(session, TrainingSetRow, "training set", draft.training_set)
+    if draft.service is not None:
+        recording.require_digest(session, ServiceRow, "feature service", draft.service)
+    model = _model(session, draft, at)
+    digest = draft_digest(draft, contents)
+    same = sa.select(VersionRow.id).where(VersionRow.model_id == model.id, VersionRow.digest == digest)
+    if (existing := session.scalar(same)) is not None:
+        return existing
+    recording.insert_new(session, ArtifactRow, _artifact_rows(contents, at))
+    number = model.next_version
+    model.next_version += 1
+    session.flush()  # the counter moves before the number is used
+    row = _version_row(draft, contents, at)
+    row.model_id, row.number, row.digest = model.id, number, digest
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def add_metrics(session: Session, row: VersionRow, metrics: Sequence[Metric], at: datetime) -> None:
+    """Add metrics to a version. The same again is no change.
+
+    Raises:
+        DefinitionConflict: one is already there with another value.
+    """
+    check_metrics(metrics)
+    recorded = {
+        (there.name, there.dataset, there.split): there.value
+        for there in session.scalars(sa.select(MetricRow).where(MetricRow.version_id == row.id))
+    }
+    for metric in metrics:
+        value = recorded.get((metric.name, metric.dataset, metric.split))
+        if value is None:
+            session.add(_metric_row(metric, at, version_id=row.id))
+        elif value != metric.value:
+            raise DefinitionConflict(
+                "metric", metric.name, [f"value ({value} is recorded, {metric.value} given)"]
+            )
+
+
+def _model(session: Session, draft: VersionDraft, at: datetime) -> ModelRow:
+    """The row of the model, made or revived if need be, and locked: one writer at a time numbers its versions."""
+    fresh = {"name": draft.name, "description": draft.description, "next_version": 1, "created_at": at}
+    recording.insert_new(session, ModelRow, [fresh])
+    row = session.scalars(sa.select(ModelRow).where(ModelRow.name == draft.name).with_for_update()).one()
+    if row.deleted_at is not None:
+        row.deleted_at, row.description = None, draft.description
+    return row
+
+
+def _version_row(draft: VersionDraft, contents: Contents, at: datetime) -> VersionRow:
+    params = {key: parameter_text(value) for key, value in draft.params.items()}
+    return VersionRow(
+        created_at=at,
+        created_by=draft.created_by,
+        source=draft.source,
+        config=plain(draft.config),
+        seed=draft.seed,
+        signature=plain(draft.signature),
+        file_count=len(contents),
+        parameter_count=len(params),
+        training_set_digest=draft.training_set,
+        service_digest=draft.service,
+        files=[FileRow(path=path, sha256=artifact.sha256) for path, artifact in contents.items()],
+        metrics=[_metric_row(metric, at) for metric in draft.metrics],
+        parameters=[
+            ParameterRow(key=key, value=text, number=parameter_number(text)) for key, text in params.items()
+        ],
+        tags=[TagRow(key=key, value=value) for key, value in draft.tags.items()],
+    )
+
+
+def _metric_row(metric: Metric, at: datetime, version_id: int | None = None) -> MetricRow:
+    return MetricRow(
+        version_id=version_id,
+        name=metric.name,
+        key=metric.key,
+        value=metric.value,
+        dataset=metric.dataset,
+        split=metric.split,
+        k=metric.k,
+        created_at=at,
+    )
+
+
+def _artifact_rows(contents: Contents, at: datetime) -> list[dict[str, object]]:
+    stored = {artifact.sha256: artifact for artifact in contents.values()}
+    return [
+        {"sha256": sha256, "size": artifact.size, "media_type": artifact.media_type, "created_at": at}
+        for sha256, artifact in sorted(stored.items())
+    ]
