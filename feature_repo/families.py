@@ -6,7 +6,6 @@ packed place and documentation follow.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 from events.schema import THEME_COLUMNS
@@ -132,12 +131,14 @@ def _attribute(r: Relations, relation: str, column: str, reads: str, unit: str, 
 def _user_profile(r: Relations) -> FeatureTable:
     week, long = r.source.windows[2], r.source.windows[-1]
     table = "user_profile"
-    counts = [_PLAY.over(r, long, s) for s in (*r.genres, *r.dayparts, *r.weekend)]
+    counts = [_PLAY.over(r, long, s) for s in (*r.dayparts, *r.weekend)]
+    genres = [_PLAY.over(r, long, s) for s in r.genres]
     features = [
         _attribute(r, "users", "days_member", "days since the user was first known", "days", _needs("users"), KNOWN, NON_NEGATIVE),
         *(m.over(r, d) for m in (_PLAY, _USER_MINUTES, _SHOWN, _HOVER, _CLICK) for d in (week, long)),
         *(m.over(r, long) for m in (_SHARE_MEAN, _COMPLETED, _RATING, _TITLES, _ACTIVE_DAYS, _YEAR, _RUNTIME, _TITLE_AGE, _CLICK_SHARE, _DWELL_MEAN)),
         *_rates(table, long),
+        *genres,
         *counts,
         *(_part(table, c, f"play_count_{long}d", f"{c.name.replace('count', 'share')}", c.description.removeprefix("number of ")) for c in counts),
         *(_attribute(r, "users", f"owns_{slug(d)}", f"whether {d} is the user's usual device", "flag", _needs("users.device"), SHARE) for d in r.source.devices),
@@ -148,6 +149,19 @@ def _user_profile(r: Relations) -> FeatureTable:
         *_sketch(r),
     ]  # fmt: skip
     return FeatureTable(table, USER, Weight.LIGHT, "Who the user is and what they lean to.", tuple(features))
+
+
+def _user_taste(r: Relations) -> FeatureTable:
+    """Narrow on purpose: the context of the artwork choice is all of it."""
+    features = tuple(
+        Measure("plays", s.column, "share", f"plays that were {s.reads}", "share", s.needs | {"plays"}).over(
+            r, r.source.windows[-1]
+        )
+        for s in r.genres
+    )
+    return FeatureTable(
+        "user_taste", USER, Weight.LIGHT, "Which genres the user's plays belong to.", features
+    )
 
 
 def _sketch(r: Relations) -> list[Feature]:
@@ -267,17 +281,10 @@ def _momentum(table: str, r: Relations) -> list[Feature]:
 
 
 def _artwork_profile(r: Relations) -> FeatureTable:
-    long, needs = r.source.windows[-1], _needs("artworks")
+    needs = _needs("artworks")
     themes = [_attribute(r, "artworks", c, f"{c.replace('_', ' ')} of the image", "share", needs, KNOWN, SHARE) for c in THEME_COLUMNS]  # fmt: skip
     genres = [_attribute(r, "artworks", s.column, f"whether its title is {s.reads}", "flag", needs, KNOWN, SHARE) for s in r.genres]  # fmt: skip
-    counts = [m.over(r, long) for m in (_SHOWN, _PLAY)]
-    only = tuple(f for f in (*themes, *genres, *counts))
-    restricted = tuple(_needing(f, "artworks", "impressions.artwork_id") for f in only)
-    return FeatureTable("artwork_profile", ARTWORK, Weight.LIGHT, "What the image shows.", restricted)
-
-
-def _needing(feature: Feature, *more: str) -> Feature:
-    return replace(feature, needs=feature.needs | set(more))
+    return FeatureTable("artwork_profile", ARTWORK, Weight.LIGHT, "What the image shows.", (*themes, *genres))
 
 
 def _user_history(r: Relations) -> FeatureTable:
@@ -293,7 +300,7 @@ def declare(source: Source) -> Declarations:
     """Everything there is for `source`: what it lacks the columns for is listed as unavailable."""
     r = Relations(source)
     whole = [
-        _user_profile(r), _user_activity(r), _title_profile(r), _title_activity(r), _artwork_profile(r), _user_history(r),
+        _user_profile(r), _user_taste(r), _user_activity(r), _title_profile(r), _title_activity(r), _artwork_profile(r), _user_history(r),
     ]  # fmt: skip
     pairs = pair_features(r, {table.name: table for table in whole})
     lacking = [
@@ -310,10 +317,10 @@ def declare(source: Source) -> Declarations:
 
 def _services(tables: dict[str, FeatureTable]) -> tuple[FeatureService, ...]:
     wanted = (
-        ("retrieval_user", ("user_profile",), "what the user tower reads"),
+        ("retrieval_user", ("user_profile", "user_taste"), "what the user tower reads"),
         ("retrieval_title", ("title_profile",), "what the title tower reads"),
-        ("ranking", ("user_profile", "user_activity", "title_profile", "title_activity", "user_title"), "what the ranker reads"),
-        ("artwork_context", ("user_profile",), "what the choice of artwork knows of the user"),
+        ("ranking", ("user_profile", "user_taste", "user_activity", "title_profile", "title_activity", "user_title"), "what the ranker reads"),
+        ("artwork_context", ("user_taste",), "what the choice of artwork knows of the user"),
         ("artwork_image", ("artwork_profile",), "what the creative-quality model knows of an image"),
     )  # fmt: skip
     return tuple(

@@ -38,6 +38,10 @@ def _profile(name: str) -> Ref:
     return Ref("user_profile", name)
 
 
+def _taste(r: Relations, within: Slice) -> Ref:
+    return Ref("user_taste", f"{within.column}_share_{r.source.windows[-1]}d")
+
+
 def _title(name: str) -> Ref:
     return Ref("title_profile", name)
 
@@ -91,12 +95,15 @@ def _flags(slices: Iterable[Slice]) -> list[Expression]:
 def _slice_products(r: Relations) -> list[Feature]:
     """One product a genre and language: the user's leaning where the title has it, else zero."""
     long = r.source.windows[-1]
-    by_genre = ((_profile, f"play_share_{long}d", "plays"), (_user, f"completed_share_{long}d", "completion"),
-                (_user, f"watch_minutes_sum_{long}d", "minutes"))  # fmt: skip
+    by_genre = ((f"completed_share_{long}d", "completion"), (f"watch_minutes_sum_{long}d", "minutes"))
     return [
         *(
-            _pair(f"{measure}_x_{s.suffix}", of(f"{measure}_{s.suffix}") * _title(s.column), f"{reads} {s.reads}, if the title is")
-            for of, measure, reads in by_genre for s in r.genres
+            _pair(f"play_share_{long}d_x_{s.suffix}", _taste(r, s) * _title(s.column), f"share of plays {s.reads}, if the title is")
+            for s in r.genres
+        ),
+        *(
+            _pair(f"{measure}_x_{s.suffix}", _user(f"{measure}_{s.suffix}") * _title(s.column), f"{reads} {s.reads}, if the title is")
+            for measure, reads in by_genre for s in r.genres
         ),
         *(
             _pair(f"play_count_{long}d_x_{s.suffix}", _user(f"play_count_{long}d_{s.suffix}") * _title(s.column), f"plays {s.reads}, if the title is")
@@ -140,7 +147,7 @@ def _audience_matches(r: Relations) -> list[Feature]:
     long = r.source.windows[-1]
     if not r.genres:
         return []
-    own = [_profile(f"play_share_{long}d_{s.suffix}") for s in r.genres]
+    own = [_taste(r, s) for s in r.genres]
     theirs = [Ref("title_activity", f"audience_{s.suffix}_mean_{long}d") for s in r.genres]
     distance = total([abs(a - b).orelse(0.0) for a, b in zip(own, theirs, strict=True)])
     return [

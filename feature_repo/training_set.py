@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_repo.arithmetic import references
 from feature_repo.compile import pair_sql
 from feature_repo.compute import offline_path, recorded_digest
-from feature_repo.declarations import Declarations, FeatureService, FeatureTable
+from feature_repo.declarations import Declarations, Derived, FeatureService, FeatureTable
 
 
 class NoSnapshot(LookupError):
@@ -95,10 +96,10 @@ def _refuse_labels_without_snapshot(connection: duckdb.DuckDBPyConnection, servi
 
 def _sources(service: FeatureService, declarations: Declarations) -> tuple[FeatureTable, ...]:
     """The stored tables that the service reads, directly or through user × title features."""
-    if all(table.stored for table in service.tables):
-        return service.tables
-    named = ("user_profile", "user_activity", "title_profile", "title_activity")
-    return tuple(t for t in declarations.stored if t.name in named)
+    computed = [f.computation for table in service.tables if not table.stored for f in table.features]
+    read = {ref.table for c in computed if isinstance(c, Derived) for ref in references(c.expression)}
+    named = {table.name for table in service.tables} | read
+    return tuple(table for table in declarations.stored if table.name in named)
 
 
 def _joined(
