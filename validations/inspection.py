@@ -6,6 +6,7 @@ that hardly depends on how many there are. Only what they leave under suspicion 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,15 +44,17 @@ class _Cells:
     """The table inside DuckDB, its columns called c0, c1, … so that no name needs quoting."""
 
     connection: duckdb.DuckDBPyConnection
-    rows: int
+    table: pa.Table
     columns: Mapping[str, Column]  # the declared ones that are there
     key: tuple[Column, ...]  # as much of the key as is there
 
+    @property
+    def rows(self) -> int:
+        return int(self.table.num_rows)
+
     def answer(self, expressions: Sequence[str]) -> tuple[Any, ...]:
         """One row: each expression aggregated over the table, in one query."""
-        row = self.connection.execute(f"SELECT {', '.join(expressions)} FROM cells").fetchone()
-        if row is None:
-            raise RuntimeError("DuckDB answered an aggregate with no row.")
+        (row,) = self.connection.execute(f"SELECT {', '.join(expressions)} FROM cells").fetchall()
         return tuple(row)
 
 
@@ -66,9 +69,7 @@ def inspect(contract: TableContract, table: pa.Table, as_of: datetime) -> Inspec
     Raises:
         AmbiguousColumns: if two columns of the table have one name.
     """
-    names = table.column_names
-    if len(set(names)) < len(names):
-        raise AmbiguousColumns(contract.table, sorted({name for name in names if names.count(name) > 1}))
+    require_distinct_columns(contract.table, table)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         cells = _register(connection, contract, table)
@@ -77,6 +78,13 @@ def inspect(contract: TableContract, table: pa.Table, as_of: datetime) -> Inspec
         findings = (*_violations(cells, due, profiles), *_duplicates(cells, contract))
         evaluated = len(due) + (1 if len(cells.key) == len(contract.key) else 0)
         return Inspection(evaluated, findings, tuple(profiles.values()))
+
+
+def require_distinct_columns(name: str, table: pa.Table) -> None:
+    """Raise `AmbiguousColumns` if two columns of the table called `name` have one name."""
+    twice = sorted(column for column, times in Counter(table.column_names).items() if times > 1)
+    if twice:
+        raise AmbiguousColumns(name, twice)
 
 
 def _register(connection: duckdb.DuckDBPyConnection, contract: TableContract, table: pa.Table) -> _Cells:
@@ -91,7 +99,7 @@ def _register(connection: duckdb.DuckDBPyConnection, contract: TableContract, ta
         if column.name in place
     }
     key = tuple(columns[name] for name in contract.key if name in columns)
-    return _Cells(connection, table.num_rows, columns, key)
+    return _Cells(connection, cells, columns, key)
 
 
 def _profile(cells: _Cells) -> dict[str, Profile]:
@@ -130,7 +138,7 @@ def _violations(cells: _Cells, due: Sequence[Check], profiles: Mapping[str, Prof
     if not suspects:
         return []
     predicates = [offends(check.rule, cells.columns[check.column]) for check in suspects]
-    counts = cells.answer([f"count_if({predicate})" for predicate in predicates])
+    counts = cells.answer([f"coalesce(count_if({predicate}), 0)" for predicate in predicates])
     findings = []
     for check, predicate, count in zip(suspects, predicates, counts, strict=True):
         if count or isinstance(check.rule, OfType):  # a wrong type is wrong even if every cell could be cast
@@ -142,7 +150,7 @@ def _violations(cells: _Cells, due: Sequence[Check], profiles: Mapping[str, Prof
                     observed=observe(check.rule, profile, count),
                     unexpected_count=count,
                     unexpected_share=_share(count, cells.rows),
-                    sample=_sample(cells, predicate, cells.columns[check.column].cell),
+                    sample=_sample(cells, predicate, of=cells.columns[check.column].cell),
                 )
             )
     return findings
@@ -155,8 +163,8 @@ def _duplicates(cells: _Cells, contract: TableContract) -> list[Finding]:
     key = ", ".join(column.cell for column in cells.key)
     complete = " AND ".join(f"{column.cell} IS NOT NULL" for column in cells.key)
     shared = f"SELECT {key}, count(*) AS n FROM cells WHERE {complete} GROUP BY ALL HAVING n > 1"
-    answer = cells.connection.execute(f"SELECT coalesce(sum(n), 0), count(*) FROM ({shared})").fetchone()
-    rows, keys = answer or (0, 0)
+    query = f"SELECT coalesce(sum(n), 0), count(*) FROM ({shared})"
+    ((rows, keys),) = cells.connection.execute(query).fetchall()
     if not rows:
         return []
     return [
@@ -166,20 +174,25 @@ def _duplicates(cells: _Cells, contract: TableContract) -> list[Finding]:
             observed=f"{rows:,} of {cells.rows:,} rows share {keys:,} keys",
             unexpected_count=int(rows),
             unexpected_share=_share(rows, cells.rows),
-            sample=_sample(cells, f"({key}) IN (SELECT ({key}) FROM ({shared}))", None),
+            sample=_sample(cells, f"({key}) IN (SELECT ({key}) FROM ({shared}))", of=None),
         )
     ]
 
 
-def _sample(cells: _Cells, predicate: str, cell: str | None) -> tuple[Sample, ...]:
-    """The first rows for which the predicate is true, in the table's order; `cell` is None: the key says it."""
+def _sample(cells: _Cells, predicate: str, *, of: str | None) -> tuple[Sample, ...]:
+    """The first rows for which the predicate is true, in the table's order; without `of`, the key says it.
+
+    Asked of the columns it needs alone: DuckDB's plan of a scan costs by the columns it could read.
+    """
     key = [
         column.cell if column.found in _WHOLE_NUMBERS else f"CAST({column.cell} AS VARCHAR)"
         for column in cells.key
     ]
-    shown = f"CAST({cell} AS VARCHAR)" if cell else "NULL"
+    needed = {"row_number", *(column.cell for column in cells.key), *([of] if of else [])}
+    cells.connection.register("narrow", cells.table.select(sorted(needed)))
+    shown = f"CAST({of} AS VARCHAR)" if of else "NULL"
     rows = cells.connection.execute(
-        f"SELECT {', '.join(('row_number', shown, *key))} FROM cells WHERE {predicate} LIMIT {SAMPLE_SIZE}"
+        f"SELECT {', '.join(('row_number', shown, *key))} FROM narrow WHERE {predicate} LIMIT {SAMPLE_SIZE}"
     ).fetchall()
     return tuple(Sample(row, tuple(values), value) for row, value, *values in rows)
 
