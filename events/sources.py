@@ -15,7 +15,7 @@ class Source:
 
     `lacks` lists `table` or `table.column`; whatever needs one of them is unavailable for this source.
     `windows` are the look-back windows in days, shortest first. `period` is the length of one label
-    period: features are snapshotted at its start, its events are the labels.
+    period: features are snapshotted at its start, its events are the labels; models train on `train_periods` of them.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Source:
     languages: tuple[str, ...]
     devices: tuple[str, ...]
     period: timedelta
+    train_periods: int
     description: str
 
     def __post_init__(self) -> None:
@@ -70,6 +71,7 @@ WORLD = Source(
     languages=FILM_LANGUAGES,
     devices=DEVICES,
     period=timedelta(days=1),
+    train_periods=6,
     description="17,472 real films, everything else simulated (docs/world.md)",
 )  # fmt: skip
 
@@ -88,6 +90,7 @@ KUAIRAND = Source(
     languages=(),
     devices=(),
     period=timedelta(days=1),
+    train_periods=6,
     description="KuaiRand-Pure: a short-video log with watch time (CC BY-SA 4.0)",
 )  # fmt: skip
 
@@ -104,7 +107,8 @@ MOVIELENS = Source(
     genres=FILM_GENRES,
     languages=FILM_LANGUAGES,
     devices=(),
-    period=timedelta(days=30),
+    period=timedelta(days=180),  # 37 users rate anything in its last 180 days
+    train_periods=16,
     description="MovieLens latest-small: ratings joined to film metadata by IMDb id (research use)",
 )  # fmt: skip
 

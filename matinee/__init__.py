@@ -1,1 +1,1 @@
-"""matinee."""
+"""The composition root: settings, workspace, the daily pipeline and the command line."""
