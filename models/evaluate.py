@@ -9,6 +9,7 @@ are means over users. Equal scores stand in order of title id, so that a figure 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, Self
@@ -16,10 +17,33 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import Candidates, Float32, Histories, Int64, RetrievalPeriod
-from models.metrics import Undefined, coverage_at, hits, ndcg_at, recall_at
+from models.data import Candidates, Float32, Histories, Int64, RankingSet, RetrievalPeriod
+from models.metrics import (
+    Undefined,
+    auc,
+    coverage_at,
+    expected_calibration_error,
+    grouped_auc,
+    hits,
+    log_loss,
+    ndcg_at,
+    recall_at,
+)
+from models.objective import HeadScores
 
 Metrics = dict[str, float]
+
+
+COMPLETED_SHARE = (
+    0.9  # of the runtime; a play that reached it counts as completed where a yes or no is needed
+)
+
+
+class RankingModel(Protocol):
+    """What `evaluate_ranking` needs of a ranker."""
+
+    def score(self, features: Float32, position: Float32 | None = None) -> HeadScores:
+        """Calibrated scores at the positions given."""
 
 
 class CandidateModel(Protocol):
@@ -138,6 +162,41 @@ def evaluate_two_stage(
         for user, one in zip(scored.users, found, strict=True)
     ]
     return evaluate_lists(lists, scored.relevant, len(period.title_ids), ks)
+
+
+def evaluate_ranking(model: RankingModel, rows: RankingSet) -> Metrics:
+    """Per head: `_auc`, `_user_auc` (mean AUC within users, by rows), `_ece`, `_log_loss`, at the logged positions.
+
+    Completion is judged among plays, its AUC as telling plays that reached `COMPLETED_SHARE`. A measure that
+    the rows do not determine is left out.
+    """
+    scores = model.score(rows.features, rows.position)
+    played = rows.play > 0
+    metrics = _head_metrics("play", rows.play, scores.play, rows.user_id, 0.5)
+    if scores.completion is not None:
+        known = played & ~np.isnan(rows.completion)
+        part = (rows.completion[known], scores.completion[known], rows.user_id[known])
+        metrics |= _head_metrics("completion", *part, COMPLETED_SHARE)
+    if scores.retention is not None:
+        known = ~np.isnan(rows.retention)
+        part = (rows.retention[known], scores.retention[known], rows.user_id[known])
+        metrics |= _head_metrics("retention", *part, 0.5)
+    return metrics
+
+
+def _head_metrics(head: str, label: Float32, score: Float32, user: Int64, positive_from: float) -> Metrics:
+    positive = (label >= positive_from).astype(np.float64)
+    measures: dict[str, Callable[[], float]] = {
+        "auc": lambda: auc(positive, score),
+        "user_auc": lambda: grouped_auc(positive, score, user),
+        "ece": lambda: expected_calibration_error(label, score),
+        "log_loss": lambda: log_loss(label, score),
+    }
+    metrics: Metrics = {}
+    for name, measure in measures.items():
+        with suppress(Undefined):
+            metrics[f"{head}_{name}"] = measure()
+    return metrics
 
 
 def judged_only(period: RetrievalPeriod, users: int) -> RetrievalPeriod:

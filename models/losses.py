@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name every PyTorch program gives it)
 from torch import Tensor
@@ -24,3 +26,22 @@ def catalogue_softmax_loss(
     """
     negatives = (logits - log_inclusion).masked_fill(hidden, -torch.inf).logsumexp(dim=1)  # (B,)
     return F.softplus(negatives[play_row] - logits[play_row, play_column]).mean()
+
+
+def heads_loss(
+    logits: Mapping[str, Tensor],  # (N,) by head
+    labels: Mapping[str, Tensor],  # (N,) by head, each in 0..1, NaN where unknown
+    weights: Mapping[str, float],
+) -> Tensor:
+    """Weighted sum over heads of the mean binary cross-entropy, in nats, over the rows whose label is known.
+
+    A label between 0 and 1, a share watched, is fitted as an expectation: the loss is least where σ(z) is its
+    mean. A head without a label in these rows adds nothing.
+    """
+    total = next(iter(logits.values())).new_zeros(())
+    for head, logit in logits.items():
+        known = ~labels[head].isnan()
+        if known.any():
+            loss = F.binary_cross_entropy_with_logits(logit[known], labels[head][known])
+            total = total + weights[head] * loss
+    return total

@@ -79,6 +79,13 @@ def expected_calibration_error(label: Floats, probability: Floats, bins: int = 1
     return float(sum(gaps) / len(order))
 
 
+def log_loss(label: Floats, probability: Floats) -> float:
+    """Mean cross-entropy in nats of labels in 0..1; a probability counts as at least 1e-7 from 0 and 1."""
+    _need(len(label) > 0, "log loss of no rows.")
+    p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
+
+
 def coverage_at(lists: Sequence[Int64], catalogue_size: int, k: int) -> float:
     """Share of the catalogue that is in at least one of the lists' first k places."""
     _need(catalogue_size > 0, "coverage of an empty catalogue.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -32,3 +34,32 @@ class RetrievalConfig(BaseModel):
     recall_at: int = Field(200, ge=1, description="k of the validation recall that decides when to stop")
     validation_users: int = Field(2_000, ge=1, description="users of the validation period that are scored")
     seed: int = Field(0, description="initial weights, the order of batches, sampled negatives, dropout")
+
+
+class RankerConfig(BaseModel):
+    """Settings of the ranking model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Literal["shared_bottom", "mmoe"] = Field(
+        "mmoe",
+        description="one body for all heads (Caruana 1997), or experts mixed per head (Ma et al. 2018)",
+    )
+    experts: int = Field(4, ge=1, le=64, description="of mmoe; shared_bottom has one as wide as all of them")
+    hidden: int = Field(64, ge=1, description="width of an expert's first layer")
+    output: int = Field(32, ge=1, description="width of what an expert hands to the heads")
+    tower: int = Field(32, ge=1, description="width of a head's hidden layer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the experts' hidden layers")
+    positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
+    serving_position: int = Field(0, ge=0, description="the position a title is scored for when serving")
+    play_weight: float = Field(1.0, gt=0, description="of the play head's loss")
+    completion_weight: float = Field(1.0, gt=0, description="of the completion head's loss")
+    retention_weight: float = Field(1.0, gt=0, description="of the retention head's loss")
+    max_rows: int = Field(200_000, ge=1, description="training rows at most; more are sampled uniformly")
+    rows_per_batch: int = Field(1024, ge=1, description="rows in a training step")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam at its peak; follows a cosine to zero")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled (AdamW)")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient is clipped to this length")
+    epochs: int = Field(6, ge=1, description="passes over the training rows at most")
+    patience: int = Field(1, ge=1, description="epochs without a better validation score before stopping")
+    seed: int = Field(0, description="initial weights, sampled rows, the order of batches, dropout")

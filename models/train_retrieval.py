@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,23 +15,11 @@ from models.evaluate import evaluate_retrieval, histories_of
 from models.inputs import fit_standardiser
 from models.losses import catalogue_softmax_loss
 from models.play_batches import PlayBatch, play_batches, steps_in, tensors_of
+from models.progress import Epoch, Progress
 from models.retrieval import Retriever, Towers
 from models.settings import RetrievalConfig
 from models.signature import Signature
 from models.towers import TitleTower, UserTower
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training data came to."""
-
-    number: int  # from 1
-    of: int  # at most so many
-    loss: float  # mean over steps, in nats
-    metrics: dict[str, float]  # on the validation data
-
-
-Progress = Callable[[Epoch], None]
 
 
 def train_retrieval(

@@ -1,0 +1,119 @@
+"""Ranking: calibrated chances of play, completion and retention from some 500 features of user and title."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import artifact
+from models.artifact import Artifact, ArtifactError
+from models.calibration import Calibration
+from models.data import Float32
+from models.inputs import Standardiser
+from models.network import RankerNetwork, places
+from models.objective import HeadScores
+from models.settings import RankerConfig
+from models.signature import Signature
+
+KIND = "ranker"
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """The ranking model ready to serve. `serving_position` is NaN when training knew no positions."""
+
+    network: RankerNetwork
+    inputs: Standardiser
+    calibration: Mapping[str, Calibration]
+    serving_position: float
+    config: RankerConfig
+    signature: Signature
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The outcomes it predicts: those its training data had labels for."""
+        return self.network.heads
+
+    def score(self, features: Float32, position: Float32 | None = None) -> HeadScores:
+        """Calibrated scores of (n, F) raw features, NaN where null.
+
+        Without `position` (n,) every title is scored as if shown in the same, the serving position.
+
+        Raises:
+            WrongWidth: `features` is not (n, F).
+        """
+        logits = self.logits(features, position)
+        return HeadScores(**{head: self.calibration[head](logits[head]) for head in self.heads})
+
+    def logits(self, features: Float32, position: Float32 | None = None) -> dict[str, Float32]:
+        """What `score` calibrates, by head."""
+        if position is None:
+            position = np.full(len(features), self.serving_position, dtype=np.float32)
+        inputs = torch.from_numpy(self.inputs.transform(features))
+        with torch.inference_mode():
+            logits = self.network(inputs, places(torch.from_numpy(position), self.config.positions))
+        return {head: logit.numpy() for head, logit in logits.items()}
+
+    def save(self, folder: Path) -> str:
+        """Write the ranker as one artifact and return its digest."""
+        weights: dict[str, NDArray[np.float32]] = {
+            f"network.{name}": tensor.cpu().numpy() for name, tensor in self.network.state_dict().items()
+        }
+        documents = {
+            "config": self.config.model_dump(mode="json"),
+            "signature": self.signature.to_json(),
+            "heads": {
+                head: [self.calibration[head].slope, self.calibration[head].intercept] for head in self.heads
+            },
+            "serving": {"position": None if np.isnan(self.serving_position) else self.serving_position},
+            "metrics": dict(self.metrics),
+        }
+        arrays = {"weights": weights, "inputs": self.inputs.to_arrays("inputs")}
+        return artifact.save(Artifact(KIND, arrays, documents), folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Ranker:
+        """Read a ranker.
+
+        Raises:
+            ArtifactError: the folder is not one whole ranker.
+        """
+        found = artifact.load(folder, KIND)
+        documents = found.documents
+        config = RankerConfig.model_validate(documents["config"])
+        signature = Signature.from_json(documents["signature"])
+        inputs = Standardiser.from_arrays(found.arrays["inputs"], "inputs")
+        if signature.width != inputs.n_features:
+            raise ArtifactError(
+                folder, f"{signature.width} features signed, {inputs.n_features} standardised."
+            )
+        position = documents["serving"]["position"]
+        return cls(
+            network=_network(
+                folder, found.arrays["weights"], inputs.width, tuple(documents["heads"]), config
+            ),
+            inputs=inputs,
+            calibration={head: Calibration(*fitted) for head, fitted in documents["heads"].items()},
+            serving_position=float("nan") if position is None else float(position),
+            config=config,
+            signature=signature,
+            metrics=documents["metrics"],
+        )
+
+
+def _network(
+    folder: Path, weights: artifact.Arrays, width: int, heads: tuple[str, ...], config: RankerConfig
+) -> RankerNetwork:
+    network = RankerNetwork(width, heads, config)
+    state = {name.removeprefix("network."): torch.from_numpy(array) for name, array in weights.items()}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as problem:
+        raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
+    return network.eval()
