@@ -10,7 +10,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from registry import deletion, deployment, promotion, reading, recording, registration
+from registry import deletion, deployment, promotion, reading, recording, registration, search
 from registry.artifacts import ArtifactStore
 from registry.canonical import JSON
 from registry.database import Database, migrate
@@ -29,7 +29,7 @@ from registry.records import (
     check_pair,
 )
 from registry.refs import parse_ref
-from registry.results import AliasMove, Bento, Experiment, Live, ModelVersion, Readout, RegisteredModel
+from registry.results import AliasMove, Bento, Experiment, Live, ModelVersion, Page, Readout, RegisteredModel
 from registry.schema import TagRow
 
 Clock = Callable[[], datetime]
@@ -129,6 +129,24 @@ class Registry:
         """The version a reference means. Raises `NotRecorded`, naming what there is."""
         with self._database.read() as session:
             return reading.model_version(session, parse_ref(ref))
+
+    def search(
+        self, query: str = "", order_by: Sequence[str] = (), limit: int = 100, page_token: str | None = None
+    ) -> Page:
+        """The versions a query holds for, a page at a time; all of them, by name and newest first, without one.
+
+        Args:
+            query: for instance `metrics.recall_at_200 > 0.3 and tags.source = 'kuairand'` (`search.lark`).
+            order_by: sort keys such as `metrics.recall_at_200 DESC`; what a version lacks sorts last.
+            limit: how many on a page, 1 to 1000.
+            page_token: `next_page_token` of the page before.
+
+        Raises:
+            QuerySyntax: shows where, with a caret, and what was expected there.
+            InvalidPageToken: it belongs to another query or order.
+        """
+        with self._database.read() as session:
+            return search.search(session, query, order_by, limit, page_token)
 
     def models(self) -> tuple[RegisteredModel, ...]:
         """Every model by name, with its newest version and its aliases."""

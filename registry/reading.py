@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, contains_eager, joinedload
@@ -21,6 +21,37 @@ from registry.schema import (
     ParameterRow,
     TagRow,
     VersionRow,
+)
+
+_IDS: sa.BindParameter[int] = sa.bindparam("ids", expanding=True)
+_METRICS = (
+    sa.select(
+        MetricRow.version_id, MetricRow.key, MetricRow.value, MetricRow.dataset, MetricRow.split, MetricRow.k
+    )
+    .where(MetricRow.version_id.in_(_IDS))
+    .order_by(MetricRow.name, MetricRow.dataset, MetricRow.split)
+)
+_PARAMETERS = (
+    sa.select(ParameterRow.version_id, ParameterRow.key, ParameterRow.value)
+    .where(ParameterRow.version_id.in_(_IDS))
+    .order_by(ParameterRow.key)
+)
+_TAGS = (
+    sa.select(TagRow.version_id, TagRow.key, TagRow.value)
+    .where(TagRow.version_id.in_(_IDS))
+    .order_by(TagRow.key)
+)
+_ALIASES = (
+    sa.select(VersionRow.id, AliasRow.alias)
+    .join(AliasRow, sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number))
+    .where(VersionRow.id.in_(_IDS))
+    .order_by(AliasRow.alias)
+)
+_FILES = (
+    sa.select(FileRow.version_id, FileRow.path, FileRow.sha256, ArtifactRow.size, ArtifactRow.media_type)
+    .join(ArtifactRow, ArtifactRow.sha256 == FileRow.sha256)
+    .where(FileRow.version_id.in_(_IDS))
+    .order_by(FileRow.path)
 )
 
 
@@ -55,8 +86,9 @@ def by_ids(session: Session, ids: Sequence[int]) -> tuple[ModelVersion, ...]:
 def whole(session: Session, rows: Sequence[VersionRow]) -> tuple[ModelVersion, ...]:
     """The values of rows loaded with their models: five queries, however many versions."""
     ids = [row.id for row in rows]
-    metrics, parameters, tags = _metrics(session, ids), _parameters(session, ids), _tags(session, ids)
-    aliases, files = _aliases(session, ids), _files(session, ids)
+    metrics, parameters, tags, aliases, files = (
+        _by_version(session, parts, ids) for parts in (_METRICS, _PARAMETERS, _TAGS, _ALIASES, _FILES)
+    )
     return tuple(
         ModelVersion(
             name=row.model.name,
@@ -70,14 +102,22 @@ def whole(session: Session, rows: Sequence[VersionRow]) -> tuple[ModelVersion, .
             signature=row.signature,
             training_set=row.training_set_digest,
             service=row.service_digest,
-            metrics=tuple(metrics[row.id]),
+            metrics=tuple(Metric(*metric) for metric in metrics[row.id]),
             params=dict(parameters[row.id]),
             tags=dict(tags[row.id]),
-            aliases=tuple(aliases[row.id]),
-            files=tuple(files[row.id]),
+            aliases=tuple(alias for (alias,) in aliases[row.id]),
+            files=tuple(File(*file) for file in files[row.id]),
         )
         for row in rows
     )
+
+
+def _by_version(session: Session, parts: sa.Executable, ids: Sequence[int]) -> Mapping[int, list[Any]]:
+    """What hangs on each version: the rows of `parts` under the version they begin with."""
+    grouped: dict[int, list[Any]] = {row_id: [] for row_id in ids}
+    for owner, *columns in session.execute(parts, {"ids": ids}):
+        grouped[owner].append(tuple(columns))
+    return grouped
 
 
 def models(session: Session) -> tuple[RegisteredModel, ...]:
@@ -139,56 +179,6 @@ def _missing(session: Session, ref: Ref) -> NotRecorded:
 
 def _names(session: Session) -> Sequence[str]:
     return session.scalars(sa.select(ModelRow.name).where(ModelRow.deleted_at.is_(None))).all()
-
-
-def _metrics(session: Session, ids: Sequence[int]) -> Mapping[int, list[Metric]]:
-    row = MetricRow
-    columns = (row.version_id, row.key, row.value, row.dataset, row.split, row.k)
-    query = sa.select(*columns).where(row.version_id.in_(ids)).order_by(row.name, row.dataset, row.split)
-    grouped = defaultdict(list)
-    for owner, key, value, dataset, split, k in session.execute(query).tuples():
-        grouped[owner].append(Metric(key, value, dataset, split, k))
-    return grouped
-
-
-def _parameters(session: Session, ids: Sequence[int]) -> Mapping[int, list[tuple[str, str]]]:
-    row = ParameterRow
-    query = sa.select(row.version_id, row.key, row.value).where(row.version_id.in_(ids)).order_by(row.key)
-    grouped = defaultdict(list)
-    for owner, key, value in session.execute(query).tuples():
-        grouped[owner].append((key, value))
-    return grouped
-
-
-def _tags(session: Session, ids: Sequence[int]) -> Mapping[int, list[tuple[str, str]]]:
-    row = TagRow
-    query = sa.select(row.version_id, row.key, row.value).where(row.version_id.in_(ids)).order_by(row.key)
-    grouped = defaultdict(list)
-    for owner, key, value in session.execute(query).tuples():
-        grouped[owner].append((key, value))
-    return grouped
-
-
-def _aliases(session: Session, ids: Sequence[int]) -> Mapping[int, list[str]]:
-    held = sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number)
-    query = sa.select(VersionRow.id, AliasRow.alias).join(AliasRow, held).where(VersionRow.id.in_(ids))
-    grouped = defaultdict(list)
-    for owner, alias in session.execute(query.order_by(AliasRow.alias)).tuples():
-        grouped[owner].append(alias)
-    return grouped
-
-
-def _files(session: Session, ids: Sequence[int]) -> Mapping[int, list[File]]:
-    row, held = FileRow, ArtifactRow
-    query = sa.select(row.version_id, row.path, row.sha256, held.size, held.media_type).join(
-        held, held.sha256 == row.sha256
-    )
-    grouped = defaultdict(list)
-    for owner, path, sha256, size, media in session.execute(
-        query.where(row.version_id.in_(ids)).order_by(row.path)
-    ).tuples():
-        grouped[owner].append(File(path, sha256, size, media))
-    return grouped
 
 
 def file_digest(version: ModelVersion, path: str) -> str:
