@@ -111,6 +111,20 @@ def references(expression: Expression) -> tuple[Ref, ...]:
     return tuple(dict.fromkeys(_leaves(expression)))
 
 
+def with_references(expression: Expression, place: Callable[[Ref], Ref]) -> Expression:
+    """The same arithmetic over the references that `place` gives."""
+    match expression:
+        case Ref():
+            return place(expression)
+        case Binary(operator, left, right):
+            return Binary(operator, with_references(left, place), with_references(right, place))
+        case Unary(function, operand):
+            return Unary(function, with_references(operand, place))
+        case OrElse(operand, value):
+            return OrElse(with_references(operand, place), value)
+    return expression
+
+
 def to_sql(expression: Expression, column: Callable[[Ref], str]) -> str:
     """The expression as SQL over DOUBLE; `column` says how a stored feature is written."""
     match expression:

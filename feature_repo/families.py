@@ -137,6 +137,7 @@ def _user_profile(r: Relations) -> FeatureTable:
         _attribute(r, "users", "days_member", "days since the user was first known", "days", _needs("users"), KNOWN, NON_NEGATIVE),
         *(m.over(r, d) for m in (_PLAY, _USER_MINUTES, _SHOWN, _HOVER, _CLICK) for d in (week, long)),
         *(m.over(r, long) for m in (_SHARE_MEAN, _COMPLETED, _RATING, _TITLES, _ACTIVE_DAYS, _YEAR, _RUNTIME, _TITLE_AGE, _CLICK_SHARE, _DWELL_MEAN)),
+        *_rates(table, week),
         *_rates(table, long),
         *genres,
         *counts,
@@ -175,7 +176,7 @@ def _sketch(r: Relations) -> list[Feature]:
 
 
 def _title_profile(r: Relations) -> FeatureTable:
-    short, week, long = r.source.windows[0], r.source.windows[2], r.source.windows[-1]
+    long = r.source.windows[-1]
     table = "title_profile"
     attributes = (
         ("runtime_minutes", "how long it runs", "minutes", "titles.runtime_minutes"),
@@ -191,9 +192,10 @@ def _title_profile(r: Relations) -> FeatureTable:
     features = [
         *(_attribute(r, "titles", c, reads, unit, _needs(need), NON_NEGATIVE) for c, reads, unit, need in attributes),
         *(_attribute(r, "titles", s.column, f"whether it is {s.reads}", "flag", s.needs, KNOWN, SHARE) for s in (*r.genres, *r.languages)),
-        *(m.over(r, d) for m in (_PLAY, _SHOWN, _CLICK) for d in (short, week, long)),
+        *(m.over(r, d) for m in (_PLAY, _SHOWN, _CLICK) for d in r.source.windows),
         *(m.over(r, long) for m in (_VIEWERS, _SHARE_MEAN, _COMPLETED, _RATING, _HOVER, _CLICK_SHARE)),
-        *_rates(table, week), *_rates(table, long),
+        *(f for d in r.source.windows for f in _rates(table, d)),
+        *_momentum(table, r),
         *(_attribute(r, "titles", f"sketch_{i}", f"co-watch sketch {i}: which users played it", "projection", _needs("plays"), Between(-1, 1)) for i in range(SKETCH_WIDTH)),
     ]  # fmt: skip
     return FeatureTable(table, TITLE, Weight.LIGHT, "What the title is and how it does.", tuple(features))
@@ -214,8 +216,17 @@ def _user_activity(r: Relations) -> FeatureTable:
         *_recency(r), *_membership(r),
     ]  # fmt: skip
     return FeatureTable(
-        table, USER, Weight.HEAVY, "What the user did, by window, genre, time and device.", tuple(features)
+        table,
+        USER,
+        Weight.HEAVY,
+        "What the user did, by window, genre, time and device.",
+        _beyond(_user_profile(r), features),
     )
+
+
+def _beyond(light: FeatureTable, features: list[Feature]) -> tuple[Feature, ...]:
+    """Those that the entity's light table does not hold already: a feature is stored once."""
+    return tuple(feature for feature in features if feature.name not in light.names)
 
 
 def _recency(r: Relations) -> list[Feature]:
@@ -246,13 +257,11 @@ def _title_activity(r: Relations) -> FeatureTable:
     table = "title_activity"
     features = [
         *(m.over(r, d) for m in _TITLE_BASE for d in windows),
-        *(f for d in windows for f in _rates(table, d)),
         *(m.over(r, d, s) for m in (_PLAY, _COMPLETED) for d in (week, long) for s in (*r.dayparts, *r.weekend)),
         *(m.over(r, d, s) for m in (_PLAY, _COMPLETED, _SHARE_MEAN) for d in (week, long) for s in r.devices),
         *(m.over(r, long, s) for m in (_SHOWN,) for s in r.devices),
         *(_attribute(r, "titles", "is_simulated", "whether the title is simulated", "flag", _needs("titles.origin"), KNOWN, SHARE),),
         *(_audience(r, i) for i in range(len(r.genres))),
-        *_momentum(table, r),
         *(Feature("days_since_play", Aggregated("plays", r.plays.days_ago.min()), "days since it was last played", "days", (Between(low=1),), _needs("plays")),),
     ]  # fmt: skip
     return FeatureTable(
@@ -260,7 +269,7 @@ def _title_activity(r: Relations) -> FeatureTable:
         TITLE,
         Weight.HEAVY,
         "How the title does, by window, time, device and audience.",
-        tuple(features),
+        _beyond(_title_profile(r), features),
     )
 
 

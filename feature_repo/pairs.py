@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from feature_repo.arithmetic import Constant, Expression, Ref, dot, references, total
-from feature_repo.declarations import NON_NEGATIVE, Entity, Feature, FeatureTable, Weight
+from feature_repo.arithmetic import Constant, Expression, Ref, dot, references, total, with_references
+from feature_repo.declarations import (
+    NON_NEGATIVE,
+    Derived,
+    Entity,
+    Feature,
+    FeatureTable,
+    UnknownFeature,
+    Weight,
+)
 from feature_repo.measures import derived
 from feature_repo.relations import SKETCH_WIDTH, Relations, Slice
 from validations.expectations import Between, Expectation
@@ -24,26 +32,24 @@ def pair_features(r: Relations, tables: Mapping[str, FeatureTable]) -> FeatureTa
         *_audience_matches(r),
         *_sketch_products(r),
     ]
-    features = tuple(_with_needs(feature, tables) for feature in declared)
+    features = tuple(_placed(feature, tables) for feature in declared)
     return FeatureTable(
         "user_title", PAIR, Weight.HEAVY, "How the title fits the user.", features, stored=False
     )
 
 
 def _user(name: str) -> Ref:
-    return Ref("user_activity", name)
-
-
-def _profile(name: str) -> Ref:
-    return Ref("user_profile", name)
-
-
-def _taste(r: Relations, within: Slice) -> Ref:
-    return Ref("user_taste", f"{within.column}_share_{r.source.windows[-1]}d")
+    """The user's feature, in whichever of the user tables holds it."""
+    return Ref("user", name)
 
 
 def _title(name: str) -> Ref:
-    return Ref("title_profile", name)
+    """The title's feature, in whichever of the title tables holds it."""
+    return Ref("title", name)
+
+
+def _taste(r: Relations, within: Slice) -> Ref:
+    return _user(f"{within.column}_share_{r.source.windows[-1]}d")
 
 
 def _pair(name: str, expression: Expression, description: str, unit: str = "score", over: int | None = None,
@@ -51,16 +57,32 @@ def _pair(name: str, expression: Expression, description: str, unit: str = "scor
     return derived(name, expression, description, unit, frozenset(), expect, over)
 
 
-def _with_needs(feature: Feature, tables: Mapping[str, FeatureTable]) -> Feature:
-    refs = references(feature.computation.expression)  # type: ignore[union-attr]
-    return replace(feature, needs=frozenset().union(*(tables[ref.table][ref.feature].needs for ref in refs)))
+def _placed(feature: Feature, tables: Mapping[str, FeatureTable]) -> Feature:
+    """The feature with its references at the tables that hold them, needing all that those need."""
+    holders = {
+        (table.entity.name, held.name): (table.name, held)
+        for table in tables.values()
+        for held in table.features
+    }
+
+    def place(ref: Ref) -> Ref:
+        if (ref.table, ref.feature) not in holders:
+            known = [name for entity, name in holders if entity == ref.table]
+            raise UnknownFeature(ref.feature, f"user_title:{feature.name}: the {ref.table}", known)
+        return Ref(holders[ref.table, ref.feature][0], ref.feature)
+
+    if not isinstance(feature.computation, Derived):
+        raise TypeError(f"user × title feature {feature.name!r} is not arithmetic over stored features.")
+    expression = feature.computation.expression
+    needs = frozenset().union(*(holders[ref.table, ref.feature][1].needs for ref in references(expression)))
+    return replace(feature, computation=Derived(with_references(expression, place)), needs=needs)
 
 
 def _taste_matches(r: Relations) -> list[Feature]:
     """How much of what the user does falls in the title's genres, summed and as a share."""
     week, long = r.source.windows[2], r.source.windows[-1]
     measures = (
-        (_profile, f"play_count_{long}d", "plays"),
+        (_user, f"play_count_{long}d", "plays"),
         (_user, f"play_count_{week}d", "plays"),
         (_user, f"watch_minutes_sum_{long}d", "minutes watched"),
         (_user, f"clicked_sum_{long}d", "clicks"),
@@ -110,7 +132,7 @@ def _slice_products(r: Relations) -> list[Feature]:
             for s in r.languages
         ),
         *(
-            _pair(f"prefers_x_{s.suffix}", _profile(s.column.replace("spoken_", "prefers_")) * _title(s.column), f"the user prefers the language, and the title is {s.reads}")
+            _pair(f"prefers_x_{s.suffix}", _user(s.column.replace("spoken_", "prefers_")) * _title(s.column), f"the user prefers the language, and the title is {s.reads}")
             for s in r.languages
         ),
     ]  # fmt: skip
@@ -124,7 +146,7 @@ def _comparisons(r: Relations) -> list[Feature]:
                  f"dwell_seconds_mean_{days}d", f"clicked_share_{days}d", f"rating_mean_{days}d",
                  f"play_per_impression_{days}d", f"click_per_impression_{days}d")  # fmt: skip
         for name in habit:
-            title, user = Ref("title_activity", name), _user(name)
+            title, user = _title(name), _user(name)
             reads = name.replace("_", " ")
             found.append(
                 _pair(f"{name}_over_habit", title - user, f"the title's {reads} less the user's", over=days)
@@ -132,7 +154,7 @@ def _comparisons(r: Relations) -> list[Feature]:
             found.append(
                 _pair(f"{name}_times_habit", title * user, f"the title's {reads} times the user's", over=days)
             )
-        busy = _user(f"play_count_{days}d") * Ref("title_activity", f"play_count_{days}d")
+        busy = _user(f"play_count_{days}d") * _title(f"play_count_{days}d")
         found.append(
             _pair(f"play_count_{days}d_product", busy, "the user's plays times the title's", over=days)
         )
@@ -148,7 +170,7 @@ def _audience_matches(r: Relations) -> list[Feature]:
     if not r.genres:
         return []
     own = [_taste(r, s) for s in r.genres]
-    theirs = [Ref("title_activity", f"audience_{s.suffix}_mean_{long}d") for s in r.genres]
+    theirs = [_title(f"audience_{s.suffix}_mean_{long}d") for s in r.genres]
     distance = total([abs(a - b).orelse(0.0) for a, b in zip(own, theirs, strict=True)])
     return [
         _pair(f"audience_match_{long}d", dot(own, theirs), "the user's genre shares · the viewers'", over=long),
@@ -160,7 +182,7 @@ def _audience_matches(r: Relations) -> list[Feature]:
 def _sketch_products(r: Relations) -> list[Feature]:
     """Co-watching: the dot product estimates how often the title's viewers watched the user's titles."""
     long = r.source.windows[-1]
-    own = [_profile(f"sketch_{i}_mean_{long}d") for i in range(SKETCH_WIDTH)]
+    own = [_user(f"sketch_{i}_mean_{long}d") for i in range(SKETCH_WIDTH)]
     its = [_title(f"sketch_{i}") for i in range(SKETCH_WIDTH)]
     return [
         _pair(f"co_watch_{long}d", dot(own, its), "estimated co-watching of the title with the user's own", over=long),

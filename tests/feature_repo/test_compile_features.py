@@ -18,12 +18,16 @@ DECLARED = declare(WORLD)
 SQL = {table.name: compile_table(table, WORLD) for table in DECLARED.stored}
 
 
-def snapshot(warehouse, plays, as_of=NOON, table="user_activity", **others):
+def snapshot(warehouse, plays, as_of=NOON, entity="user", **others):
+    """Entity id → its features, from all the tables of that entity."""
     register(warehouse, plays, **others)
     known_at(warehouse, WORLD, as_of)
-    result = warehouse.sql(SQL[table]).to_arrow_table().to_pylist()
-    key = DECLARED.table(table).entity.join_key
-    return {row[key]: row for row in result}
+    found: dict[int, dict[str, object]] = {}
+    for table in DECLARED.stored:
+        if table.entity.name == entity:
+            for row in warehouse.sql(SQL[table.name]).to_arrow_table().to_pylist():
+                found.setdefault(row[table.entity.join_key], {}).update(row)
+    return found
 
 
 @pytest.mark.parametrize(("happened", "counted"), [
@@ -46,7 +50,7 @@ def test_an_event_counts_only_once_it_was_known(warehouse, learned, counted):
     late = play(NOON - days(2), learned=learned)
     table = snapshot(warehouse, [late])
     assert table[1]["play_count_7d"] == int(counted)
-    assert snapshot(warehouse, [late], table="title_activity")[10]["play_count_7d"] == int(counted)
+    assert snapshot(warehouse, [late], entity="title")[10]["play_count_7d"] == int(counted)
 
 
 def test_the_far_edge_is_kept_to_the_microsecond(warehouse):
@@ -127,13 +131,13 @@ def test_a_title_is_not_in_the_catalogue_before_it_is_available(warehouse):
         {"title_id": 20, "name": "now", "available_from": NOON - SECOND, **when},
         {"title_id": 21, "name": "soon", "available_from": NOON, **when},
     )
-    assert set(snapshot(warehouse, [], table="title_profile", titles=titles)) == {20}
+    assert set(snapshot(warehouse, [], entity="title", titles=titles)) == {20}
 
 
 def test_a_users_history_is_oldest_first_and_ties_keep_the_order_of_their_ids(warehouse):
     tie = NOON - days(1)
     plays = [play(tie, title_id=12), play(tie, title_id=11), play(NOON - days(2), title_id=10)]
-    assert snapshot(warehouse, plays, table="user_history")[1]["recent_title_ids"] == [10, 12, 11]
+    assert snapshot(warehouse, plays)[1]["recent_title_ids"] == [10, 12, 11]
 
 
 def test_the_co_watch_sketch_estimates_shared_viewers():

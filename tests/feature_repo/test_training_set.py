@@ -40,8 +40,8 @@ def spine(*labels: tuple[int, int, datetime]) -> pa.Table:
 def test_each_label_gets_the_newest_snapshot_that_is_not_younger_than_it(offline):
     labels = spine((1, 10, NOON + SECOND), (1, 10, NOON), (1, 10, NOON - SECOND), (2, 11, NOON - days(2)))
     made = training_set(labels, DECLARED.service("ranking"), DECLARED, offline, AS_OFS, threads=1)
-    table = DECLARED.table("user_activity")
-    column = made.names.index("user_activity:play_count_28d")
+    table = DECLARED.table("user_profile")
+    column = made.names.index("user_profile:play_count_28d")
     for row, as_of, user in ((0, NOON, 1), (1, NOON, 1), (2, AS_OFS[1], 1), (3, AS_OFS[0], 2)):
         ids, matrix = snapshot_matrix(offline_path(offline, table.name, as_of), table)
         expected = matrix[list(ids).index(user), table.names.index("play_count_28d")]
