@@ -41,7 +41,16 @@ def _table(name: str, key: str, *columns: ColumnContract) -> TableContract:
     return TableContract(name, (key,), (*columns, *_WHEN), not_after=("event_timestamp", "created_timestamp"))
 
 
-THEME_COLUMNS = ("brightness", "warmth", "face_share", "action", "romance", "humour", "darkness", "text_share")
+THEME_COLUMNS = (
+    "brightness",
+    "warmth",
+    "face_share",
+    "action",
+    "romance",
+    "humour",
+    "darkness",
+    "text_share",
+)
 """What an image shows, each 0..1: features of artwork, measured or simulated."""
 
 TITLES = _table(

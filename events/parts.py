@@ -1,0 +1,70 @@
+"""Parts: immutable Parquet files named by the digest of their content, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+_DAY = "day="
+
+
+def content_digest(table: pa.Table) -> str:
+    """128 bits, in hex, over the schema and rows of `table`; how it is chunked does not matter."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        for batch in table.combine_chunks().to_batches():
+            stream.write_batch(batch)
+    return xxhash.xxh3_128_hexdigest(sink.getvalue())
+
+
+def write_part(table: pa.Table, folder: Path, digest: str) -> Path:
+    """Write `table` as `folder`/part-`digest`.parquet, unless it is there: renamed into place, never torn."""
+    path = folder / f"part-{digest}.parquet"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{path.name}.{os.getpid()}.tmp"
+    pq.write_table(table, unfinished, compression="zstd")
+    unfinished.replace(path)
+    return path
+
+
+def by_day(table: pa.Table) -> Iterator[tuple[date, pa.Table]]:
+    """The rows of each UTC day of `event_timestamp`; `table` must be ordered by that column."""
+    days = pc.floor_temporal(table["event_timestamp"], unit="day").cast(pa.int64()).to_numpy()
+    starts = np.flatnonzero(np.diff(days, prepend=days[:1] - 1))
+    for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
+        day = datetime.fromtimestamp(int(days[start]) / 1e6, tz=UTC).date()
+        yield day, table.slice(start, end - start)
+
+
+def day_folder(table_folder: Path, day: date) -> Path:
+    """The partition that holds one day."""
+    return table_folder / f"{_DAY}{day.isoformat()}"
+
+
+def parts(table_folder: Path, before: datetime | None = None) -> list[Path]:
+    """Every part, oldest day first; with `before`, only of days that begin before it."""
+    if not table_folder.is_dir():
+        return []
+    folders = sorted(entry.name for entry in os.scandir(table_folder) if entry.name.startswith(_DAY))
+    if before is not None:
+        folders = [name for name in folders if _begins(name) < before]
+    return [
+        table_folder / folder / name
+        for folder in folders
+        for name in sorted(os.listdir(table_folder / folder))
+        if name.endswith(".parquet") and not name.startswith(".")
+    ]
+
+
+def _begins(folder: str) -> datetime:
+    return datetime.fromisoformat(folder.removeprefix(_DAY)).replace(tzinfo=UTC)
