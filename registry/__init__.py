@@ -32,6 +32,7 @@ from registry.errors import (
     StillReferenced,
 )
 from registry.ledger import Registry, open_registry
+from registry.lineage import Lineage
 from registry.promotion import ANYWHERE
 from registry.records import (
     ArmRecord,
@@ -82,6 +83,7 @@ __all__ = [
     "InvalidPageToken",
     "InvalidRecord",
     "InvalidReference",
+    "Lineage",
     "Live",
     "Metric",
     "ModelVersion",

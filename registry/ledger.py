@@ -10,11 +10,12 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from registry import deletion, deployment, promotion, reading, recording, registration, search
+from registry import deletion, deployment, promotion, reading, recording, registration, search, tracing
 from registry.artifacts import ArtifactStore
 from registry.canonical import JSON
 from registry.database import Database, migrate
 from registry.errors import ArtifactRefused, InvalidRecord
+from registry.lineage import Lineage
 from registry.media import check_path
 from registry.promotion import ANYWHERE, Expected
 from registry.records import (
@@ -308,3 +309,31 @@ class Registry:
         """Which version is live where: behind an alias, in the newest Bento of a name, in a running arm."""
         with self._database.read() as session:
             return deployment.live(session)
+
+    # --- the chain, both ways --------------------------------------------------------------------------
+
+    def explain(self, target: str | int) -> Lineage:
+        """Where something comes from, from raw events on, and where its versions serve.
+
+        Args:
+            target: a version (`ranker@champion`), an arm (`experiment/arm`), `experiment NAME`, or a read-out
+                (its id, or `readout 7`). Of an experiment's runs the newest is meant.
+
+        Raises:
+            NotRecorded: the ledger has no such thing.
+        """
+        with self._database.read() as session:
+            return tracing.explain(session, target)
+
+    def impact(self, target: str) -> Lineage:
+        """Everything that something reaches: services, training sets, versions, Bentos, arms, read-outs.
+
+        Args:
+            target: `feature NAME`, `service DIGEST`, `training_set DIGEST`, a version's reference, or a bare
+                digest or feature name.
+
+        Raises:
+            NotRecorded: the ledger has no such thing.
+        """
+        with self._database.read() as session:
+            return tracing.impact(session, target)

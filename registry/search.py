@@ -110,7 +110,7 @@ def _write_token(asked: Sequence[str], last: Sequence[Any]) -> str:
 def _read_token(token: str, asked: Sequence[str]) -> list[Any]:
     try:
         seal, *values = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidPageToken from error
     if seal != _seal(asked, values):
         raise InvalidPageToken
