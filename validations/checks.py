@@ -160,7 +160,7 @@ def offends(rule: Rule, column: Column) -> str:
 def cleared(rule: Rule, profile: Profile) -> bool:
     """Whether the profile alone proves that no cell offends, so that none need be counted.
 
-    Comparisons with NaN are false, which leaves a column that holds one under suspicion.
+    A column that holds a NaN stays under suspicion.
     """
     low, high = profile.low, profile.high
     match rule:
@@ -176,7 +176,8 @@ def cleared(rule: Rule, profile: Profile) -> bool:
             return math.isfinite(low) and math.isfinite(high)
         case Between():
             floor, ceiling = bounds(rule, profile.dtype)
-            return (floor is None or floor <= low) and (ceiling is None or high <= ceiling)
+            inside = (floor is None or floor <= low) and (ceiling is None or high <= ceiling)
+            return inside and not math.isnan(high)
 
 
 def observe(rule: Rule, profile: Profile, unexpected: int) -> str:

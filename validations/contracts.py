@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,7 +96,7 @@ def _double(bound: float | None) -> float | str | None:
     """A bound as JSON writes it: an infinite one is text, which JSON has no number for."""
     if bound is None:
         return None
-    return float(bound) if abs(bound) != float("inf") else str(float(bound))
+    return bound + 0.0 if math.isfinite(bound) else str(float(bound))  # + 0.0: −0 and 0 are one bound
 
 
 def _number(bound: float | str | None) -> float | None:

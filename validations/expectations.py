@@ -40,14 +40,16 @@ class NullShare:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Every value that is not null is one of these."""
+    """Every value that is not null is one of these; their order says nothing, so they are kept sorted."""
 
     values: tuple[str | int, ...]
 
     def __init__(self, values: Collection[str | int]) -> None:
         if not values:
             raise ValueError("OneOf(()) allows nothing.")
-        object.__setattr__(self, "values", tuple(values))
+        numbers = sorted({value for value in values if not isinstance(value, str)})
+        texts = sorted({value for value in values if isinstance(value, str)})
+        object.__setattr__(self, "values", (*numbers, *texts))
 
 
 Expectation = Between | NullShare | OneOf

@@ -150,7 +150,7 @@ def _violations(cells: _Cells, due: Sequence[Check], profiles: Mapping[str, Prof
                     observed=observe(check.rule, profile, count),
                     unexpected_count=count,
                     unexpected_share=_share(count, cells.rows),
-                    sample=_sample(cells, predicate, of=cells.columns[check.column].cell),
+                    sample=_sample(cells, predicate, [cells.columns[check.column]]),
                 )
             )
     return findings
@@ -174,13 +174,13 @@ def _duplicates(cells: _Cells, contract: TableContract) -> list[Finding]:
             observed=f"{rows:,} of {cells.rows:,} rows share {keys:,} keys",
             unexpected_count=int(rows),
             unexpected_share=_share(rows, cells.rows),
-            sample=_sample(cells, f"({key}) IN (SELECT ({key}) FROM ({shared}))", of=None),
+            sample=_sample(cells, f"({key}) IN (SELECT ({key}) FROM ({shared}))", cells.key),
         )
     ]
 
 
-def _sample(cells: _Cells, predicate: str, *, of: str | None) -> tuple[Sample, ...]:
-    """The first rows for which the predicate is true, in the table's order; without `of`, the key says it.
+def _sample(cells: _Cells, predicate: str, offenders: Sequence[Column]) -> tuple[Sample, ...]:
+    """The first rows for which the predicate is true, in the table's order, with what offends in them.
 
     Asked of the columns it needs alone: DuckDB's plan of a scan costs by the columns it could read.
     """
@@ -188,9 +188,9 @@ def _sample(cells: _Cells, predicate: str, *, of: str | None) -> tuple[Sample, .
         column.cell if column.found in _WHOLE_NUMBERS else f"CAST({column.cell} AS VARCHAR)"
         for column in cells.key
     ]
-    needed = {"row_number", *(column.cell for column in cells.key), *([of] if of else [])}
+    shown = " || ', ' || ".join(f"CAST({column.cell} AS VARCHAR)" for column in offenders)
+    needed = {"row_number", *(column.cell for column in (*cells.key, *offenders))}
     cells.connection.register("narrow", cells.table.select(sorted(needed)))
-    shown = f"CAST({of} AS VARCHAR)" if of else "NULL"
     rows = cells.connection.execute(
         f"SELECT {', '.join(('row_number', shown, *key))} FROM narrow WHERE {predicate} LIMIT {SAMPLE_SIZE}"
     ).fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,14 +20,17 @@ def verdict(inspection: Inspection) -> str:
     return f"{len(inspection.findings):,} of {inspection.evaluated:,} checks found something"
 
 
-def prescription(contract: TableContract, *, described: bool) -> list[Any]:
-    """What the contract expects, in one line; with `described`, column by column below it."""
-    line = _text(
-        f"Every cell of {len(contract.columns)} columns meets the contract; "
-        f"{' and '.join(contract.key)} is the key; "
-        f"{' and '.join(contract.not_after) or 'no column'} may not be from the future."
+def prescription(contract: TableContract, as_of: Any) -> list[Any]:
+    """What the contract expects, in a line; in a suite, which has no `as_of` yet, column by column too."""
+    known = f" as of {as_of}" if isinstance(as_of, str) else ""
+    future = (
+        f"; nothing in {' or '.join(contract.not_after)} is from the future" if contract.not_after else ""
     )
-    if not described:
+    line = _text(
+        f"Every cell of {len(contract.columns)} columns meets the contract of {contract.table}{known}; "
+        f"({', '.join(contract.key)}) is its key{future}."
+    )
+    if known:
         return [line]
     rows = [
         [column.name, column.dtype.value, _expected(contract, column.name)] for column in contract.columns
@@ -88,14 +92,15 @@ def _expected(contract: TableContract, name: str) -> str:
 
 
 def _text(line: str) -> RenderedStringTemplateContent:
-    template = {"template": line, "params": {}}
+    template = {"template": "$line", "params": {"line": html.escape(line)}}
     return RenderedStringTemplateContent(content_block_type="string_template", string_template=template)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderedTableContent:
+    """A table of text; escaped here, since Data Docs print cells as they come and ours quote raw values."""
     return RenderedTableContent(
         content_block_type="table",
         header_row=list(header),
-        table=[list(row) for row in rows],
+        table=[[html.escape(cell) for cell in row] for row in rows],
         styling=_COMPACT,
     )

@@ -101,8 +101,9 @@ class ExpectCellsToMeetContract(BatchExpectation):  # type: ignore[misc]
         **_: Any,
     ) -> list[Any]:
         expectation = configuration or result.expectation_config
-        contract = contract_from_dict(expectation.kwargs["contract"])
-        return pages.prescription(contract, described=result is None)
+        return pages.prescription(
+            contract_from_dict(expectation.kwargs["contract"]), expectation.kwargs[AS_OF]
+        )
 
     @classmethod
     @renderer(renderer_type=LegacyDiagnosticRendererType.UNEXPECTED_TABLE)  # type: ignore[untyped-decorator]
