@@ -6,9 +6,10 @@ float32; null (NaN in NumPy) passes through every operation except `orelse`. Div
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,43 +164,40 @@ def evaluate(expression: Expression, read: Leaf) -> Array:
     raise TypeError(f"{expression!r} has no NumPy form.")
 
 
-def shape_of(expression: Expression) -> str:
-    """The expression with its leaves blanked, a table's name kept: equal shapes can be computed together."""
+def to_data(expression: Expression) -> list[Any]:
+    """The expression as nested lists that JSON can hold; `from_data` reads them back."""
     match expression:
-        case Ref(table, _):
-            return table
+        case Ref(table, feature):
+            return ["ref", table, feature]
+        case Constant(value):
+            return ["constant", value]
         case Binary(operator, left, right):
-            return f"({shape_of(left)}{operator}{shape_of(right)})"
+            return [operator, to_data(left), to_data(right)]
         case Unary(function, operand):
-            return f"{function}({shape_of(operand)})"
+            return [function, to_data(operand)]
         case OrElse(operand, value):
-            return f"({shape_of(operand)}|{value!r})"
-    return str(expression)
+            return ["orelse", to_data(operand), value]
+    raise TypeError(f"{expression!r} has no form as data.")
 
 
-def stacked(
-    expressions: Sequence[Expression], index: Mapping[Ref, int]
-) -> Callable[[Mapping[str, Array]], Array]:
-    """Compile expressions of one shape into a single evaluation over the stacked columns.
+def from_data(data: Sequence[Any]) -> Expression:
+    """The expression that `to_data` wrote.
 
-    The result takes table name → float64 (n or 1, F_table) and returns (n, len(expressions)).
+    Raises:
+        ValueError: the data is not an expression.
     """
-    leaves = [_leaves(expression) for expression in expressions]
-    slots = [np.array([index[ref] for ref in column]) for column in zip(*leaves, strict=True)]
-    tables = [ref.table for ref in leaves[0]]
-    pattern = expressions[0]
-
-    def run(values: Mapping[str, Array]) -> Array:
-        turn = iter(zip(tables, slots, strict=True))
-
-        def read(_: Ref) -> Array:
-            table, slot = next(turn)
-            return values[table][:, slot]
-
-        with np.errstate(invalid="ignore", over="ignore"):
-            return evaluate(pattern, read)
-
-    return run
+    match data:
+        case ["ref", str(table), str(feature)]:
+            return Ref(table, feature)
+        case ["constant", float(value)]:
+            return Constant(value)
+        case ["+" | "-" | "*" | "/" as operator, left, right]:
+            return Binary(operator, from_data(left), from_data(right))
+        case ["abs", operand]:
+            return Unary("abs", from_data(operand))
+        case ["orelse", operand, float(value)]:
+            return OrElse(from_data(operand), value)
+    raise ValueError(f"{data!r} is no expression.")
 
 
 def _binary(operator: str, left: Array, right: Array) -> Array:

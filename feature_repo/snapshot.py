@@ -1,0 +1,342 @@
+"""Snapshots of the online store: immutable generations of packed vectors, checksummed, published by rename.
+
+Layout under the root: `snapshots/<generation>/` holds one Arrow IPC file a table, `catalogue.arrow` and, written
+last, `manifest.json`; `CURRENT` names the generation that readers should map. A generation's id is its `as_of`
+and a digest of its content, so equal content has the same id and nothing is ever written over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+FORMAT = 1
+KEEP = 3
+"""Generations that stay on disk, the current one among them."""
+
+
+class SnapshotError(Exception):
+    """Base of what can be wrong with a snapshot."""
+
+
+class NothingPublished(SnapshotError):
+    """Nothing has been published under this root."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(f"no snapshot under {root}: publish one first (`matinee features materialize`).")
+
+
+class CorruptSnapshot(SnapshotError):
+    """A generation whose files are missing, cut short or altered."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(f"snapshot {folder.name} in {folder.parent} is not whole: {problem}.")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a generation says of one table: everything a reader needs that is not data."""
+
+    name: str
+    entity: str
+    features: tuple[str, ...]
+    digests: tuple[str, ...]
+    ttl_days: int
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Float features of one entity, one row an id."""
+
+    of: Described
+    ids: NDArray[np.int64]  # (n,) ascending
+    values: NDArray[np.float32]  # (n, F) in declared order
+    known: NDArray[np.bool_]  # (n, F) False where null
+
+
+@dataclass(frozen=True)
+class Lists:
+    """One list of ids for each entity, such as a watch history."""
+
+    of: Described
+    ids: NDArray[np.int64]  # (n,) ascending
+    items: pa.ListArray  # of int64
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Features of a user with a title: no data, only what to compute (`arithmetic.to_data`)."""
+
+    of: Described
+    expressions: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Service:
+    """The tables one model reads, in model order."""
+
+    name: str
+    tables: tuple[str, ...]
+    description: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that one generation holds.
+
+    `catalogue` has one row a title, ascending by `title_id`: title_id, name, release_year, genres,
+    available_from, artworks (ids).
+    """
+
+    source: str
+    as_of: datetime
+    vectors: tuple[Vectors, ...]
+    lists: tuple[Lists, ...]
+    pairs: tuple[Pairs, ...]
+    services: tuple[Service, ...]
+    catalogue: pa.Table
+
+
+CATALOGUE_SCHEMA = pa.schema([
+    pa.field("title_id", pa.int64(), nullable=False),
+    pa.field("name", pa.string(), nullable=False),
+    pa.field("release_year", pa.int32()),
+    pa.field("genres", pa.list_(pa.string())),
+    pa.field("available_from", pa.timestamp("us", "UTC"), nullable=False),
+    pa.field("artworks", pa.list_(pa.int64()), nullable=False),
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One published generation; `manifest` is the parsed `manifest.json`."""
+
+    folder: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """The `as_of` and the first 12 hex digits of the sha256 of the content."""
+        return str(self.manifest["generation"])
+
+    @property
+    def as_of(self) -> datetime:
+        """Features in it were computed from what was known before this moment."""
+        return datetime.fromisoformat(self.manifest["as_of"])
+
+
+def publish(root: Path, contents: Contents, keep: int = KEEP) -> Generation:
+    """Write `contents` as a generation and make it the current one, atomically and durably.
+
+    Until the pointer is replaced readers see the previous generation, afterwards this one. Publishing
+    equal contents again changes nothing. Only the last `keep` generations stay.
+    """
+    folder = root / "snapshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_publisher(root):
+        for orphan in folder.glob(".partial-*"):
+            shutil.rmtree(orphan)
+        partial = folder / f".partial-{os.getpid()}"
+        partial.mkdir()
+        manifest = _write_files(partial, contents)
+        generation = _settle(partial, folder / manifest["generation"], manifest)
+        _replace_durably(root / "CURRENT", manifest["generation"].encode())
+        _prune(folder, generation.id, keep)
+    return generation
+
+
+def current(root: Path) -> str:
+    """The id of the generation readers should map.
+
+    Raises:
+        NothingPublished: nothing has been published here.
+    """
+    try:
+        return (root / "CURRENT").read_text().strip()
+    except FileNotFoundError:
+        raise NothingPublished(root) from None
+
+
+def generations(root: Path) -> tuple[str, ...]:
+    """Ids of the generations on disk, the newest published first."""
+    folders = (path for path in (root / "snapshots").glob("[!.]*") if (path / "manifest.json").exists())
+    return tuple(path.name for path in sorted(folders, key=_published_at, reverse=True))
+
+
+def verified(folder: Path) -> Generation:
+    """The generation in `folder`, every byte of it checked.
+
+    Raises:
+        CorruptSnapshot: a file is missing, cut short or altered.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        expected = _generation_id(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise CorruptSnapshot(folder, f"manifest.json cannot be read ({problem})") from problem
+    if not folder.name == manifest.get("generation") == expected:
+        raise CorruptSnapshot(folder, "manifest.json has been altered")
+    for entry in (*manifest["tables"], manifest["catalogue"]):
+        if "file" in entry and (found := _sha256(folder / entry["file"])) != entry["sha256"]:
+            raise CorruptSnapshot(folder, f"{entry['file']} has been altered (sha256 {found[:12]}…)")
+    return Generation(folder, manifest)
+
+
+def _write_files(folder: Path, contents: Contents) -> dict[str, Any]:
+    tables = [
+        *(_write_vectors(folder, table) for table in contents.vectors),
+        *(_write_lists(folder, table) for table in contents.lists),
+        *(_entry(table.of, "pairs", expressions=table.expressions) for table in contents.pairs),
+    ]
+    catalogue = contents.catalogue.cast(CATALOGUE_SCHEMA)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "source": contents.source,
+        "as_of": contents.as_of.astimezone(UTC).isoformat(),
+        "tables": tables,
+        "services": [
+            {"name": s.name, "tables": s.tables, "description": s.description} for s in contents.services
+        ],
+        "catalogue": _write_arrow(folder / "catalogue.arrow", catalogue),
+    }
+    manifest["generation"] = _generation_id(manifest)
+    _write_durably(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    _sync_folder(folder)
+    return manifest
+
+
+def _write_vectors(folder: Path, table: Vectors) -> dict[str, Any]:
+    """The raw buffer holds NaN under every null, so readers may map it as it is; the bits tell them apart."""
+    _refuse_disorder(table.of, table.ids, table.values.shape)
+    values = np.where(table.known, table.values, np.float32(np.nan)).astype(np.float32, copy=False)
+    bits = np.packbits(table.known, axis=None, bitorder="little")
+    flat = pa.Array.from_buffers(
+        pa.float32(), values.size, [pa.py_buffer(bits), pa.py_buffer(np.ascontiguousarray(values))]
+    )
+    packed = pa.FixedSizeListArray.from_arrays(flat, len(table.of.features))
+    written = _write_arrow(
+        folder / f"{table.of.name}.arrow", pa.table({"id": pa.array(table.ids), "values": packed})
+    )
+    nulls = (~table.known).sum(axis=0).tolist()
+    return _entry(table.of, "vectors", **written, nulls=nulls)
+
+
+def _write_lists(folder: Path, table: Lists) -> dict[str, Any]:
+    _refuse_disorder(table.of, table.ids, (len(table.items), 1))
+    columns = pa.table({"id": pa.array(table.ids), "items": table.items.cast(pa.list_(pa.int64()))})
+    return _entry(table.of, "lists", **_write_arrow(folder / f"{table.of.name}.arrow", columns))
+
+
+def _refuse_disorder(of: Described, ids: NDArray[np.int64], shape: tuple[int, ...]) -> None:
+    if shape != (len(ids), len(of.features)):
+        wanted = (len(ids), len(of.features))
+        raise ValueError(f"table {of.name!r}: values are {shape}, ids and features make it {wanted}.")
+    if len(ids) > 1 and not bool((np.diff(ids) > 0).all()):
+        raise ValueError(f"table {of.name!r}: ids must ascend, each once.")
+
+
+def _entry(of: Described, kind: str, **more: object) -> dict[str, Any]:
+    return {
+        "name": of.name, "kind": kind, "entity": of.entity, "features": of.features, "digests": of.digests,
+        "ttl_days": of.ttl_days, **more,
+    }  # fmt: skip
+
+
+def _write_arrow(path: Path, table: pa.Table) -> dict[str, Any]:
+    """One record batch, so that each column is one contiguous buffer in the file."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        for batch in table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]:
+            writer.write_batch(batch)
+    _sync_file(path)
+    return {"file": path.name, "rows": table.num_rows, "sha256": _sha256(path)}
+
+
+def _generation_id(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "generation"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    moment = datetime.fromisoformat(manifest["as_of"]).astimezone(UTC)
+    return f"{moment:%Y-%m-%dT%H%M%SZ}-{digest[:12]}"
+
+
+def _settle(partial: Path, folder: Path, manifest: Mapping[str, Any]) -> Generation:
+    """Give the finished folder its name, or keep the one that is there if it is whole."""
+    if folder.exists():
+        try:
+            generation = verified(folder)
+        except CorruptSnapshot:
+            shutil.rmtree(folder)
+        else:
+            shutil.rmtree(partial)
+            os.utime(folder / "manifest.json")
+            return generation
+    partial.rename(folder)
+    _sync_folder(folder.parent)
+    return Generation(folder, manifest)
+
+
+def _prune(folder: Path, published: str, keep: int) -> None:
+    """Remove all but the last `keep` generations; who has mapped one of them keeps the mapping."""
+    others = [name for name in generations(folder.parent) if name != published]
+    for name in others[max(keep - 1, 0) :]:
+        shutil.rmtree(folder / name)
+
+
+def _published_at(folder: Path) -> tuple[int, str]:
+    try:
+        return (folder / "manifest.json").stat().st_mtime_ns, folder.name
+    except FileNotFoundError:  # pruned while we looked
+        return 0, folder.name
+
+
+@contextmanager
+def _only_publisher(root: Path) -> Iterator[None]:
+    """Publishers take turns; the lock goes with the process, so a crash leaves none behind."""
+    with (root / ".publishing").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise CorruptSnapshot(path.parent, f"{path.name} cannot be read ({problem})") from problem
+
+
+def _replace_durably(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}-{os.getpid()}")
+    _write_durably(fresh, content)
+    fresh.replace(path)
+    _sync_folder(path.parent)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
