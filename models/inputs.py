@@ -63,9 +63,10 @@ class Standardiser:
         if features.ndim != 2 or features.shape[1] != self.n_features:
             raise WrongWidth(features.shape, self.n_features)
         inputs = np.empty((len(features), self.width), dtype=np.float32)
-        for start in range(0, len(features), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            self._transform_block(features[rows], inputs[rows])
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows ends at the clip
+            for start in range(0, len(features), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                self._transform_block(features[rows], inputs[rows])
         return inputs
 
     def _transform_block(self, features: Float32, out: Float32) -> None:
