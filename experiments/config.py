@@ -1,0 +1,263 @@
+"""What an experiment is: parameters that belong to layers, arms that set them, metrics that decide."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+BUCKETS = 10_000
+JSON = str | float | int | bool
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,99}$")]
+Column = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
+
+
+def _in_utc(value: object) -> object:
+    """A date is its first moment, and a time without a zone is UTC: YAML writes both."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_in_utc)]
+
+
+class Declaration(BaseModel):
+    """A frozen value that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Layer(Declaration):
+    """Parameters that are changed together: a unit is in at most one experiment of a layer."""
+
+    name: Name
+    description: Text
+
+
+class Parameter(Declaration):
+    """Something an arm may set. It belongs to one layer, so no two experiments ever set it for one unit."""
+
+    name: Name
+    layer: Name
+    kind: Literal["model", "number", "choice"]
+    default: str | float
+    bounds: tuple[float, float] | None = Field(None, description="of a number, both ends included")
+    choices: tuple[str, ...] = Field((), description="of a choice")
+    description: Text
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> Self:
+        if self.kind == "number" and self.bounds is None:
+            raise ValueError(f"parameter {self.name!r} is a number: give it bounds.")
+        if (objection := self.objection(self.default)) is not None:
+            raise ValueError(f"the default of {objection}")
+        return self
+
+    def objection(self, value: JSON) -> str | None:
+        """Why `value` cannot be this parameter's; None when it can."""
+        if self.kind == "model":
+            return self._not_a_reference(value)
+        if self.kind == "number":
+            return self._not_within(value)
+        known = ", ".join(self.choices)
+        return None if value in self.choices else f"{self.name} is {value!r}; it may be one of: {known}."
+
+    def _not_a_reference(self, value: JSON) -> str | None:
+        if isinstance(value, str) and _REFERENCE.fullmatch(value):
+            return None
+        return f"{self.name} is {value!r}; write a model version, such as 'ranker/7' or 'ranker@champion'."
+
+    def _not_within(self, value: JSON) -> str | None:
+        low, high = self.bounds or (-math.inf, math.inf)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return f"{self.name} is {value!r}; it is a number from {low:g} to {high:g}."
+        return None
+
+
+class Arm(Declaration):
+    """One of the things compared: its share of the experiment's units, and what it sets."""
+
+    share: float = Field(gt=0, lt=1)
+    parameters: Mapping[str, JSON] = {}
+
+
+class Metric(Declaration):
+    """A mean per unit of `value`, or with `per` a ratio of means: Σ value / Σ per.
+
+    A covariate is the same quantity from before the experiment; it lowers variance (CUPED, Deng et al. 2013).
+    """
+
+    name: Name
+    description: str = ""
+    value: Column
+    per: Column | None = None
+    covariate: Column | None = None
+    covariate_per: Column | None = None
+    direction: Literal["increase", "decrease"] = Field("increase", description="the way that is better")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The outcome columns it reads, each once."""
+        read = (self.value, self.per, self.covariate, self.covariate_per)
+        return tuple(dict.fromkeys(column for column in read if column is not None))
+
+
+class Guardrail(Metric):
+    """A metric that must not get worse than `margin`, relative to control."""
+
+    margin: float = Field(gt=0, lt=1, description="largest relative loss that is acceptable, 0.02 for 2 %")
+
+
+class Metrics(Declaration):
+    """One metric decides whether to ship; every guardrail decides whether one may."""
+
+    primary: Metric
+    guardrails: tuple[Guardrail, ...] = Field(min_length=1)
+
+    @property
+    def all(self) -> tuple[Metric, ...]:
+        """Primary first."""
+        return (self.primary, *self.guardrails)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [metric.name for metric in self.all]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"metric {', '.join(twice)} is named twice.")
+        return self
+
+
+class Experiment(Declaration):
+    """One declared experiment.
+
+    `slot` is the part of its layer that is reserved for it; `rollout` is the share of units in the slot
+    that take part, and may only grow. Raising it moves nobody who is in already.
+    """
+
+    name: Name
+    layer: Name
+    unit: Literal["user_id"] = "user_id"
+    hypothesis: Text
+    owner: Text
+    arms: Mapping[Name, Arm] = Field(min_length=2)
+    control: Name = "control"
+    slot: tuple[float, float] = (0.0, 1.0)
+    rollout: float = Field(1.0, gt=0, le=1)
+    targeting: Mapping[str, tuple[JSON, ...]] = Field({}, description="attribute → values that take part")
+    salt: str = Field("", description="of the hash; the name where empty")
+    metrics: Metrics
+    start: Moment
+    end: Moment
+
+    @field_validator("arms")
+    @classmethod
+    def _shares_sum_to_one(cls, arms: Mapping[str, Arm]) -> Mapping[str, Arm]:
+        total = sum(arm.share for arm in arms.values())
+        if not math.isclose(total, 1, abs_tol=1e-9):
+            shares = ", ".join(f"{name} {arm.share:g}" for name, arm in arms.items())
+            raise ValueError(f"shares sum to {total:g}, not to 1: {shares}.")
+        if tiny := [name for name, arm in arms.items() if arm.share * BUCKETS < 1]:
+            raise ValueError(f"the share of {', '.join(tiny)} is below 1/{BUCKETS}, one bucket.")
+        return arms
+
+    @field_validator("slot")
+    @classmethod
+    def _slot_is_a_part(cls, slot: tuple[float, float]) -> tuple[float, float]:
+        if not (0 <= slot[0] < slot[1] <= 1 and round(slot[0] * BUCKETS) < round(slot[1] * BUCKETS)):
+            raise ValueError(f"slot {list(slot)} is no part of [0, 1].")
+        return slot
+
+    @field_validator("targeting")
+    @classmethod
+    def _targeting_reaches_someone(
+        cls, targeting: Mapping[str, tuple[JSON, ...]]
+    ) -> Mapping[str, tuple[JSON, ...]]:
+        if nobody := [attribute for attribute, values in targeting.items() if not values]:
+            raise ValueError(f"targeting by {', '.join(nobody)} allows no value, so nobody takes part.")
+        return targeting
+
+    @model_validator(mode="after")
+    def _control_and_dates(self) -> Self:
+        if self.control not in self.arms:
+            raise ValueError(f"control {self.control!r} is no arm. The arms are: {', '.join(self.arms)}.")
+        if self.start >= self.end:
+            raise ValueError(f"it ends at {self.end:%Y-%m-%d %H:%M}, not after its start.")
+        return self
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """The arms that are compared with control, in order."""
+        return tuple(name for name in self.arms if name != self.control)
+
+    @property
+    def slot_buckets(self) -> tuple[int, int]:
+        """Its buckets of the layer, [low, high) of 10,000."""
+        return round(self.slot[0] * BUCKETS), round(self.slot[1] * BUCKETS)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a declaration, where, and what would be right."""
+
+    file: str
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.field}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A YAML file and the line (from 1) of each field in it."""
+
+    file: Path
+    lines: Mapping[tuple[str | int, ...], int]
+
+    def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+        """A problem at `path`, or at the closest field above it that the file has."""
+        place = path
+        while place and place not in self.lines:
+            place = place[:-1]
+        name = ".".join(str(part) for part in path) or "file"
+        return Problem(self.file.name, self.lines.get(place, 1), name, message)
+
+
+@dataclass(frozen=True)
+class ExperimentBook:
+    """A folder of declarations: layers, parameters and experiments by name, and where each was written."""
+
+    layers: Mapping[str, Layer]
+    parameters: Mapping[str, Parameter]
+    experiments: Mapping[str, Experiment]
+    located: Mapping[str, Located] = field(default_factory=dict, compare=False)  # by experiment
+
+    def problem(self, experiment: str, path: tuple[str | int, ...], message: str) -> Problem:
+        """A problem in the declaration of `experiment`."""
+        return self.located.get(experiment, Located(Path(experiment), {})).problem(path, message)
+
+    @property
+    def defaults(self) -> dict[str, str | float]:
+        """What each parameter is where no arm sets it."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
