@@ -1,0 +1,125 @@
+"""One metric, two arms: the difference with its interval, and whether it stays within a margin.
+
+tea-tasting does the arithmetic from sufficient statistics: Welch's test, the delta method for ratios, CUPED.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tea_tasting.aggr import Aggregates
+from tea_tasting.metrics import RatioOfMeans
+
+from experiments.config import Declaration, Guardrail, Metric
+from experiments.metrics import ArmStatistics, covariance_key
+
+
+class Estimate(Declaration):
+    """Treatment against control. The interval is two-sided at 1 - alpha; relative values are shares of control."""
+
+    metric: str
+    control: float
+    treatment: float
+    difference: float
+    low: float
+    high: float
+    relative: float | None
+    relative_low: float | None
+    relative_high: float | None
+    p_value: float
+
+
+def estimate(metric: Metric, control: ArmStatistics, treatment: ArmStatistics, alpha: float) -> Estimate:
+    """The difference in `metric`, two-sided."""
+    test = _test(metric, "two-sided", alpha)
+    result = test.analyze_aggregates(_aggregates(control), _aggregates(treatment))
+    return Estimate(
+        metric=metric.name,
+        control=float(result.control),
+        treatment=float(result.treatment),
+        difference=float(result.effect_size),
+        low=float(result.effect_size_ci_lower),
+        high=float(result.effect_size_ci_upper),
+        relative=_finite(result.rel_effect_size),
+        relative_low=_finite(result.rel_effect_size_ci_lower),
+        relative_high=_finite(result.rel_effect_size_ci_upper),
+        p_value=float(result.pvalue),
+    )
+
+
+def p_worse(metric: Metric, control: ArmStatistics, treatment: ArmStatistics) -> float:
+    """One-sided p-value of "treatment is not worse than control": small where it is worse."""
+    worse = "less" if metric.direction == "increase" else "greater"
+    result = _test(metric, worse, 0.05).analyze_aggregates(_aggregates(control), _aggregates(treatment))
+    return float(result.pvalue)
+
+
+def p_inferior(guardrail: Guardrail, control: ArmStatistics, treatment: ArmStatistics) -> float:
+    """One-sided p-value of "treatment loses at least the margin": small where it is non-inferior.
+
+    A relative margin m asks whether treatment beats (1 - m) × control, so control is scaled and the test is
+    one of superiority; its variance scales along, which a fixed absolute margin would forget.
+    """
+    better, factor = ("greater", 1 - guardrail.margin) if guardrail.direction == "increase" else (
+        "less", 1 + guardrail.margin)  # fmt: skip
+    shrunk = _scaled(_aggregates(control), guardrail.value, factor)
+    return float(_test(guardrail, better, 0.05).analyze_aggregates(shrunk, _aggregates(treatment)).pvalue)
+
+
+def unreadable(metric: Metric, control: ArmStatistics, treatment: ArmStatistics) -> str | None:
+    """Why no test of `metric` means anything here; None where one does."""
+    for arm in (control, treatment):
+        if arm.units < 2:
+            return f"arm {arm.arm!r} has {arm.units} exposed units; an estimate needs at least 2"
+        if metric.per is not None and arm.mean[metric.per] <= 0:
+            return f"{metric.name} divides by {metric.per}, which is {arm.mean[metric.per]:g} on average in arm {arm.arm!r}"
+        if not _varies(metric, arm):
+            return f"{metric.name} does not vary in arm {arm.arm!r}"
+    if isinstance(metric, Guardrail) and control.mean[metric.value] <= 0:
+        return (
+            f"{metric.name} is {control.mean[metric.value]:g} in control, so a relative margin means nothing"
+        )
+    return None
+
+
+def _varies(metric: Metric, arm: ArmStatistics) -> bool:
+    """Whether the delta-method variance is more than what rounding leaves of zero."""
+    variance = arm.variance[metric.value] or 0.0
+    if metric.per is None:
+        return variance > (1e-12 * arm.mean[metric.value]) ** 2
+    ratio = arm.mean[metric.value] / arm.mean[metric.per]
+    spread = ratio**2 * (arm.variance[metric.per] or 0.0)
+    shared = 2 * ratio * (arm.covariance[covariance_key(metric.value, metric.per)] or 0.0)
+    return variance + spread - shared > 1e-12 * (variance + spread + abs(shared))
+
+
+def _test(metric: Metric, alternative: str, alpha: float) -> RatioOfMeans:
+    return RatioOfMeans(
+        metric.value,
+        metric.per,
+        metric.covariate,
+        metric.covariate_per,
+        alternative=alternative,
+        confidence_level=1 - alpha,
+        equal_var=False,
+        use_t=True,
+    )
+
+
+def _aggregates(arm: ArmStatistics) -> Aggregates:
+    covariances = {tuple(key.split(",")): value for key, value in arm.covariance.items()}
+    return Aggregates(arm.units, dict(arm.mean), dict(arm.variance), covariances)
+
+
+def _scaled(arm: Aggregates, column: str, factor: float) -> Aggregates:
+    """`arm` with every value of `column` multiplied by `factor`."""
+    return Aggregates(
+        arm.count_,
+        {name: mean * factor if name == column else mean for name, mean in arm.mean_.items()},
+        {name: var * factor**2 if name == column else var for name, var in arm.var_.items()},
+        {pair: cov * factor ** pair.count(column) for pair, cov in arm.cov_.items()},
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

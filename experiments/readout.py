@@ -1,0 +1,110 @@
+"""The verdict on an experiment, from sufficient statistics; health first, then success and every guardrail."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+
+import pyarrow as pa
+from pydantic import AwareDatetime
+
+from experiments.config import Declaration, Experiment
+from experiments.decision import Comparison, DecisionRule, Verdict, compare
+from experiments.estimates import unreadable
+from experiments.health import Health, examine
+from experiments.metrics import Statistics, exposed_units, statistics_of
+from experiments.sentences import sentence_of
+
+
+class Readout(Declaration):
+    """A verdict with everything it follows from; `reproduced` computes it again from the rest."""
+
+    experiment: Experiment
+    rule: DecisionRule
+    at: AwareDatetime
+    statistics: Statistics
+    health: Health
+    comparisons: tuple[Comparison, ...]
+    verdict: Verdict
+    winner: str | None
+    reason: str | None  # why there is no verdict
+    sentence: str
+
+    def to_json(self) -> str:
+        """JSON that `from_json` turns back into an equal value."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The value that `to_json` wrote."""
+        return cls.model_validate_json(text)
+
+    def reproduced(self) -> Readout:
+        """The read-out of the same statistics under the same rule."""
+        return read_out(self.experiment, self.statistics, self.at, self.rule)
+
+
+def read_out_tables(
+    experiment: Experiment,
+    exposures: pa.Table,
+    outcomes: pa.Table,
+    at: datetime,
+    rule: DecisionRule = DecisionRule(),  # noqa: B008  (a frozen value)
+) -> Readout:
+    """The read-out of an exposure log and one row of outcomes per unit (`metrics.statistics_of`)."""
+    units = exposed_units(exposures, experiment)
+    return read_out(experiment, statistics_of(units, outcomes, experiment), at, rule)
+
+
+def read_out(
+    experiment: Experiment,
+    statistics: Statistics,
+    at: datetime,
+    rule: DecisionRule = DecisionRule(),  # noqa: B008  (a frozen value)
+) -> Readout:
+    """Health, then estimates, then the decision.
+
+    A broken experiment has no estimates and no winner. Where one metric cannot be tested in one arm there is no
+    verdict and no p-value, only the reason.
+    """
+    health = examine(experiment, statistics, rule.health)
+    reason = None if not health.healthy else _unreadable(experiment, statistics)
+    comparisons: tuple[Comparison, ...] = ()
+    if health.healthy and reason is None:
+        comparisons = compare(experiment, statistics, rule)
+    verdict, winner = _decide(experiment, health, reason, comparisons)
+    return Readout(
+        experiment=experiment,
+        rule=rule,
+        at=at,
+        statistics=statistics,
+        health=health,
+        comparisons=comparisons,
+        verdict=verdict,
+        winner=winner,
+        reason=reason,
+        sentence=sentence_of(verdict, winner, reason, health, comparisons),
+    )
+
+
+def _decide(
+    experiment: Experiment, health: Health, reason: str | None, comparisons: tuple[Comparison, ...]
+) -> tuple[Verdict, str | None]:
+    if not health.healthy:
+        return Verdict.BROKEN, None
+    if reason is not None:
+        return Verdict.NO_VERDICT, None
+    sign = 1 if experiment.metrics.primary.direction == "increase" else -1
+    if able := [c for c in comparisons if c.may_ship]:
+        return Verdict.SHIP, max(able, key=lambda c: sign * c.primary.difference).treatment
+    stopped = all(c.deteriorated for c in comparisons)
+    return (Verdict.STOP if stopped else Verdict.INCONCLUSIVE), None
+
+
+def _unreadable(experiment: Experiment, statistics: Statistics) -> str | None:
+    arms = {arm.arm: arm for arm in statistics.arms}
+    for treatment in experiment.treatments:
+        for metric in experiment.metrics.all:
+            if (reason := unreadable(metric, arms[experiment.control], arms[treatment])) is not None:
+                return reason
+    return None
