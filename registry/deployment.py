@@ -183,9 +183,7 @@ def experiments(session: Session, names: Sequence[str] | None = None) -> tuple[E
             .where(
                 VersionRow.id.in_([b.version_id for row in rows for arm in row.arms for b in arm.bindings])
             )
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     changes: dict[int, list[StateChange]] = {row_id: [] for row_id in ids}
     logged = sa.select(ExperimentStateRow).where(ExperimentStateRow.experiment_id.in_(ids))
@@ -226,13 +224,13 @@ def live(session: Session) -> tuple[Live, ...]:
         .order_by(ExperimentRow.name, ArmRow.name, ModelRow.name)
     )
     newest_bento: dict[str, str] = {}
-    bentos = [Live(ref, "bento", tag, since) for ref, tag, since in session.execute(packed).tuples()]
+    bentos = [Live(ref, "bento", tag, since) for ref, tag, since in session.execute(packed)]
     for entry in bentos:  # in order of recording
         newest_bento[entry.where.partition(":")[0]] = entry.where
     return (
-        *(Live(ref, "alias", alias, since) for ref, alias, since in session.execute(at_alias).tuples()),
+        *(Live(ref, "alias", alias, since) for ref, alias, since in session.execute(at_alias)),
         *(entry for entry in bentos if entry.where in newest_bento.values()),
-        *(Live(ref, "arm", arm, since) for ref, arm, since in session.execute(in_arms).tuples()),
+        *(Live(ref, "arm", arm, since) for ref, arm, since in session.execute(in_arms)),
     )
 
 

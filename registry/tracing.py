@@ -143,9 +143,7 @@ def _readout_run(session: Session, readout: int) -> int:
 
 def _arm(session: Session, run: ExperimentRow, name: str) -> int:
     arms = dict(
-        session.execute(sa.select(ArmRow.name, ArmRow.id).where(ArmRow.experiment_id == run.id))
-        .tuples()
-        .all()
+        session.execute(sa.select(ArmRow.name, ArmRow.id).where(ArmRow.experiment_id == run.id)).all()
     )
     if name not in arms:
         raise NotRecorded(f"arm of {run.name!r}", name, arms)
@@ -193,14 +191,14 @@ def _features(
         .where(ServiceRow.digest.in_(services))
         .order_by(ServiceRow.name, ServiceRow.digest, ServiceMemberRow.position)
     )
-    found = session.execute(query if only is None else query.where(row.digest.in_(only))).tuples().all()
+    found = session.execute(query if only is None else query.where(row.digest.in_(only))).all()
     features = {digest: FeatureNode(digest, name, view, dtype) for _, _, digest, name, view, dtype in found}
     members: dict[tuple[str, str], list[str]] = {}
     for service, service_name, digest, *_ in found:
         members.setdefault((service, service_name), []).append(digest)
     if only is not None:  # a feature in no service is still the one that was asked about
         alone = sa.select(row.digest, row.name, row.view, row.dtype).where(row.digest.in_(only))
-        features |= {node[0]: FeatureNode(*node) for node in session.execute(alone).tuples()}
+        features |= {node[0]: FeatureNode(*node) for node in session.execute(alone)}
     return (
         tuple(features.values()),
         tuple(ServiceNode(digest, name, tuple(held)) for (digest, name), held in members.items()),
@@ -280,7 +278,7 @@ def _arms(session: Session, versions: Rows) -> tuple[ArmNode, ...]:
     )
     return tuple(
         ArmNode(run_id, name, arm, state, parameter, f"{model}/{number}")
-        for run_id, name, arm, state, parameter, model, number in session.execute(query).tuples()
+        for run_id, name, arm, state, parameter, model, number in session.execute(query)
     )
 
 
@@ -292,4 +290,4 @@ def _readouts(session: Session, runs: Sequence[int]) -> tuple[ReadoutNode, ...]:
         .where(row.experiment_id.in_(runs))
         .order_by(row.id)
     )
-    return tuple(ReadoutNode(*node) for node in session.execute(query).tuples())
+    return tuple(ReadoutNode(*node) for node in session.execute(query))

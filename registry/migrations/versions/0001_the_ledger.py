@@ -108,7 +108,7 @@ def _training_set() -> None:
         _column("event_digests", sa.JSON()),
         _column("service_digest", TEXT, null=True),
         _column("created_at", Instant()),
-        sa.CheckConstraint("interval_start < interval_end", name="ck_training_set_interval"),
+        sa.CheckConstraint("interval_start < interval_end", name=op.f("ck_training_set_interval")),
         _refers("training_set", "service_digest", "feature_service.digest"),
         sa.PrimaryKeyConstraint("digest", name="pk_training_set"),
     )
@@ -146,7 +146,7 @@ def _model_version() -> None:
         _column("parameter_count", sa.Integer()),
         _column("training_set_digest", TEXT, null=True),
         _column("service_digest", TEXT, null=True),
-        sa.CheckConstraint("number >= 1", name="ck_model_version_number"),
+        sa.CheckConstraint("number >= 1", name=op.f("ck_model_version_number")),
         _refers("model_version", "model_id", "registered_model.id"),
         _refers("model_version", "service_digest", "feature_service.digest"),
         _refers("model_version", "training_set_digest", "training_set.digest"),
@@ -190,7 +190,7 @@ def _alias_history() -> None:
         _column("by", TEXT),
         _column("reason", TEXT),
         _column("evidence", sa.JSON()),
-        sa.CheckConstraint("kind IN ('promote', 'rollback', 'remove')", name="ck_alias_history_kind"),
+        sa.CheckConstraint("kind IN ('promote', 'rollback', 'remove')", name=op.f("ck_alias_history_kind")),
         _refers("alias_history", "model_id", "registered_model.id"),
         sa.PrimaryKeyConstraint("id", name="pk_alias_history"),
     )
@@ -316,7 +316,7 @@ def _experiment() -> None:
         _column("config", sa.JSON()),
         _column("digest", TEXT),
         _column("created_at", Instant()),
-        sa.CheckConstraint("state IN ('draft', 'running', 'stopped')", name="ck_experiment_state"),
+        sa.CheckConstraint("state IN ('draft', 'running', 'stopped')", name=op.f("ck_experiment_state")),
         sa.PrimaryKeyConstraint("id", name="pk_experiment"),
     )
     op.create_index("ix_experiment_name", "experiment", ["name"])
@@ -340,7 +340,9 @@ def _experiment_state() -> None:
         _column("at", Instant()),
         _column("by", TEXT),
         _column("reason", TEXT),
-        sa.CheckConstraint("state IN ('draft', 'running', 'stopped')", name="ck_experiment_state_state"),
+        sa.CheckConstraint(
+            "state IN ('draft', 'running', 'stopped')", name=op.f("ck_experiment_state_state")
+        ),
         _refers("experiment_state", "experiment_id", "experiment.id"),
         sa.PrimaryKeyConstraint("id", name="pk_experiment_state"),
     )
@@ -369,7 +371,9 @@ def _binding() -> None:
         _column("parameter", TEXT),
         _column("version_id", sa.Integer(), null=True),
         sa.Column("value", sa.JSON(none_as_null=True), nullable=True),
-        sa.CheckConstraint("(version_id IS NULL) <> (value IS NULL)", name="ck_binding_version_or_value"),
+        sa.CheckConstraint(
+            "(version_id IS NULL) <> (value IS NULL)", name=op.f("ck_binding_version_or_value")
+        ),
         _refers("binding", "arm_id", "arm.id"),
         _refers("binding", "version_id", "model_version.id"),
         sa.PrimaryKeyConstraint("arm_id", "parameter", name="pk_binding"),

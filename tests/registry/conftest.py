@@ -1,0 +1,153 @@
+"""Every test of the ledger runs on SQLite and on PostgreSQL."""
+
+import itertools
+import os
+import shutil
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from registry import FeatureRecord, Metric, ServiceRecord, TrainingSetRecord, VersionDraft, open_registry
+from registry.database import Database, migrate
+from registry.schema import Base
+
+POSTGRES = os.environ.get("MATINEE_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+BACKENDS = [pytest.param("sqlite"), pytest.param("postgresql", marks=pytest.mark.service)]
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "registry.db"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    with database.connection() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    database.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def new_postgres_schema():
+    """Gives URLs of fresh, migrated schemas, and drops them all at the end."""
+    server = sa.create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
+    try:
+        server.connect().close()
+    except sa.exc.OperationalError as error:
+        pytest.skip(f"no PostgreSQL at MATINEE_TEST_POSTGRES or its default: {error.orig}")
+    made = []
+
+    def new() -> str:
+        schema = f"matinee_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+        with server.connect() as connection:
+            connection.execute(sa.schema.CreateSchema(schema))
+        made.append(schema)
+        separator = "&" if "?" in POSTGRES else "?"
+        return f"{POSTGRES}{separator}options=-csearch_path%3D{schema}"
+
+    yield new
+    with server.connect() as connection:
+        for schema in made:
+            connection.execute(sa.schema.DropSchema(schema, cascade=True))
+    server.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(new_postgres_schema):
+    """One migrated schema, shared by tests that empty it behind them."""
+    url = new_postgres_schema()
+    database = Database(url)
+    migrate(database)
+    database.close()
+    return url
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request, tmp_path, sqlite_template):
+    """A migrated, empty database."""
+    if request.param == "sqlite":
+        shutil.copy(sqlite_template, tmp_path / "registry.db")
+        yield f"sqlite:///{tmp_path}/registry.db"
+        return
+    url = request.getfixturevalue("postgres_url")
+    yield url
+    empty(url)
+
+
+def empty(url: str) -> None:
+    database = Database(url)
+    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    with database.connection() as connection:
+        connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    database.close()
+
+
+@pytest.fixture
+def clock():
+    """A clock that is one second later every time it is asked."""
+    seconds = itertools.count()
+    return lambda: NEW_YEAR + timedelta(seconds=next(seconds))
+
+
+@pytest.fixture
+def ledger(url, tmp_path, clock):
+    with open_registry(url, str(tmp_path / "artifacts"), clock=clock) as registry:
+        yield registry
+
+
+@pytest.fixture
+def raw(url):
+    """Runs SQL past the ledger's own code, as an attacker or a careless colleague would."""
+    database = Database(url)
+
+    def run(sql: str, **values: object) -> list[tuple]:
+        with database.connection() as connection:
+            result = connection.execute(sa.text(sql), values)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    yield run
+    database.close()
+
+
+@pytest.fixture
+def draft():
+    """Makes a draft; two drafts with different `weights` are different versions."""
+
+    def make(name: str = "ranker", weights: int = 0, **rest: object) -> VersionDraft:
+        files = {"model/config.json": b'{"layers": %d}' % weights, "report.md": b"# Offline evaluation"}
+        rest.setdefault("metrics", [Metric("recall", 0.41, dataset="world", split="test", k=200)])
+        return VersionDraft(name, rest.pop("files", files), **rest)
+
+    return make
+
+
+@pytest.fixture
+def lineage():
+    """Records three features, a service over them and a training set built from it; returns the two digests."""
+
+    def record(ledger, suffix: str = "") -> tuple[str, str]:
+        features = [
+            FeatureRecord(f"f{n}{suffix}", f"watch_minutes_sum_{n}d", "user_activity", "FLOAT", {"days": n})
+            for n in (1, 7, 28)
+        ]
+        ledger.record_features(features)
+        service = ledger.record_service(
+            ServiceRecord(f"ranking{suffix}", tuple(feature.digest for feature in features))
+        )
+        ledger.record_training_set(training_set(f"t{suffix}", service=service))
+        return service, f"t{suffix}"
+
+    return record
+
+
+def training_set(digest: str = "t", **rest: object) -> TrainingSetRecord:
+    start, end = NEW_YEAR - timedelta(days=28), NEW_YEAR
+    known = {"rows": 1000, "as_of": NEW_YEAR, "event_digests": {"plays": "e1"}, **rest}
+    return TrainingSetRecord(digest, "world", start, end, **known)
+
+
+@pytest.fixture(name="training_set")
+def _training_set():
+    return training_set
