@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.data import Float32, Int64, MalformedData
 
 Method = Literal["dpp", "mmr"]
-_LEAST_GAIN = 1e-10  # of variance left: a title that adds nothing new; keeps the logarithm finite
+_OWN = 1e-3  # of a title's variance that nothing else explains, so that lists may outgrow the dimensions
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def rerank(
     """Order the best `size` of n candidates by score (n,) and variety of their unit vectors (n, D).
 
     `dpp`: greedy MAP of a determinantal point process (Chen et al., NeurIPS 2018, algorithm 1) with kernel
-    S_ij = (1 + v_i · v_j) / 2; the penalty is -log of the variance a title adds to the list, so the list
-    maximises (1 - w) Σ r + w log det S. `mmr`: maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998);
-    the penalty is the largest S_ij with a title of the list.
+    L = (1 - ε) S + ε I, where S_ij = (1 + v_i · v_j) / 2 and ε = 0.001; the penalty is -log of the variance a
+    title adds to the list, so the list maximises (1 - w) Σ r + w log det L. `mmr`: maximal marginal relevance
+    (Carbonell & Goldstein, SIGIR 1998); the penalty is the largest S_ij with a title of the list.
     With weight 0 the order is that of the scores. Ties go to the candidate that came first.
 
     Raises:
@@ -66,21 +66,19 @@ class _Determinant:
 
     def __init__(self, vectors: Float32, size: int) -> None:
         self.vectors = vectors.astype(np.float64)
-        self.variance = np.ones(len(vectors))  # d², and S_ii = 1
+        self.variance = np.ones(len(vectors))  # d², and L_ii = 1
         self.rows = np.zeros((min(size, len(vectors)), len(vectors)))
         self.count = 0
 
     def of_all(self) -> NDArray[np.float64]:
-        penalty: NDArray[np.float64] = -np.log(np.clip(self.variance, _LEAST_GAIN, 1))
-        return penalty
+        return -np.log(self.variance)
 
     def add(self, chosen: int) -> None:
-        similar = (1 + self.vectors @ self.vectors[chosen]) / 2
+        similar = (1 - _OWN) * (1 + self.vectors @ self.vectors[chosen]) / 2
         filled = self.rows[: self.count]
-        scale = np.sqrt(max(self.variance[chosen], _LEAST_GAIN))
-        row = (similar - filled[:, chosen] @ filled) / scale
+        row = (similar - filled[:, chosen] @ filled) / np.sqrt(self.variance[chosen])
         self.rows[self.count] = row
-        self.variance = self.variance - row**2
+        self.variance = np.maximum(self.variance - row**2, _OWN)  # no less, but for rounding
         self.count += 1
 
 
