@@ -72,7 +72,7 @@ WORLD = Source(
     devices=DEVICES,
     period=timedelta(days=1),
     train_periods=6,
-    description="17,472 real films, everything else simulated (docs/world.md)",
+    description="17,470 real films, everything else simulated (docs/world.md)",
 )  # fmt: skip
 
 KUAIRAND = Source(
