@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 
 from events.schema import TABLES
@@ -15,7 +15,8 @@ class Source:
 
     `lacks` lists `table` or `table.column`; whatever needs one of them is unavailable for this source.
     `windows` are the look-back windows in days, shortest first. `period` is the length of one label
-    period: features are snapshotted at its start, its events are the labels; models train on `train_periods` of them.
+    period: features are snapshotted at its start, its events are the labels; models train on
+    `train_periods` of them. `latest` is the last `as_of` with a whole period of events before it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Source:
     devices: tuple[str, ...]
     period: timedelta
     train_periods: int
+    latest: datetime
     description: str
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ WORLD = Source(
     devices=DEVICES,
     period=timedelta(days=1),
     train_periods=6,
+    latest=datetime(2026, 2, 5, tzinfo=UTC),
     description="17,470 real films, everything else simulated (docs/world.md)",
 )  # fmt: skip
 
@@ -91,6 +94,7 @@ KUAIRAND = Source(
     devices=(),
     period=timedelta(days=1),
     train_periods=6,
+    latest=datetime(2022, 5, 6, tzinfo=UTC),
     description="KuaiRand-Pure: a short-video log with watch time (CC BY-SA 4.0)",
 )  # fmt: skip
 
@@ -109,6 +113,7 @@ MOVIELENS = Source(
     devices=(),
     period=timedelta(days=180),  # 37 users rate anything in its last 180 days
     train_periods=16,
+    latest=datetime(2018, 9, 25, tzinfo=UTC),
     description="MovieLens latest-small: ratings joined to film metadata by IMDb id (research use)",
 )  # fmt: skip
 
