@@ -11,6 +11,7 @@ from models.data import Float32
 
 _PRIOR = 1.0  # pseudo-observations in favour of leaving the logits as they are
 _ITERATIONS = 50
+_PRECISION = 1e-10
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,28 @@ def fit_calibration(logits: NDArray[np.floating], label: NDArray[np.floating]) -
 def _newton(
     design: NDArray[np.float64], label: NDArray[np.float64], prior: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Logistic regression with an N(prior, 1/_PRIOR) penalty, damped until the step improves."""
+    """Logistic regression with an N(prior, 1/_PRIOR) penalty: Newton steps, halved until the cost falls."""
     weights = prior.copy()
     for _ in range(_ITERATIONS):
         probability = 0.5 * (1 + np.tanh(0.5 * (design @ weights)))
         gradient = design.T @ (probability - label) + _PRIOR * (weights - prior)
         curvature = (design * (probability * (1 - probability))[:, None]).T @ design
         step = np.linalg.solve(curvature + _PRIOR * np.eye(len(weights)), gradient)
-        step *= min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-12))
+        cost = _cost(design, label, prior, weights)
+        while _cost(design, label, prior, weights - step) > cost and np.abs(step).max() > _PRECISION:
+            step /= 2
         weights -= step
-        if np.abs(step).max() < 1e-10:
+        if np.abs(step).max() <= _PRECISION:
             break
     return weights
+
+
+def _cost(
+    design: NDArray[np.float64],
+    label: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> float:
+    z = design @ weights
+    penalty = 0.5 * _PRIOR * float(((weights - prior) ** 2).sum())
+    return float((np.logaddexp(0, z) - label * z).sum()) + penalty

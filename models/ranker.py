@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,9 @@ class Ranker:
         documents = {
             "config": self.config.model_dump(mode="json"),
             "signature": self.signature.to_json(),
-            "heads": {
-                head: [self.calibration[head].slope, self.calibration[head].intercept] for head in self.heads
-            },
+            "heads": [
+                {"head": head, **asdict(self.calibration[head])} for head in self.heads
+            ],  # in their order
             "serving": {"position": None if np.isnan(self.serving_position) else self.serving_position},
             "metrics": dict(self.metrics),
         }
@@ -94,12 +94,11 @@ class Ranker:
                 folder, f"{signature.width} features signed, {inputs.n_features} standardised."
             )
         position = documents["serving"]["position"]
+        heads = {one["head"]: Calibration(one["slope"], one["intercept"]) for one in documents["heads"]}
         return cls(
-            network=_network(
-                folder, found.arrays["weights"], inputs.width, tuple(documents["heads"]), config
-            ),
+            network=_network(folder, found.arrays["weights"], inputs.width, tuple(heads), config),
             inputs=inputs,
-            calibration={head: Calibration(*fitted) for head, fitted in documents["heads"].items()},
+            calibration=heads,
             serving_position=float("nan") if position is None else float(position),
             config=config,
             signature=signature,

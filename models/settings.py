@@ -51,6 +51,9 @@ class RankerConfig(BaseModel):
     tower: int = Field(32, ge=1, description="width of a head's hidden layer")
     dropout: float = Field(0.1, ge=0, lt=1, description="of the experts' hidden layers")
     positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
+    examination_learning_rate: float = Field(
+        0.05, gt=0, description="of what each position adds to the play logit: few weights with far to go"
+    )
     serving_position: int = Field(0, ge=0, description="the position a title is scored for when serving")
     play_weight: float = Field(1.0, gt=0, description="of the play head's loss")
     completion_weight: float = Field(1.0, gt=0, description="of the completion head's loss")

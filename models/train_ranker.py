@@ -81,9 +81,7 @@ def _fit(
     until the validation loss has not fallen for `patience` epochs.
     """
     loss_weights = {head: float(getattr(config, f"{head}_weight")) for head in network.heads}
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = _optimizer(network, config)
     steps = -(-len(train) // config.rows_per_batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * steps)
     best, best_loss, since_best = network, float("inf"), 0
@@ -108,6 +106,18 @@ def _fit(
         if since_best >= config.patience:
             break
     return best.eval()
+
+
+def _optimizer(network: RankerNetwork, config: RankerConfig) -> torch.optim.Optimizer:
+    examination = list(network.examination.parameters())
+    others = [weight for name, weight in network.named_parameters() if not name.startswith("examination.")]
+    return torch.optim.AdamW(
+        [
+            {"params": others, "weight_decay": config.weight_decay},
+            {"params": examination, "lr": config.examination_learning_rate, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+    )
 
 
 def heads_in(data: RankingSet) -> tuple[str, ...]:
