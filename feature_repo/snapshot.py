@@ -23,6 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_repo.packed import pack
+
 FORMAT = 1
 KEEP = 3
 """Generations that stay on disk, the current one among them."""
@@ -219,17 +221,10 @@ def _write_files(folder: Path, contents: Contents) -> dict[str, Any]:
 
 
 def _write_vectors(folder: Path, table: Vectors) -> dict[str, Any]:
-    """The raw buffer holds NaN under every null, so readers may map it as it is; the bits tell them apart."""
+    """`pack` puts NaN under every null, so that readers may map the raw buffer as it is."""
     _refuse_disorder(table.of, table.ids, table.values.shape)
-    values = np.where(table.known, table.values, np.float32(np.nan)).astype(np.float32, copy=False)
-    bits = np.packbits(table.known, axis=None, bitorder="little")
-    flat = pa.Array.from_buffers(
-        pa.float32(), values.size, [pa.py_buffer(bits), pa.py_buffer(np.ascontiguousarray(values))]
-    )
-    packed = pa.FixedSizeListArray.from_arrays(flat, len(table.of.features))
-    written = _write_arrow(
-        folder / f"{table.of.name}.arrow", pa.table({"id": pa.array(table.ids), "values": packed})
-    )
+    columns = pa.table({"id": pa.array(table.ids), "values": pack(table.values, table.known)})
+    written = _write_arrow(folder / f"{table.of.name}.arrow", columns)
     nulls = (~table.known).sum(axis=0).tolist()
     return _entry(table.of, "vectors", **written, nulls=nulls)
 
