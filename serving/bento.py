@@ -16,12 +16,14 @@ import bentoml
 from bentoml._internal.bento import BentoStore
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from serving.manifest import MANIFEST, SERVICES, Defaults, Manifest, ServiceName
+from feature_repo.reader import OnlineReader
+from serving.manifest import MANIFEST, NEEDS, Defaults, Manifest, ServiceName
 from serving.packing import pack_versions
+from serving.versions import check, load_all, signatures
 
 PACKAGES = ("serving", "models", "experiments", "feature_repo", "registry", "events", "validations")
 """Our packages that a Bento carries as sources: serving, and all that it may import."""
-_ENTRY = {name: f"serving.service:{name.capitalize()}" for name in SERVICES}
+_ENTRY = {name: f"serving.service:{name.capitalize()}" for name in NEEDS}
 
 
 @dataclass(frozen=True)
@@ -39,31 +41,33 @@ class UnknownService(LookupError):
     """There is no such service to build."""
 
     def __init__(self, service: str) -> None:
-        super().__init__(f"no service {service!r}. There are: {', '.join(SERVICES)}.")
+        super().__init__(f"no service {service!r}. There are: {', '.join(NEEDS)}.")
 
 
 def build(
     service: ServiceName,
     versions: Mapping[str, Path],
     defaults: Defaults,
-    feature_digests: Mapping[str, Mapping[str, str]],
+    home: Path,
     bento_store: Path,
 ) -> BuiltBento:
     """Build `service` with `versions` (pinned ref → artifact folder) into `bento_store` (a BENTOML_HOME).
 
-    `feature_digests` are those online now, per feature service: a version trained on others is refused here
-    already. Equal inputs give an equal digest and tag, and a Bento that exists is not built again.
+    `home` is the workspace whose online features it is to be served on: their digests go into the manifest,
+    and a version trained on others is refused here already. Equal inputs give an equal digest and tag, and
+    a Bento that exists is not built again.
 
     Raises:
         UnknownService: `service` is none of ours.
-        SignatureMismatch: a version reads other features than are online.
-        VersionNotPacked: a default is not among `versions`.
+        MissingDefault, VersionNotPacked: `defaults` and `versions` do not fit the service.
+        ArtifactError: a folder is not one whole model.
+        FeaturesDiffer: a version reads other features than are online.
     """
     if service not in _ENTRY:
         raise UnknownService(service)
     with tempfile.TemporaryDirectory(prefix="matinee-bento-") as name:
         context = Path(name)
-        manifest = stage(service, versions, defaults, feature_digests, context)
+        manifest = stage(service, versions, defaults, OnlineReader.open(home / "online"), context)
         digest = folder_digest(context)
         tag = f"{service}:{digest[:16]}"
         path = bento_store / "bentos" / service / digest[:16]
@@ -77,12 +81,15 @@ def stage(
     service: ServiceName,
     versions: Mapping[str, Path],
     defaults: Defaults,
-    feature_digests: Mapping[str, Mapping[str, str]],
+    reader: OnlineReader,
     context: Path,
 ) -> Manifest:
     """Lay out in `context` all that the Bento will hold."""
-    packed = pack_versions(service, versions, defaults, feature_digests, context)
-    manifest = Manifest(service=service, versions=packed, defaults=defaults, feature_digests=feature_digests)
+    packed = pack_versions(service, versions, defaults, context)
+    models = load_all(packed, context)
+    check(models, reader)
+    digests = {name: reader.digests(name) for model in models.values() for name in signatures(model)}
+    manifest = Manifest(service=service, versions=packed, defaults=defaults, feature_digests=digests)
     (context / MANIFEST).write_text(manifest.model_dump_json(indent=1), "utf-8")
     (context / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), "utf-8")
     for package in PACKAGES:

@@ -39,14 +39,16 @@ class Deadline:
 
 @dataclass
 class Stopwatch:
-    """Milliseconds spent in each stage of one request."""
+    """Milliseconds spent in each stage of one request, and the stage it is in or was in last."""
 
     deadline: Deadline
     timings_ms: dict[str, float] = field(default_factory=dict)
+    at: str = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage; refuse to enter it, or to accept what it made, after the deadline."""
+        self.at = name
         self.deadline.check(name)
         with self.timed(name):
             yield
@@ -55,6 +57,7 @@ class Stopwatch:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Time a stage that runs even after the deadline, because an answer needs it."""
+        self.at = name
         started = self.deadline.clock()
         try:
             yield

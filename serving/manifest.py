@@ -8,10 +8,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.objective import ObjectiveWeights
+
 MANIFEST = "manifest.json"
-SERVICES = ("homepage", "retriever", "ranker", "artwork")
 Kind = Literal["retriever", "ranker", "artwork"]
 ServiceName = Literal["homepage", "retriever", "ranker", "artwork"]
+NEEDS: Mapping[ServiceName, tuple[Kind, ...]] = {
+    "homepage": ("retriever", "ranker", "artwork"),
+    "retriever": ("retriever",),
+    "ranker": ("ranker",),
+    "artwork": ("artwork",),
+}
+"""The kinds of model each service answers with."""
 
 
 class NotABento(RuntimeError):
@@ -54,14 +62,18 @@ class Defaults(BaseModel):
     retriever: str | None = None
     ranker: str | None = None
     artwork: str | None = None
-    weights: Mapping[str, float] = Field(default_factory=dict, description="objective weights by name")
+    weights: ObjectiveWeights = ObjectiveWeights()
     popular: tuple[int, ...] = Field((), description="title ids, most popular first: a new user's page")
     n_candidates: int = Field(200, ge=1, description="titles that go from retrieval to ranking")
     budget_ms: float = Field(1000.0, gt=0, description="a request's deadline")
 
-    def refs(self) -> dict[str, str]:
+    def refs(self) -> dict[Kind, str]:
         """The version of each kind that has one."""
-        refs = {"retriever": self.retriever, "ranker": self.ranker, "artwork": self.artwork}
+        refs: dict[Kind, str | None] = {
+            "retriever": self.retriever,
+            "ranker": self.ranker,
+            "artwork": self.artwork,
+        }
         return {kind: ref for kind, ref in refs.items() if ref is not None}
 
 
@@ -77,16 +89,17 @@ class Manifest(BaseModel):
         description="feature service → feature → digest, in column order, online when the Bento was built"
     )
 
-    def find(self, ref: str, wanted_by: str) -> PackedVersion:
+    def find(self, ref: str, kind: Kind, wanted_by: str) -> PackedVersion:
         """The version called `ref`.
 
         Raises:
-            VersionNotPacked: the Bento does not hold it.
+            VersionNotPacked: the Bento does not hold it, or it is no `kind`.
         """
         for version in self.versions:
-            if version.ref == ref:
+            if version.ref == ref and version.kind == kind:
                 return version
-        raise VersionNotPacked(ref, wanted_by, tuple(version.ref for version in self.versions))
+        held = tuple(f"{version.ref} ({version.kind})" for version in self.versions)
+        raise VersionNotPacked(ref, f"{wanted_by}, for a {kind},", held)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import get_args
 
 from models import artifact
-from serving.manifest import Defaults, Kind, PackedVersion, ServiceName, VersionNotPacked
+from serving.manifest import NEEDS, Defaults, Kind, PackedVersion, ServiceName, VersionNotPacked
 
 VERSIONS = "versions"
-NEEDS: Mapping[ServiceName, tuple[Kind, ...]] = {
-    "homepage": ("retriever", "ranker", "artwork"),
-    "retriever": ("retriever",),
-    "ranker": ("ranker",),
-    "artwork": ("artwork",),
-}
-"""The kinds of model each service answers with."""
 
 
 class MissingDefault(ValueError):

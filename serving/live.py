@@ -1,0 +1,167 @@
+"""What answers are made from at one moment, and how a newer moment takes over without a restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from models.artwork import ArtworkPolicy
+
+from experiments.assignment import Assigner
+from experiments.live import LiveExperiments
+from feature_repo.reader import OnlineReader
+from feature_repo.snapshot import SnapshotError, current
+from models.data import Int64
+from models.ranker import Ranker
+from models.retrieval import Retriever
+from models.signature import SignatureMismatch
+from serving.manifest import Manifest
+from serving.plan import Plan, plan_of
+from serving.versions import Model, check, load
+
+logger = logging.getLogger(__name__)
+LOOK_EVERY_S = 0.5
+_SNAPSHOT, _EXPERIMENTS = "snapshot", "experiments"
+M = TypeVar("M", Retriever, Ranker, ArtworkPolicy)
+
+
+class VersionNotLoaded(LookupError):
+    """A plan names a model version that is not there, or that is another kind of model."""
+
+    def __init__(self, ref: str | None, kind: type, models: Mapping[str, Model]) -> None:
+        loaded = ", ".join(sorted(models)) or "nothing"
+        super().__init__(f"no {kind.__name__} called {ref!r} is loaded. Loaded: {loaded}.")
+
+
+@dataclass(frozen=True)
+class Live:
+    """One snapshot generation, one set of live experiments, and the model versions that these ask for.
+
+    `available` are the titles that may be shown, ascending.
+    """
+
+    reader: OnlineReader
+    experiments: LiveExperiments
+    assigner: Assigner
+    models: Mapping[str, Model]
+    available: Int64
+    manifest: Manifest
+
+    def plan(self, user_id: int) -> Plan:
+        """The user's arms and what they ask for."""
+        return plan_of(self.assigner.assign(user_id), self.manifest.defaults)
+
+    def retriever(self, plan: Plan) -> Retriever:
+        """The plan's retriever.
+
+        Raises:
+            VersionNotLoaded: there is none.
+        """
+        return self._expect(Retriever, plan.versions.retriever)
+
+    def ranker(self, plan: Plan) -> Ranker:
+        """The plan's ranker; raises as `retriever` does."""
+        return self._expect(Ranker, plan.versions.ranker)
+
+    def artwork(self, plan: Plan) -> ArtworkPolicy:
+        """The plan's artwork policy; raises as `retriever` does."""
+        return self._expect(ArtworkPolicy, plan.versions.artwork)
+
+    def _expect(self, kind: type[M], ref: str | None) -> M:
+        model = self.models.get(ref or "")
+        if not isinstance(model, kind):
+            raise VersionNotLoaded(ref, kind, self.models)
+        return model
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a serving process finds things: `bento` what it was built from, the others in the workspace."""
+
+    bento: Path
+    online: Path
+    experiments: Path  # the file live/experiments.json
+    exposures: Path
+
+    @classmethod
+    def of(cls, bento: Path, home: Path) -> Self:
+        """The workspace's layout under `home`."""
+        return cls(bento, home / "online", home / "live" / "experiments.json", home / "exposures")
+
+
+class LiveSource:
+    """Hands out the current `Live`, whole: a request keeps the one it got.
+
+    `look` takes up a newer snapshot and other live experiments. What cannot be served (other features, a version
+    that is not in the Bento, a damaged file) is refused and logged, and the last good one stays.
+    """
+
+    def __init__(self, folders: Folders, manifest: Manifest) -> None:
+        """Load what is live now.
+
+        Raises:
+            SnapshotError, SignatureMismatch, LookupError, ValueError: it cannot be served, and there is no older
+                one to stay with; the message says what would help.
+        """
+        self.refusals: dict[str, str] = {}
+        self._folders, self._manifest = folders, manifest
+        self._tried: dict[str, object] = {
+            _SNAPSHOT: current(folders.online),
+            _EXPERIMENTS: _stamp(folders.experiments),
+        }
+        self._reader = OnlineReader.open(folders.online)
+        self._live = self._made(self._reader, LiveExperiments.read(folders.experiments), {})
+
+    def current(self) -> Live:
+        """What to answer from now."""
+        return self._live
+
+    def look(self) -> None:
+        """Take up what has changed since the last look; a few microseconds if nothing has."""
+        self._attempt(_SNAPSHOT, current(self._folders.online), self._with_snapshot)
+        self._attempt(_EXPERIMENTS, _stamp(self._folders.experiments), self._with_experiments)
+
+    def keep_looking(self, stop: threading.Event) -> None:
+        """Look every `LOOK_EVERY_S` until `stop` is set."""
+        while not stop.wait(LOOK_EVERY_S):
+            self.look()
+
+    def _attempt(self, what: str, found: object, renewed: Callable[[], Live]) -> None:
+        if found == self._tried[what]:
+            return
+        self._tried[what] = found
+        try:
+            self._live = renewed()
+        except (SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
+            self.refusals[what] = str(problem)
+            logger.error("new %s refused, the last good one stays: %s", what, problem)  # noqa: TRY400  (no trace)
+        else:
+            self.refusals.pop(what, None)
+            logger.info("new %s taken up: snapshot %s", what, self._live.reader.generation)
+
+    def _with_snapshot(self) -> Live:
+        self._reader.refresh()
+        return self._made(self._reader, self._live.experiments, self._live.models)
+
+    def _with_experiments(self) -> Live:
+        experiments = LiveExperiments.read(self._folders.experiments)
+        return self._made(self._live.reader, experiments, self._live.models)
+
+    def _made(self, reader: OnlineReader, experiments: LiveExperiments, loaded: Mapping[str, Model]) -> Live:
+        models = load(self._manifest, self._folders.bento, experiments, loaded)
+        check(models, reader)
+        available = reader.catalogue.available(reader.as_of)
+        return Live(reader.pinned(), experiments, Assigner(experiments), models, available, self._manifest)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced; None without a file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,35 @@
+"""What Prometheus is told about pages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from serving.answers import Page
+
+PAGES = Counter("matinee_pages", "Pages answered, by how far the making of them got.", ["source"])
+DEGRADATIONS = Counter("matinee_degradations", "Stages that could not do their part.", ["stage", "reason"])
+STAGE_SECONDS = Histogram(
+    "matinee_stage_seconds",
+    "Time a page spent in each stage.",
+    ["stage"],
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+)
+REFUSED = Gauge(
+    "matinee_refused",
+    "1 while a newer snapshot or experiment file is refused and the last good one stays.",
+    ["what"],
+    multiprocess_mode="max",
+)
+
+
+def count(page: Page, refusals: Collection[str]) -> None:
+    """Count one page and its stages; `refusals` are what is refused at this moment."""
+    for what in ("snapshot", "experiments"):
+        REFUSED.labels(what).set(what in refusals)
+    PAGES.labels(page.source).inc()
+    for problem in page.degraded:
+        DEGRADATIONS.labels(problem.stage, problem.reason).inc()
+    for stage, milliseconds in page.timings_ms.items():
+        STAGE_SECONDS.labels(stage).observe(milliseconds / 1000)

@@ -1,0 +1,111 @@
+"""One user's page: arms, titles, images, and the exposure log. It has never heard of HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from serving.answers import Degradation, Page, PageRequest, ShownTitle, Source, Versions
+from serving.deadline import Deadline, Stopwatch
+from serving.exposures import ExposureLog, ExposureRecord, LogClosed
+from serving.images import Images, choose_images, editorial_images
+from serving.live import Live, LiveSource
+from serving.plan import Plan
+from serving.selection import STAGE_FAULTS, Selection, Selector, noted
+
+NOT_LOGGED = "exposures were not logged"
+
+
+@dataclass(frozen=True)
+class Homepage:
+    """Makes pages: retrieve a few hundred titles, rank them, show the best with an image each, log it all.
+
+    Pages are made one at a time, as two would share the same core; waiting for the disk overlaps.
+    """
+
+    source: LiveSource
+    exposures: ExposureLog
+    new_request_id: Callable[[], str]
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def page(self, request: PageRequest, now: datetime, deadline: Deadline) -> Page:
+        """The page of `request.user_id` at `now`, acknowledged only once its exposures are on disk.
+
+        When the log fails the page is served all the same, and says so.
+        """
+        watch = Stopwatch(deadline)
+        with self._turn:
+            page = self._compose(self.source.current(), request, now, watch)
+        problem = self._log(ExposureRecord(event_timestamp=now, page=page), watch)
+        degraded = page.degraded if problem is None else (*page.degraded, problem)
+        return page.model_copy(update={"timings_ms": dict(watch.timings_ms), "degraded": degraded})
+
+    def _compose(self, live: Live, request: PageRequest, now: datetime, watch: Stopwatch) -> Page:
+        with watch.timed("assign"):
+            plan = live.plan(request.user_id)
+        selection = self._select(live, plan, request, watch)
+        images, problem = _illustrate(live, plan, request.user_id, selection, now, watch)
+        with watch.timed("assemble"):
+            return Page(
+                request_id=self.new_request_id(),
+                user_id=request.user_id,
+                as_of=live.reader.as_of,
+                generation=live.reader.generation,
+                arms=plan.arms,
+                versions=_reached(plan.versions, selection.source, illustrated=problem is None),
+                weights=plan.weights.model_dump(),
+                source=selection.source,
+                degraded=selection.degraded if problem is None else (*selection.degraded, problem),
+                titles=_titles(live, selection, images),
+                timings_ms=dict(watch.timings_ms),
+            )
+
+    def _select(self, live: Live, plan: Plan, request: PageRequest, watch: Stopwatch) -> Selection:
+        return Selector(live, plan, request.user_id, request.size, watch).select()
+
+    def _log(self, record: ExposureRecord, watch: Stopwatch) -> Degradation | None:
+        try:
+            with watch.timed("log"):
+                self.exposures.append(record)
+        except (OSError, LogClosed) as problem:
+            noted(problem, "log")
+            return Degradation(stage="log", reason=NOT_LOGGED)
+        return None
+
+
+def _reached(planned: Versions, source: Source, *, illustrated: bool) -> Versions:
+    """The versions that had a part in the page."""
+    return Versions(
+        retriever=None if source == "popular" else planned.retriever,
+        ranker=planned.ranker if source == "ranked" else None,
+        artwork=planned.artwork if illustrated else None,
+    )
+
+
+def _illustrate(
+    live: Live, plan: Plan, user_id: int, selection: Selection, now: datetime, watch: Stopwatch
+) -> tuple[Images, Degradation | None]:
+    try:
+        with watch.stage("artwork"):
+            return choose_images(live, plan, user_id, selection.title_ids, now), None
+    except STAGE_FAULTS as problem:
+        return editorial_images(live, selection.title_ids), noted(problem, "artwork")
+
+
+def _titles(live: Live, selection: Selection, images: Images) -> tuple[ShownTitle, ...]:
+    catalogue = live.reader.catalogue
+    return tuple(
+        ShownTitle(
+            position=position,
+            title_id=title_id,
+            name=catalogue.name(title_id),
+            year=catalogue.year(title_id),
+            genres=catalogue.genres(title_id),
+            artwork_id=images.artwork_ids[position],
+            propensity=images.propensities[position],
+            scores=selection.scores[position],
+        )
+        for position, title_id in enumerate(selection.title_ids.tolist())
+    )

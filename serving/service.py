@@ -1,0 +1,213 @@
+"""The Bento services: a thin shell of HTTP around the page and its parts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, LiteralString, TypeVar, cast
+
+import bentoml
+from pydantic import Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feature_repo.snapshot import SnapshotError
+from models.signature import SignatureMismatch
+from models.threads import use_threads
+from serving import metrics
+from serving.answers import (
+    ArtworkAnswer,
+    CandidatesAnswer,
+    CandidatesRequest,
+    Page,
+    PageRequest,
+    ScoresAnswer,
+    TitlesRequest,
+)
+from serving.deadline import Deadline
+from serving.exposures import ExposureLog
+from serving.json_only import JsonOnly
+from serving.live import Folders, LiveSource
+from serving.manifest import Manifest, NotABento
+from serving.page import Homepage as HomepageCore
+from serving.parts import Parts, UnknownTitles
+from serving.selection import NewUser
+
+BENTO = Path(__file__).resolve().parent.parent
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+
+class Settings(BaseSettings):
+    """The environment, read once where the process starts."""
+
+    model_config = SettingsConfigDict(env_prefix="MATINEE_", frozen=True)
+
+    home: Path = Field(description="the workspace of one source")
+
+
+def service(name: str) -> Callable[[C], C]:
+    """A Bento service: one worker; requests wait for each other in threads, not in the event loop."""
+    declare = bentoml.service(
+        name=name,
+        workers=1,
+        threads=16,
+        traffic={"timeout": 10, "max_concurrency": 64},
+        logging={"access": {"enabled": False}},
+        envs=[{"name": "MATINEE_HOME"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
+    )
+
+    def decorate(kind: C) -> C:
+        declared = declare(kind)
+        declared.add_asgi_middleware(JsonOnly)
+        return cast("C", declared)
+
+    return decorate
+
+
+def endpoint(function: F) -> F:
+    """A POST route named after the method, its body the one argument's fields."""
+    return cast("F", bentoml.api(function))
+
+
+def before_workers(function: F) -> F:
+    """Run once in the process that starts the workers, before it does."""
+    return cast("F", bentoml.on_deployment(function))
+
+
+def at_shutdown(function: F) -> F:
+    """Run when the worker has finished its last request."""
+    return cast("F", bentoml.on_shutdown(function))
+
+
+def open_source() -> tuple[LiveSource, Folders]:
+    """What this process answers from, and where it is.
+
+    Raises:
+        NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError: it cannot serve.
+    """
+    manifest = Manifest.load(BENTO)
+    folders = Folders.of(BENTO, Settings().home)
+    return LiveSource(folders, manifest), folders
+
+
+class Process:
+    """What every service process has: a source of live versions that keeps looking for newer ones."""
+
+    def __init__(self) -> None:
+        """Load models and features; runs in the worker, after `refuse_to_start` let it pass."""
+        use_threads(1)
+        self.source, self.folders = open_source()
+        self._stop = threading.Event()
+        self._looking = threading.Thread(target=self.source.keep_looking, args=(self._stop,), daemon=True)
+        self._looking.start()
+
+    @before_workers
+    @staticmethod
+    def refuse_to_start() -> None:
+        """End the process with a readable reason, before any worker starts, if it could not serve."""
+        try:
+            open_source()
+        except (NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
+            sys.exit(f"refusing to start: {type(problem).__name__}: {problem}")
+
+    @at_shutdown
+    def stop_looking(self) -> None:
+        """Let the thread go that looks for newer versions."""
+        self._stop.set()
+        self._looking.join()
+
+    def __is_alive__(self) -> bool:
+        """Alive while it still takes up what is new."""
+        return self._looking.is_alive()
+
+    def __is_ready__(self) -> bool:
+        """Ready once models and features are loaded, which is before it listens, until it is stopped."""
+        return not self._stop.is_set()
+
+
+@service("homepage")
+class Homepage(Process):
+    """Pages of titles with artwork."""
+
+    def __init__(self) -> None:
+        """Open the exposure log beside what every process has."""
+        super().__init__()
+        self._exposures = ExposureLog(self.folders.exposures, name=writer_name())
+        self._core = HomepageCore(self.source, self._exposures, lambda: uuid.uuid4().hex)
+
+    @endpoint
+    def page(self, request: PageRequest, /) -> Page:
+        """The page of one user; its exposures are on disk when it is answered."""
+        budget_ms = self.source.current().manifest.defaults.budget_ms
+        page = self._core.page(request, datetime.now(UTC), Deadline.within(budget_ms, time.monotonic))
+        metrics.count(page, self.source.refusals)
+        return page
+
+    @at_shutdown
+    def close_log(self) -> None:
+        """Finish what is being written."""
+        self._exposures.close()
+
+
+@service("retriever")
+class Retriever(Process):
+    """Candidate generation alone."""
+
+    @endpoint
+    def candidates(self, request: CandidatesRequest, /) -> CandidatesAnswer:
+        """Unwatched titles for one user, best first."""
+        with client_faults():
+            return Parts(self.source.current()).candidates(request)
+
+
+@service("ranker")
+class Ranker(Process):
+    """Ranking alone."""
+
+    @endpoint
+    def score(self, request: TitlesRequest, /) -> ScoresAnswer:
+        """Each head's score of some titles for one user."""
+        with client_faults():
+            return Parts(self.source.current()).scores(request)
+
+
+@service("artwork")
+class Artwork(Process):
+    """Artwork alone."""
+
+    @endpoint
+    def choose(self, request: TitlesRequest, /) -> ArtworkAnswer:
+        """One image for each of some titles, as on the user's page of the day."""
+        with client_faults():
+            return Parts(self.source.current()).images(request, datetime.now(UTC))
+
+
+@contextmanager
+def client_faults() -> Iterator[None]:
+    """Turn what only the client can mend into a 400 that names the field."""
+    try:
+        yield
+    except NewUser as problem:
+        raise _invalid("user_id", "unknown_user", problem) from problem
+    except UnknownTitles as problem:
+        raise _invalid("title_ids", "unknown_title", problem) from problem
+
+
+def _invalid(field: str, kind: LiteralString, problem: Exception) -> ValidationError:
+    reason = PydanticCustomError(kind, "{reason}", {"reason": str(problem)})
+    return ValidationError.from_exception_data(
+        "request", [InitErrorDetails(type=reason, loc=(field,), input=None)]
+    )
+
+
+def writer_name() -> str:
+    """A name no other writer of exposures has: the time, sortable, and the process."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{os.getpid()}"

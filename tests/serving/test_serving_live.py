@@ -1,0 +1,130 @@
+"""New snapshots, experiments and versions are taken up whole, or refused with a reason while the last stays."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from models.signature import SignatureMismatch
+from serving.live import Folders, LiveSource
+from serving.manifest import Manifest, NotABento, PackedVersion, VersionNotPacked
+from serving.plan import UnreadableParameter
+from serving.versions import FeaturesDiffer
+
+NEXT_DAY = datetime(2026, 3, 3, tzinfo=UTC)
+
+
+@pytest.fixture
+def opened(world):
+    """Open a source over what the workspace holds now."""
+
+    def opened(service="homepage"):
+        versions = tuple(
+            PackedVersion(ref=ref, kind=ref.split("/")[0], digest="", folder=str(folder))
+            for ref, folder in world.versions.items()
+        )
+        manifest = Manifest(service=service, versions=versions, defaults=world.defaults(), feature_digests={})
+        return LiveSource(Folders.of(world.home, world.home), manifest)
+
+    return opened
+
+
+def test_a_new_snapshot_is_taken_up_and_a_request_in_flight_keeps_its_own(world, opened):
+    source = opened()
+    in_flight = source.current()
+    first = in_flight.reader.generation
+    second = world.publish(as_of=NEXT_DAY, seed=1)
+    source.look()
+    assert source.current().reader.generation == second
+    assert source.current().reader.as_of == NEXT_DAY
+    assert in_flight.reader.generation == first
+
+
+def test_nothing_is_loaded_again_when_nothing_has_changed(opened):
+    source = opened()
+    before = source.current()
+    source.look()
+    assert source.current() is before
+
+
+def test_a_snapshot_with_other_features_is_refused_and_the_last_good_one_stays(world, opened, caplog):
+    source = opened()
+    before = source.current()
+    world.publish(as_of=NEXT_DAY, digest="changed")
+    source.look()
+    source.look()
+    assert source.current() is before
+    assert "user_profile:user_profile_0: trained on d0, live is changed0" in source.refusals["snapshot"]
+    assert sum("refused" in record.message for record in caplog.records) == 1
+    good = world.publish(as_of=NEXT_DAY, seed=2)
+    source.look()
+    assert (source.current().reader.generation, source.refusals) == (good, {})
+
+
+def test_a_process_does_not_start_on_features_its_models_were_not_trained_on(world, opened):
+    world.publish(digest="changed")
+    with pytest.raises(FeaturesDiffer, match=r"artwork/1|retriever/1|ranker/1") as refused:
+        opened()
+    assert isinstance(refused.value, SignatureMismatch)
+    assert "trained on d0, live is changed0" in str(refused.value)
+    assert "does not fit feature service" in str(refused.value)
+
+
+def test_experiments_are_taken_up_and_only_the_versions_they_need_are_held(world, opened):
+    world.save_models(number=2)
+    source = opened()
+    assert set(source.current().models) == {"retriever/1", "ranker/1", "artwork/1"}
+    ranker = source.current().models["ranker/1"]
+    world.go_live({"ranker": "ranker/1"}, {"ranker": "ranker/2"})
+    source.look()
+    assert set(source.current().models) == {"retriever/1", "ranker/1", "ranker/2", "artwork/1"}
+    assert source.current().models["ranker/1"] is ranker
+    assert source.current().plan(5).arms[0].experiment == "trial"
+    world.go_live()
+    source.look()
+    assert set(source.current().models) == {"retriever/1", "ranker/1", "artwork/1"}
+    assert source.current().plan(5).arms == ()
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        pytest.param({"ranker": "ranker/7"}, "asks for 'ranker/7', which is not in this Bento", id="not packed"),
+        pytest.param({"ranker": "retriever/1"}, "for a ranker, asks for 'retriever/1'", id="another kind"),
+        pytest.param({"weights.divresity": 1.0}, "sets 'weights.divresity' to 1.0. The page reads", id="misspelt"),
+        pytest.param({"artwork_policy": "magic"}, "artwork_policy (thompson, uniform, editorial)", id="policy"),
+        pytest.param({"weights.diversity": 7.0}, "less than or equal to 1", id="out of bounds"),
+    ],
+)
+def test_experiments_that_cannot_be_served_are_refused_by_name(world, opened, arm, says):
+    source = opened()
+    before = source.current()
+    world.go_live({"ranker": "ranker/1"}, arm)
+    source.look()
+    assert source.current() is before
+    assert says in source.refusals["experiments"]
+    with pytest.raises((VersionNotPacked, UnreadableParameter, ValueError)):
+        opened()
+
+
+def test_a_damaged_experiments_file_changes_nothing(world, opened):
+    source = opened()
+    (world.home / "live").mkdir()
+    (world.home / "live" / "experiments.json").write_text('{"format": 1, "experi')
+    source.look()
+    assert source.current().experiments.experiments == ()
+    assert "experiments" in source.refusals
+
+
+def test_a_service_of_one_part_needs_and_loads_only_that_part(world, opened):
+    assert set(opened("ranker").current().models) == {"ranker/1"}
+    world.go_live({"retriever": "retriever/7"}, {"weights.play": 2.0})
+    assert set(opened("ranker").current().models) == {"ranker/1"}
+    with pytest.raises(VersionNotPacked, match="arm 'arm0' of live experiment 'trial'"):
+        opened("retriever")
+
+
+def test_a_folder_without_a_manifest_is_no_bento(tmp_path):
+    with pytest.raises(NotABento, match="matinee bento build"):
+        Manifest.load(tmp_path)
