@@ -18,11 +18,11 @@ from events.sources import FILM_GENRES
 
 Floats = NDArray[np.float64]
 
-AFFINITY, DRAW, REPUTATION, SEEN = 1.15, 0.55, 0.2, 3.0  # weights of interest
-HOVER_BASE, HOVER_INTEREST, HOVER_IMAGE = -1.9, 0.55, 0.35
-PLAY_BASE, PLAY_INTEREST, PLAY_IMAGE = -1.15, 0.75, 0.35
-RENEW_BASE, RENEW_SATISFACTION, RENEW_DIVERSITY, RENEW_VISITS = 2.7, 2.5, 2.6, 0.15
-USUAL_SATISFACTION, USUAL_DIVERSITY, USUAL_VISITS = 0.45, 0.72, 4.0
+AFFINITY, DRAW, REPUTATION, SEEN = 1.25, 0.4, 0.2, 3.0
+HOVER_BASE, HOVER_INTEREST, HOVER_IMAGE = -1.55, 0.8, 0.35
+PLAY_BASE, PLAY_INTEREST, PLAY_IMAGE = -0.4, 0.95, 0.45
+RENEW_BASE, RENEW_SATISFACTION, RENEW_DIVERSITY, RENEW_VISITS = 2.6, 3.0, 1.8, 0.15
+USUAL_SATISFACTION, USUAL_DIVERSITY, USUAL_VISITS = 0.49, 0.73, 4.0
 ABSENT_LOGIT = -0.7  # of a member without a session in the period
 COMPLETED_SHARE = 0.9
 
@@ -138,7 +138,7 @@ def visit(catalogue: Catalogue, members: Members, visits: Visits, rng: np.random
         watch_minutes=minutes,
         watch_share=share,
         started_after_minutes=begun,
-        satisfaction=-np.expm1(-(share * 2 * expit(1.2 * enjoyed)).sum(1)),
+        satisfaction=-np.expm1(-(share * expit(1.2 * enjoyed)).sum(1)),
         diversity=page_diversity(catalogue.genres[visits.title], shown),
     )
 
@@ -157,7 +157,7 @@ def watching(
     """
     runtime = catalogue.runtime_minutes[visits.title]
     on_the_go = (members.device[visits.member] == "mobile")[:, None]
-    wished = 0.5 + 0.3 * enjoyed + 0.2 * rng.normal(size=played.shape) - 0.15 * on_the_go
+    wished = 0.55 + 0.4 * enjoyed + 0.2 * rng.normal(size=played.shape) - 0.15 * on_the_go
     wished_minutes = runtime * wished.clip(0.02, 1) * played
     evening = members.evening_minutes[visits.member] * rng.lognormal(0, 0.3, len(visits.member))
     sample = np.minimum(runtime, rng.uniform(1, 4, played.shape))

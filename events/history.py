@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from events.behaviour import COMPLETED_SHARE, Outcome, Visits, visit
+from events.behaviour import COMPLETED_SHARE, USUAL_SATISFACTION, Outcome, Visits, visit
 from events.catalogue import Catalogue
 from events.logging_policy import POPULARITY_HALF_LIFE_DAYS, Charts, choose_artwork, fill_pages
 from events.members import Members
@@ -94,7 +94,7 @@ def _who_comes(
     """(S,) members and moments of the day's sessions, in order of time, inside a running membership only."""
     weekday = (begins // DAY + 3) % 7  # the epoch was a Thursday
     rate = members.activity * _WEEKDAYS[weekday]
-    rate *= np.exp(_MOOD_ON_ACTIVITY * (subscriptions.mood - 0.45))
+    rate *= np.exp(_MOOD_ON_ACTIVITY * (subscriptions.mood - USUAL_SATISFACTION))
     active = subscriptions.period_end > begins
     member = np.repeat(np.arange(len(members)), rng.poisson(rate * active))
     peak, spread = members.habit[member].T

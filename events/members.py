@@ -13,8 +13,8 @@ from events.schema import THEME_COLUMNS
 from events.sources import FILM_GENRES, FILM_LANGUAGES
 from events.world_config import DAY, SECOND, WorldConfig, micros, stream
 
-N_COMMUNITIES = 12
-"""Members of one community share half the variance of their tastes: what watching together reveals."""
+N_COMMUNITIES, COMMUNITY_SHARE = 12, 0.65
+"""Members of one community share this much of the variance of their tastes: what co-watching reveals."""
 
 GENRE_WEIGHT, HIDDEN_WEIGHT, LANGUAGE_WEIGHT, ERA_WEIGHT = 0.62, 0.55, 0.42, 0.36  # squares sum to 1
 _JOINING = 0.15  # share of members who join inside the window
@@ -73,7 +73,7 @@ def build_members(config: WorldConfig, catalogue: Catalogue) -> Members:
         activity=config.sessions_per_day * rng.gamma(2.0, 0.5, n),
         utc_offset=np.array([offset for *_, offset in _COUNTRIES])[place],
         habit=np.array(_PEAKS)[rng.choice(len(_PEAKS), n, p=[0.6, 0.1, 0.15, 0.15])],
-        evening_minutes=110 * rng.lognormal(0, 0.45, n),
+        evening_minutes=150 * rng.lognormal(0, 0.45, n),
         variety=rng.gamma(4, 0.25, n),
         loyalty=rng.normal(0, 0.5, n),
         billing_day=rng.random(n),
@@ -87,9 +87,11 @@ def _languages(place: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
 
 
 def _shared(community: NDArray[np.int64], width: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(M, width) standard normal, half of the variance the community's."""
+    """(M, width) standard normal, COMMUNITY_SHARE of the variance the community's."""
     together = rng.normal(size=(N_COMMUNITIES, width))[community]
-    return np.asarray(np.sqrt(0.5) * (together + rng.normal(size=together.shape)))
+    return np.asarray(
+        np.sqrt(COMMUNITY_SHARE) * together + np.sqrt(1 - COMMUNITY_SHARE) * rng.normal(size=together.shape)
+    )
 
 
 def _taste_and_traits(
