@@ -132,7 +132,7 @@ def to_sql(expression: Expression, column: Callable[[Ref], str]) -> str:
         case Ref():
             return f"CAST({column(expression)} AS DOUBLE)"
         case Constant(value):
-            return f"CAST({value!r} AS DOUBLE)"
+            return _literal(value)
         case Binary("/", left, right):
             return f"({to_sql(left, column)} / NULLIF({to_sql(right, column)}, 0))"
         case Binary(operator, left, right):
@@ -140,7 +140,7 @@ def to_sql(expression: Expression, column: Callable[[Ref], str]) -> str:
         case Unary("abs", operand):
             return f"abs({to_sql(operand, column)})"
         case OrElse(operand, value):
-            return f"coalesce({to_sql(operand, column)}, CAST({value!r} AS DOUBLE))"
+            return f"coalesce({to_sql(operand, column)}, {_literal(value)})"
     raise TypeError(f"{expression!r} has no SQL form.")
 
 
@@ -209,6 +209,11 @@ def _binary(operator: str, left: Array, right: Array) -> Array:
         case "*":
             return left * right
     return np.divide(left, np.where(right == 0, np.nan, right))
+
+
+def _literal(value: float) -> str:
+    """Quoted, because a bare 0.1 is a DECIMAL to DuckDB: long ones lose their last bit, -0.0 its sign."""
+    return f"CAST('{value!r}' AS DOUBLE)"
 
 
 def _leaves(expression: Expression) -> list[Ref]:

@@ -44,7 +44,7 @@ class _Node:
     @property
     def layer(self) -> tuple[object, ...]:
         """Nodes of one layer are computed in one call."""
-        detail = self.key[1] if self.key[0] == "orelse" else 0.0
+        detail = self.key[1:] if self.key[0] == "orelse" else ()
         return (self.level, self.side, self.key[0], detail)
 
 
@@ -139,7 +139,7 @@ class _Interned:
             case Unary(function, operand):
                 return self._operation((function,), (self.add(operand),))
             case OrElse(operand, value):
-                return self._operation(("orelse", value), (self.add(operand),))
+                return self._operation(("orelse", repr(value)), (self.add(operand),))
         raise TypeError(f"{expression!r} has no NumPy form.")
 
     def _leaf(self, key: tuple[object, ...], side: Side) -> int:
