@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from registry.errors import ArtifactCorrupt, ArtifactRefused, NotRecorded
 from registry.media import check_content
@@ -99,8 +100,8 @@ class ArtifactStore:
         with self._files.open(beside, "wb") as file:
             file.write(data)
             file.flush()
-            if hasattr(file, "fileno"):  # local disk: the bytes are down before the ledger speaks of them
-                os.fsync(file.fileno())
+            if isinstance(self._files, LocalFileSystem):
+                os.fsync(file.fileno())  # the bytes are down before the ledger speaks of them
         self._files.mv(beside, place)
 
 

@@ -6,6 +6,7 @@ Anything that runs when it is read stays out: pickles, and the archives that car
 from __future__ import annotations
 
 import json
+import pickletools
 import struct
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -121,11 +122,22 @@ def _parquet_problem(content: bytes) -> str | None:
 
 
 def _text_problem(content: bytes) -> str | None:
+    if _is_pickle(content):
+        return "it is a pickle of the oldest kind, which is written in letters"
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
         return f"it is not UTF-8 ({error.reason} at byte {error.start})"
     return "it holds NUL bytes" if "\0" in text else None
+
+
+def _is_pickle(content: bytes) -> bool:
+    """Whether the whole of `content` is opcodes of a pickle; nothing is executed."""
+    try:
+        *_, (_, _, last) = pickletools.genops(content)
+    except (ValueError, OverflowError):
+        return False
+    return last == len(content.rstrip()) - 1
 
 
 _CHECKS = {
