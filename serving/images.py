@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
-
 from models.data import Int64
 from serving.live import Live
 from serving.plan import Plan
@@ -31,13 +29,10 @@ def choose_images(live: Live, plan: Plan, user_id: int, title_ids: Int64, now: d
     propensities: list[float | None] = [None] * len(title_ids)
     if places:
         context = live.reader.vector("artwork_context", user_id)
-        choice = policy.choose(context, title_ids[places], [arms[p] for p in places], user_id, day_of(now))
-        for place, artwork_id, propensity in zip(
-            places,
-            np.asarray(choice.artwork_ids).tolist(),
-            np.asarray(choice.propensities).tolist(),
-            strict=True,
-        ):
+        offered, epoch = [arms[place] for place in places], day_of(now)
+        choice = policy.choose(context, title_ids[places], offered, user_id, epoch, plan.artwork_policy)
+        drawn = zip(places, choice.artwork_ids.tolist(), choice.propensities.tolist(), strict=True)
+        for place, artwork_id, propensity in drawn:
             artwork_ids[place], propensities[place] = artwork_id, propensity
     return Images(tuple(artwork_ids), tuple(propensities))
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from models.artwork import ArtworkPolicy
-
 from experiments.assignment import Assigner
 from experiments.live import LiveExperiments
 from feature_repo.reader import OnlineReader
 from feature_repo.snapshot import SnapshotError, current
+from models.artwork import ArtworkPolicy
 from models.data import Int64
 from models.ranker import Ranker
 from models.retrieval import Retriever

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -33,12 +33,11 @@ class NotABento(RuntimeError):
 
 
 class VersionNotPacked(LookupError):
-    """A default or a live arm asks for a model version that this Bento does not hold."""
+    """Somebody asks for a model version that this Bento does not hold, or holds as another kind of model."""
 
-    def __init__(self, ref: str, wanted_by: str, held: tuple[str, ...]) -> None:
-        self.ref = ref
+    def __init__(self, kind: Kind, ref: str, asked_by: str, held: Iterable[str]) -> None:
         super().__init__(
-            f"{wanted_by} asks for {ref!r}, which is not in this Bento. It holds: {', '.join(sorted(held)) or 'nothing'}. "
+            f"{asked_by}: {kind} {ref!r} is not in this Bento. It holds: {', '.join(sorted(held)) or 'nothing'}. "
             "Build and serve a Bento with that version first."
         )
 
@@ -89,17 +88,17 @@ class Manifest(BaseModel):
         description="feature service → feature → digest, in column order, online when the Bento was built"
     )
 
-    def find(self, ref: str, kind: Kind, wanted_by: str) -> PackedVersion:
-        """The version called `ref`.
+    def find(self, kind: Kind, ref: str, asked_by: str) -> PackedVersion:
+        """The `kind` of model called `ref`.
 
         Raises:
-            VersionNotPacked: the Bento does not hold it, or it is no `kind`.
+            VersionNotPacked: the Bento does not hold it.
         """
         for version in self.versions:
-            if version.ref == ref and version.kind == kind:
+            if (version.kind, version.ref) == (kind, ref):
                 return version
-        held = tuple(f"{version.ref} ({version.kind})" for version in self.versions)
-        raise VersionNotPacked(ref, f"{wanted_by}, for a {kind},", held)
+        held = (f"{version.kind} {version.ref!r}" for version in self.versions)
+        raise VersionNotPacked(kind, ref, asked_by, held)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

@@ -38,7 +38,7 @@ def pack_versions(
         if kind not in refs:
             raise MissingDefault(service, kind, versions)
         if refs[kind] not in versions:
-            raise VersionNotPacked(refs[kind], f"the default {kind}", tuple(versions))
+            raise VersionNotPacked(kind, refs[kind], "the defaults", versions)
     return tuple(_packed(ref, versions[ref], context) for ref in sorted(versions))
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 from experiments.assignment import Assignment
+from models.artwork import PolicyName
 from models.objective import ObjectiveWeights
 from serving.answers import ShownArm, Versions
 from serving.manifest import Defaults
-
-Draw = Literal["thompson", "uniform", "editorial"]
-"""How an image is drawn from what the artwork model knows."""
 
 _WEIGHT = "weights."
 _VERSIONS = tuple(Versions.model_fields)
@@ -32,7 +30,7 @@ class Plan:
     arms: tuple[ShownArm, ...]
     versions: Versions
     weights: ObjectiveWeights
-    draw: Draw = "thompson"
+    artwork_policy: PolicyName = "thompson"
 
 
 def plan_of(assignment: Assignment, defaults: Defaults) -> Plan:
@@ -43,24 +41,24 @@ def plan_of(assignment: Assignment, defaults: Defaults) -> Plan:
     """
     versions: dict[str, str] = dict(defaults.refs().items())
     weights = defaults.weights.model_dump()
-    draw: Draw = "thompson"
+    artwork_policy: PolicyName = "thompson"
     for name, value in assignment.parameters.items():
         if name in _VERSIONS:
             versions[name] = str(value)
         elif name.removeprefix(_WEIGHT) in weights and name.startswith(_WEIGHT):
             weights[name.removeprefix(_WEIGHT)] = value
-        elif name == _DRAW and value in get_args(Draw):
-            draw = cast("Draw", value)
+        elif name == _DRAW and value in get_args(PolicyName):
+            artwork_policy = cast("PolicyName", value)
         else:
             known = (
                 *_VERSIONS,
                 *(_WEIGHT + weight for weight in weights),
-                f"{_DRAW} ({', '.join(get_args(Draw))})",
+                f"{_DRAW} ({', '.join(get_args(PolicyName))})",
             )
             raise UnreadableParameter(name, value, ", ".join(known))
     return Plan(
         arms=tuple(ShownArm(experiment=experiment, arm=arm) for experiment, arm in assignment.arms),
         versions=Versions(**versions),
         weights=ObjectiveWeights.model_validate(weights),
-        draw=draw,
+        artwork_policy=artwork_policy,
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from models.artwork import ArtworkPolicy
-
 from experiments.assignment import Assignment
 from experiments.live import LiveExperiments
 from feature_repo.reader import OnlineReader
+from models.artwork import ArtworkPolicy
 from models.ranker import Ranker
 from models.retrieval import Retriever
 from models.signature import Signature, SignatureMismatch
@@ -34,21 +33,19 @@ class FeaturesDiffer(SignatureMismatch):
         )
 
 
-def needed(manifest: Manifest, experiments: LiveExperiments) -> Mapping[str, tuple[Kind, str]]:
-    """Every version that a request may meet: its kind, and who asks for it.
+def needed(manifest: Manifest, experiments: LiveExperiments) -> Mapping[tuple[Kind, str], str]:
+    """Every (kind, ref) that a request may meet, and who asks for it.
 
     Raises:
         UnreadableParameter: an arm sets what no page can follow.
     """
-    kinds = NEEDS[manifest.service]
-    defaults = manifest.defaults.refs()
-    wanted = {defaults[kind]: (kind, f"the default {kind}") for kind in kinds}
+    kinds, defaults = NEEDS[manifest.service], manifest.defaults
+    wanted = {(kind, defaults.refs()[kind]): "the defaults" for kind in kinds}
     for experiment in experiments.experiments:
         for arm in experiment.arms:
-            asked = f"arm {arm.name!r} of live experiment {experiment.name!r}"
-            plan = plan_of(Assignment((), arm.parameters), manifest.defaults)
-            refs = plan.versions.model_dump()
-            wanted |= {refs[kind]: (kind, asked) for kind in kinds if refs[kind] not in wanted}
+            refs = plan_of(Assignment((), arm.parameters), defaults).versions.model_dump()
+            asks = f"arm {arm.name!r} of live experiment {experiment.name!r}"
+            wanted = {(kind, refs[kind]): asks for kind in kinds} | wanted
     return wanted
 
 
@@ -62,8 +59,8 @@ def load(
         ArtifactError: it is damaged.
     """
     found = dict[str, Model]()
-    for ref, (kind, asked) in needed(manifest, experiments).items():
-        packed = manifest.find(ref, kind, asked)
+    for (kind, ref), asked_by in needed(manifest, experiments).items():
+        packed = manifest.find(kind, ref, asked_by)
         found[ref] = loaded[ref] if ref in loaded else _LOAD[kind](folder / packed.folder)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +19,10 @@ from feature_repo.arithmetic import Ref, to_data
 from feature_repo.reader import OnlineReader
 from feature_repo.snapshot import Contents, Described, Lists, Pairs, Service, Vectors, publish
 from models.artwork import ArtworkPolicy
+from models.artwork_data import ArtworkImages, ArtworkLog
+from models.artwork_train import train_artwork
 from models.calibration import Calibration
-from models.data import Float32, Int64
+from models.data import Int64
 from models.inputs import fit_standardiser
 from models.network import RankerNetwork
 from models.ranker import Ranker
@@ -29,6 +32,12 @@ from models.signature import Signature
 from models.threads import use_threads
 from models.towers import TitleTower, UserTower
 from serving.manifest import Defaults
+
+with warnings.catch_warnings():
+    # bentoml 1.4.39 uses old names of pathspec and pydantic while it, and a service, is imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import serving.bento
+    import serving.service  # noqa: F401
 
 AS_OF = datetime(2026, 3, 2, tzinfo=UTC)
 FIRST_TITLE, FIRST_USER = 1000, 1
@@ -74,7 +83,9 @@ class World:
         fixed = {"retriever": "retriever/1", "ranker": "ranker/1", "artwork": "artwork/1", "popular": popular}
         return Defaults.model_validate(fixed | {"budget_ms": 5_000, "n_candidates": 40} | changes)
 
-    def publish(self, *, as_of: datetime = AS_OF, seed: int = 0, digest: str = "d", late: Sequence[int] = ()) -> str:
+    def publish(
+        self, *, as_of: datetime = AS_OF, seed: int = 0, digest: str = "d", late: Sequence[int] = ()
+    ) -> str:
         """Publish a snapshot; `late` titles become available only after `as_of`."""
         generation = publish(self.home / "online", contents(self.shape, as_of, seed, digest, late))
         return generation.id
@@ -102,7 +113,10 @@ def contents(shape: Shape, as_of: datetime, seed: int, digest: str, late: Sequen
     titles = np.arange(shape.titles, dtype=np.int64) + FIRST_TITLE
     profile, activity = shape.profile, shape.activity
     expressions = tuple(
-        to_data(Ref("user_activity", f"user_activity_{i % activity}") * Ref("title_activity", f"title_activity_{i % activity}"))
+        to_data(
+            Ref("user_activity", f"user_activity_{i % activity}")
+            * Ref("title_activity", f"title_activity_{i % activity}")
+        )
         for i in range(shape.pairs)
     )
     pairs = Pairs(described("user_title", "user_title", shape.pairs, digest), expressions)
@@ -116,12 +130,20 @@ def contents(shape: Shape, as_of: datetime, seed: int, digest: str, late: Sequen
             vectors("title_profile", "title", titles, profile, rng, digest),
             vectors("title_activity", "title", titles, activity, rng, digest),
         ),
-        lists=(Lists(described("user_history", "user", 1, digest), users, pa.array(watched, pa.list_(pa.int64()))),),
+        lists=(
+            Lists(
+                described("user_history", "user", 1, digest), users, pa.array(watched, pa.list_(pa.int64()))
+            ),
+        ),
         pairs=(pairs,),
         services=(
             Service("retrieval_user", ("user_profile",), ""),
             Service("retrieval_title", ("title_profile",), ""),
-            Service("ranking", ("user_profile", "user_activity", "title_profile", "title_activity", "user_title"), ""),
+            Service(
+                "ranking",
+                ("user_profile", "user_activity", "title_profile", "title_activity", "user_title"),
+                "",
+            ),
             Service("artwork_context", ("user_profile",), ""),
         ),
         catalogue=catalogue(titles, shape.artworks, as_of, late),
@@ -185,7 +207,19 @@ def ranker(reader: OnlineReader, title_ids: Int64, seed: int) -> Ranker:
 
 
 def artwork_policy(reader: OnlineReader, seed: int) -> ArtworkPolicy:
-    return ArtworkPolicy(signature(reader, "artwork_context"))
+    """Trained on a log of random images and random plays."""
+    rng = np.random.default_rng(seed)
+    arms = [
+        (t, a) for t in reader.catalogue.title_ids.tolist() for a in reader.catalogue.artworks(t).tolist()
+    ]
+    title, image = np.array(arms, dtype=np.int64).T
+    images = ArtworkImages.of(image, title, rng.random((len(image), 3)).astype(np.float32))
+    rows, users = rng.integers(0, len(image), 1000), rng.integers(0, 20, 1000) + FIRST_USER
+    context = reader.vectors("artwork_context", users)
+    play = (rng.random(1000) < 0.2).astype(np.float32)
+    log = ArtworkLog(np.arange(1000), users, title[rows], image[rows], context, play, np.full(1000, 0.2))
+    looks = Signature(("brightness", "warmth", "darkness"), ("b", "w", "d"))
+    return train_artwork(images, log, signature(reader, "artwork_context"), looks)
 
 
 def experiment(name: str, arms: Sequence[dict[str, object]]) -> LiveExperiment:
@@ -198,8 +232,13 @@ def experiment(name: str, arms: Sequence[dict[str, object]]) -> LiveExperiment:
         "metrics": {"primary": plays, "guardrails": [plays | {"name": "guarded", "margin": 0.1}]},
     })  # fmt: skip
     edges = [10_000 * place // len(arms) for place in range(len(arms) + 1)]
-    live = [LiveArm(name=n, low=low, high=high, parameters=arm) for n, low, high, arm in zip(names, edges, edges[1:], arms, strict=False)]
-    return LiveExperiment(declaration=declaration, slot=(0, 10_000), rollout=10_000, arms=tuple(live), started_at=AS_OF)
+    live = [
+        LiveArm(name=n, low=low, high=high, parameters=arm)
+        for n, low, high, arm in zip(names, edges, edges[1:], arms, strict=False)
+    ]
+    return LiveExperiment(
+        declaration=declaration, slot=(0, 10_000), rollout=10_000, arms=tuple(live), started_at=AS_OF
+    )
 
 
 @pytest.fixture

@@ -90,10 +90,20 @@ def test_experiments_are_taken_up_and_only_the_versions_they_need_are_held(world
 @pytest.mark.parametrize(
     ("arm", "says"),
     [
-        pytest.param({"ranker": "ranker/7"}, "asks for 'ranker/7', which is not in this Bento", id="not packed"),
-        pytest.param({"ranker": "retriever/1"}, "for a ranker, asks for 'retriever/1'", id="another kind"),
-        pytest.param({"weights.divresity": 1.0}, "sets 'weights.divresity' to 1.0. The page reads", id="misspelt"),
-        pytest.param({"artwork_policy": "magic"}, "artwork_policy (thompson, uniform, editorial)", id="policy"),
+        pytest.param(
+            {"ranker": "ranker/7"},
+            "ranker 'ranker/7' is not in this Bento. It holds: artwork",
+            id="not packed",
+        ),
+        pytest.param(
+            {"ranker": "retriever/1"}, "ranker 'retriever/1' is not in this Bento", id="another kind"
+        ),
+        pytest.param(
+            {"weights.divresity": 1.0}, "sets 'weights.divresity' to 1.0. The page reads", id="misspelt"
+        ),
+        pytest.param(
+            {"artwork_policy": "magic"}, "artwork_policy (thompson, uniform, editorial)", id="policy"
+        ),
         pytest.param({"weights.diversity": 7.0}, "less than or equal to 1", id="out of bounds"),
     ],
 )
@@ -121,7 +131,9 @@ def test_a_service_of_one_part_needs_and_loads_only_that_part(world, opened):
     assert set(opened("ranker").current().models) == {"ranker/1"}
     world.go_live({"retriever": "retriever/7"}, {"weights.play": 2.0})
     assert set(opened("ranker").current().models) == {"ranker/1"}
-    with pytest.raises(VersionNotPacked, match="arm 'arm0' of live experiment 'trial'"):
+    with pytest.raises(
+        VersionNotPacked, match="arm 'arm0' of live experiment 'trial': retriever 'retriever/7'"
+    ):
         opened("retriever")
 
 

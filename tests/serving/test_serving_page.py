@@ -30,7 +30,9 @@ def manifest_of(world, **defaults):
         PackedVersion(ref=ref, kind=ref.split("/")[0], digest="", folder=str(folder))
         for ref, folder in world.versions.items()
     )
-    return Manifest(service="homepage", versions=versions, defaults=world.defaults(**defaults), feature_digests={})
+    return Manifest(
+        service="homepage", versions=versions, defaults=world.defaults(**defaults), feature_digests={}
+    )
 
 
 @pytest.fixture
@@ -43,7 +45,9 @@ def homepage(world):
         log = ExposureLog(folders.exposures, name=f"test-{len(with_log)}")
         with_log.append(log)
         ids = itertools.count()
-        return Homepage(LiveSource(folders, manifest_of(world, **defaults)), log, lambda: f"request-{next(ids)}")
+        return Homepage(
+            LiveSource(folders, manifest_of(world, **defaults)), log, lambda: f"request-{next(ids)}"
+        )
 
     yield opened
     for log in with_log:
@@ -88,11 +92,25 @@ def test_a_page_is_what_retrieval_ranking_and_reranking_say_one_after_the_other(
 def test_a_page_says_what_it_was_made_of(world, homepage):
     page = ask(homepage(world), size=7)
     assert (page.source, page.degraded, page.arms) == ("ranked", (), ())
-    assert page.versions.model_dump() == {"retriever": "retriever/1", "ranker": "ranker/1", "artwork": "artwork/1"}
+    assert page.versions.model_dump() == {
+        "retriever": "retriever/1",
+        "ranker": "ranker/1",
+        "artwork": "artwork/1",
+    }
     assert (page.generation, page.as_of) == (world.reader.generation, world.reader.as_of)
     assert page.weights == ObjectiveWeights().model_dump()
     assert [title.position for title in page.titles] == list(range(7))
-    stages = ["assign", "features", "retrieve", "rank_features", "rank", "rerank", "artwork", "assemble", "log"]
+    stages = [
+        "assign",
+        "features",
+        "retrieve",
+        "rank_features",
+        "rank",
+        "rerank",
+        "artwork",
+        "assemble",
+        "log",
+    ]
     assert list(page.timings_ms) == stages
     title = page.titles[0]
     assert title.name == f"Title {title.title_id}"
@@ -148,6 +166,16 @@ def test_arms_set_weights_and_versions_and_the_page_names_them(world, homepage):
     assert (pages["arm1"].versions.ranker, pages["arm1"].weights["diversity"]) == ("ranker/1", 1.0)
     objectives = [title.scores.objective for title in pages["arm0"].titles]
     assert objectives == sorted(objectives, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "propensities"),
+    [("uniform", {0.2}), ("editorial", {1.0}), ("thompson", None)],
+)
+def test_an_arm_says_how_images_are_drawn(world, homepage, policy, propensities):
+    world.go_live({"artwork_policy": policy}, {"artwork_policy": policy})
+    drawn = {title.propensity for title in ask(homepage(world), size=40).titles} - {None}
+    assert drawn == propensities if propensities else len(drawn) > 2
 
 
 @pytest.mark.parametrize(
@@ -220,7 +248,9 @@ def test_when_exposures_cannot_be_logged_the_page_comes_all_the_same_and_says_so
     home = homepage(world)
     (world.home / "exposures").rmdir()  # a log that has written nothing yet has nothing in its folder
     page = ask(home)
-    assert [(problem.stage, problem.reason) for problem in page.degraded] == [("log", "exposures were not logged")]
+    assert [(problem.stage, problem.reason) for problem in page.degraded] == [
+        ("log", "exposures were not logged")
+    ]
     assert page.source == "ranked"
     assert read(world.home / "exposures").num_rows == 0
 
