@@ -78,9 +78,9 @@ def library(module_ledger, lineage):
 @pytest.fixture(scope="module")
 def everything(library):
     """What the evaluator sees of each version: every value of every field."""
-    features = {
-        version.ref: library.explain(version.ref).features for version in library.search(limit=1000).versions
-    }
+    versions = library.search(limit=1000).versions
+    example = {version.service: version.ref for version in versions}
+    features = {service: library.explain(ref).features for service, ref in example.items()}
     arms = {"ranker/1": ["rows/control"], "ranker/2": ["rows/treated"], "Retriever/1": ["rows/treated"]}
     return {
         version.ref: {
@@ -90,7 +90,7 @@ def everything(library):
             "source": [version.source],
             "aliases": version.aliases,
             "features": [
-                name for feature in features[version.ref] for name in (feature.name, feature.digest)
+                name for feature in features[version.service] for name in (feature.name, feature.digest)
             ],
             "arms": arms.get(version.ref, []),
             **{f"tags.{key}": [value] for key, value in version.tags.items()},
@@ -104,7 +104,7 @@ def everything(library):
                 for split in ("test", "validation")
             },
         }
-        for version in library.search(limit=1000).versions
+        for version in versions
     }
 
 
@@ -210,7 +210,7 @@ QUERIES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(query=QUERIES)
 def test_a_search_finds_what_reading_everything_finds(query, library, everything):
     text, holds = query
@@ -272,7 +272,7 @@ def test_creation_times_are_compared_as_instants(ledger, draft, asked, numbers):
         ("name =", 6, "did not expect the end of the text; expected a number or a text in quotes"),
         ("name = 'x' name = 'y'", 11, "expected AND, OR or the end"),
         ("(name = 'x'", 11, "expected )"),
-        ("name = 'x'" + ")", 10, "expected AND, OR or the end"),
+        ("name = 'x'" + ")", 10, "did not expect ')'; expected the end"),
         ("name ~ 'x'", 5, "one of = != < <= > >="),
         ("name = 'x", 7, "a text in quotes"),
         ("metrics.auc > 'x'", 14, "metrics.auc is a number"),
@@ -308,10 +308,11 @@ def test_any_text_is_a_query_or_a_syntax_error(text):
 
 
 @pytest.mark.parametrize(
-    "extreme", ["version > 99999999999999999999", "version = 1e999", "metrics.auc > -1e400"]
+    ("extreme", "found"),
+    [("version > 99999999999999999999", 0), ("version = 1e999", 0), ("version > -1e400", 40)],
 )
-def test_numbers_beyond_the_databases_integers_are_compared_all_the_same(library, extreme):
-    assert len(library.search(extreme, limit=1000).versions) in {0, 40, 26, 27, 28, 29, 30, 31, 32, 33, 34}
+def test_numbers_beyond_the_integers_of_the_database_are_compared_all_the_same(library, extreme, found):
+    assert len(library.search(extreme, limit=1000).versions) == found
 
 
 def test_a_query_of_a_hundred_comparisons_runs(library):
@@ -330,7 +331,7 @@ ORDERS = [
 
 
 @pytest.mark.parametrize("order_by", ORDERS, ids=str)
-@pytest.mark.parametrize("limit", [1, 7, 40])
+@pytest.mark.parametrize("limit", [3, 40])
 def test_pages_follow_one_another_without_a_gap_or_a_repetition(library, order_by, limit):
     whole = [version.ref for version in library.search("", order_by, limit=1000).versions]
     assert sorted(whole) == sorted({version.ref for version in library.search(limit=1000).versions})
