@@ -1,0 +1,196 @@
+"""The artwork bandit ready to serve: one image for each title of a page, and the probability it was drawn with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import artifact
+from models.artifact import Artifact
+from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale, lookup
+from models.artwork_posterior import Belief, updated
+from models.artwork_prior import Prior
+from models.artwork_propensity import drawn, uniform_draw, win_probabilities, with_floor
+from models.artwork_residuals import Baseline
+from models.artwork_settings import ArtworkConfig
+from models.data import Float32, Int64, MalformedData
+from models.signature import Signature
+
+KIND = "artwork"
+PolicyName = Literal["thompson", "uniform", "editorial"]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ArtworkChoice:
+    """One image for each title (T,), and the probability with which the policy drew it."""
+
+    artwork_ids: Int64
+    propensities: Float64
+
+
+@dataclass(frozen=True)
+class ArtworkPolicy:
+    """Contextual Thompson sampling: η = b_t + θ_a·[1, x], play ~ Bernoulli(σ(η)), θ_a normal.
+
+    `belief` has a row for each of `artwork_ids` (A,) ascending, `prior_mean` (A, 1 + d) is its mean before any
+    impression. An image that is not among them has mean 0 and the prior's precision.
+    """
+
+    artwork_ids: Int64
+    title_ids: Int64
+    belief: Belief
+    prior_mean: Float32
+    prior: Prior
+    contexts: Scale
+    titles: Baseline
+    signature: Signature
+    image_signature: Signature
+    config: ArtworkConfig = ArtworkConfig()  # noqa: RUF009  (a frozen value)
+    absorbed: tuple[str, ...] = ()  # digests of the logs that made the belief, in order
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def choose(
+        self,
+        x: Float32,
+        title_ids: Int64,
+        arms: Sequence[Int64],
+        user_id: int,
+        epoch: int,
+        policy: PolicyName = "thompson",
+    ) -> ArtworkChoice:
+        """One image for each title, the same whenever user, title, epoch and belief are.
+
+        `x` is the user's context (d,), null is NaN and counts as the average; `arms` are each title's artwork
+        ids, of which there must be at least one.
+        """
+        ids, present = padded(arms)
+        probabilities = self.probabilities(x[None, :].repeat(len(ids), axis=0), ids, present, policy)
+        draws = np.array([uniform_draw(user_id, title, epoch) for title in title_ids.tolist()])
+        place = drawn(probabilities, present, draws)
+        rows = np.arange(len(ids))
+        return ArtworkChoice(ids[rows, place], probabilities[rows, place])
+
+    def probabilities(
+        self, x: Float32, ids: Int64, present: Bools, policy: PolicyName = "thompson"
+    ) -> Float64:
+        """P(image | context) for T pairs of context and title: `x` (T, d), `ids` and `present` (T, K)."""
+        if policy == "uniform":
+            shares: Float64 = present / present.sum(axis=1, keepdims=True)
+            return shares
+        rows = lookup(ids.ravel(), self.artwork_ids).reshape(ids.shape)
+        if policy == "editorial":
+            return _all_on_best(self._prior_appeal(rows), present)
+        mean, sd = self._scores(self.contexts.transform(x), rows)
+        weights = win_probabilities(mean, self.config.temper * sd, present)
+        return with_floor(weights, present, self.config.floor)
+
+    def _scores(self, x: Float32, rows: Int64) -> tuple[Float64, Float64]:
+        """Mean and standard deviation (T, K) of θ_a·[1, x]; b_t is the same for all images of a title."""
+        design = np.concatenate([np.ones((len(x), 1), np.float32), x], axis=1)
+        known = (rows >= 0)[:, :, None]
+        theta = np.where(known, self.belief.mean[rows], np.float32(0))
+        variance = np.where(
+            known, 1 / self.belief.precision[rows], (1 / self.prior.precision).astype(np.float32)
+        )
+        mean = np.einsum("tkd,td->tk", theta, design).astype(np.float64)
+        spread = np.einsum("tkd,td->tk", variance, design**2).astype(np.float64)
+        return mean, np.sqrt(spread)
+
+    def _prior_appeal(self, rows: Int64) -> Float64:
+        return np.where(rows >= 0, self.prior_mean[rows, 0], 0.0).astype(np.float64)
+
+    def absorb(self, log: ArtworkLog) -> ArtworkPolicy:
+        """The policy after the closed windows of another day. A log it has absorbed before changes nothing.
+
+        The result depends on what `log` holds, not on the order or repetition of its rows.
+
+        Raises:
+            UnknownArtwork: an image in the log is not one of this policy's.
+        """
+        digest = log.digest
+        if digest in self.absorbed or len(log) == 0:
+            return self
+        log = log.canonical()
+        images = ArtworkImages(
+            self.artwork_ids, self.title_ids, np.empty((len(self.artwork_ids), 0), np.float32)
+        )
+        x = self.contexts.transform(log.context)
+        design = np.concatenate([np.ones((len(x), 1), np.float32), x], axis=1)
+        offset = self.titles.of(lookup(log.title_id, self.titles.titles))
+        belief = updated(self.belief, images.rows(log.artwork_id), design, log.play, offset, self.config)
+        return replace(self, belief=belief, absorbed=(*self.absorbed, digest))
+
+    def save(self, folder: Path) -> str:
+        """Write the model as a new folder; returns the folder's digest."""
+        prior, titles = self.prior, self.titles
+        weights: dict[str, NDArray[Any]] = {
+            "artwork_ids": self.artwork_ids,
+            "title_ids": self.title_ids,
+            "mean": self.belief.mean,
+            "precision": self.belief.precision,
+            "prior_mean": self.prior_mean,
+            "taste": prior.taste,
+            "context_mean": self.contexts.mean,
+            "context_sd": self.contexts.sd,
+            "image_mean": prior.images.mean,
+            "image_sd": prior.images.sd,
+            "titles": titles.titles,
+            "title_logits": titles.logits,
+        }
+        documents: dict[str, Any] = {
+            "config": self.config.model_dump(mode="json"),
+            "signature": self.signature.to_json(),
+            "image_signature": self.image_signature.to_json(),
+            "prior": {"gain": prior.gain, "quality_sd": prior.quality_sd, "taste_sd": prior.taste_sd},
+            "history": {"absorbed": list(self.absorbed), "overall": titles.overall},
+            "metrics": dict(self.metrics),
+        }
+        return artifact.save(Artifact(KIND, {"weights": weights}, documents), folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> ArtworkPolicy:
+        """Read a saved model, every byte checked."""
+        found = artifact.load(folder, KIND)
+        w, documents = found.arrays["weights"], found.documents
+        return cls(
+            artwork_ids=w["artwork_ids"],
+            title_ids=w["title_ids"],
+            belief=Belief(w["mean"], w["precision"]),
+            prior_mean=w["prior_mean"],
+            prior=Prior(Scale(w["image_mean"], w["image_sd"]), w["taste"], **documents["prior"]),
+            contexts=Scale(w["context_mean"], w["context_sd"]),
+            titles=Baseline(w["titles"], w["title_logits"], documents["history"]["overall"]),
+            signature=Signature.from_json(documents["signature"]),
+            image_signature=Signature.from_json(documents["image_signature"]),
+            config=ArtworkConfig.model_validate(documents["config"]),
+            absorbed=tuple(documents["history"]["absorbed"]),
+            metrics=documents["metrics"],
+        )
+
+
+def padded(arms: Sequence[Int64]) -> tuple[Int64, Bools]:
+    """Titles' artwork ids side by side: ids (T, K), -1 where a title has fewer, and which are there.
+
+    Raises:
+        MalformedData: a title has no image.
+    """
+    sizes = np.array([len(images) for images in arms], dtype=np.int64)
+    if len(sizes) == 0 or sizes.min() == 0:
+        raise MalformedData("there is nothing to choose: every title needs at least one image.")
+    present = np.arange(sizes.max()) < sizes[:, None]
+    ids = np.full(present.shape, -1, dtype=np.int64)
+    ids[present] = np.concatenate([np.asarray(images, dtype=np.int64) for images in arms])
+    return ids, present
+
+
+def _all_on_best(values: Float64, present: Bools) -> Float64:
+    """Probability 1 on the largest value of each row, the first of equals."""
+    best = np.where(present, values, -np.inf).argmax(axis=1)
+    certain: Float64 = (np.arange(present.shape[1]) == best[:, None]).astype(np.float64)
+    return certain

@@ -1,0 +1,83 @@
+"""What each image adds to its title's play rate, as score and information of one Newton step.
+
+For an effect q on the logit, Σ(y - p) is the score at q = 0 and Σp(1 - p) its information; their ratio is the
+one-step estimate. Sums like these are exact to merge and need no fit per image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logit
+
+from models.artwork_data import ArtworkImages, ArtworkLog, Float64
+from models.data import Int64, MalformedData
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """b_t: the logit of each title's play rate, shrunk towards that of all; `titles` (T,) ascending."""
+
+    titles: Int64
+    logits: Float64
+    overall: float
+
+    def of(self, title_rows: Int64) -> Float64:
+        """The logits of titles by row; row -1 is a title without a history."""
+        return np.where(title_rows < 0, self.overall, self.logits[title_rows])
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Per image (A,): the score Σ(y - p) and the information Σp(1 - p) of its own effect."""
+
+    score: Float64
+    information: Float64
+
+
+def baseline(images: ArtworkImages, log: ArtworkLog, prior_impressions: float) -> Baseline:
+    """Each title's play rate with `prior_impressions` of an average title added.
+
+    Raises:
+        MalformedData: nothing was played, or everything: no rate has a logit then.
+    """
+    overall = float(log.play.mean()) if len(log) else 0.0
+    if not 0 < overall < 1:
+        raise MalformedData(f"{len(log)} impressions with a play rate of {overall:g}: nothing can be learnt.")
+    titles, title_row = images.title_rows
+    rows = title_row[images.rows(log.artwork_id)]
+    shown = np.bincount(rows, minlength=len(titles))
+    played = np.bincount(rows, weights=log.play, minlength=len(titles))
+    rate = (played + prior_impressions * overall) / (shown + prior_impressions)
+    return Baseline(titles, logit(rate), float(logit(overall)))
+
+
+def residuals(images: ArtworkImages, log: ArtworkLog, offset: Float64) -> Residuals:
+    """Score and information of each image, given each row's logit without it, `offset` (N,)."""
+    rows = images.rows(log.artwork_id)
+    p: Float64 = expit(offset)
+    score: Float64 = np.bincount(rows, log.play - p, len(images))
+    information: Float64 = np.bincount(rows, p * (1 - p), len(images))
+    return Residuals(score, information)
+
+
+def centred(values: Float64, images: ArtworkImages, weights: Float64) -> Float64:
+    """`values` (A, …) minus their weighted mean within the title; 0 where a title has no weight at all."""
+    titles, row = images.title_rows
+    flat = values.reshape(len(values), -1)
+    weight = np.bincount(row, weights=weights, minlength=len(titles))
+    mean = (
+        np.stack(
+            [np.bincount(row, weights=weights * column, minlength=len(titles)) for column in flat.T], axis=1
+        )
+        / np.where(weight > 0, weight, 1.0)[:, None]
+    )
+    within: Float64 = np.where((weight > 0)[row, None], flat - mean[row], 0.0).reshape(values.shape)
+    return within
+
+
+def effect_variance(score: Float64, information: Float64) -> float:
+    """Method of moments for the variance τ² of effects: E[u²] = I + I²τ², pooled; 0 where noise explains all."""
+    total = float((information**2).sum())
+    return max(0.0, float((score**2 - information).sum()) / total) if total > 0 else 0.0
