@@ -58,8 +58,8 @@ def required(contract: TableContract) -> tuple[str, ...]:
 def rules(contract: TableContract, given: pa.Schema, received_at: datetime) -> tuple[Rule, ...]:
     """Every rule on one row, for the columns that the batch `given` has.
 
-    In the predicates the batch's own value of a column is `raw.<column>`, its value in the contract's
-    type (null where it cannot be had) is `cast_.<column>`.
+    In the predicates `raw.<column>` is the batch's own value, and `typed.<column>` its value in the
+    contract's type, null where it cannot be had.
     """
     present = [column for column in contract.columns if column.name in given.names]
     found = [rule for column in present for rule in _of_column(column, given.field(column.name).type)]
@@ -132,7 +132,7 @@ def _rule(column: str, name: str, broken: str, says: str) -> Rule:
 
 
 def _cast(column: str) -> str:
-    return f'cast_."{column}"'
+    return f'typed."{column}"'
 
 
 def _quoted(value: str | int) -> str:

@@ -79,7 +79,7 @@ def _sessions(world: World, state: _State, begins: int, rng: np.random.Generator
     ids = state.next_impression_id + np.arange(title.size).reshape(title.shape)
     state.next_impression_id += title.size
     requests = tuple(f"history-{first}" for first in ids[:, 0])
-    pages = Pages(_id(title), _id(artwork), ids, requests, propensity)
+    pages = Pages(_id(title), _id(artwork), ids, requests, propensity, arm="history")
     seen = state.watched[member[:, None], title] & (title >= 0)
     draw = draw_on(world.trends, catalogue, begins)[title]
     visits = Visits(member, title, artwork, at, draw, seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,13 +16,14 @@ from events.lake import Ingest, Lake
 from events.movielens import FOLDER as MOVIELENS_FOLDER
 from events.movielens import movielens
 from events.sources import SOURCES
-from events.world import World
+from events.world import Day, World
 from events.world_config import WorldConfig
 
 Progress = Callable[[Ingest], None]
 Rows = tuple[str, pa.Table, datetime]
 """A table's name, some of its rows, and when they were received."""
 
+_DAYS_A_BATCH = 7
 COLLECTED = {
     "kuairand": datetime(2022, 5, 9, tzinfo=UTC),
     "movielens": datetime(2018, 9, 26, tzinfo=UTC),
@@ -86,7 +88,16 @@ def batches(source: str, data: Path | None = None, *, world: WorldConfig | None 
 
 
 def _of_world(config: WorldConfig) -> Iterator[Rows]:
-    """A day's events reach us up to days after it: a late report, or a long film that ran past midnight."""
-    for day in World(config).simulate():
-        for table, rows in day.tables.items():
-            yield table, rows, day.start + timedelta(days=5)
+    """A week's events reach us up to days after it: a late report, or a long film that ran past midnight."""
+    for days in _chunks(World(config).simulate(), _DAYS_A_BATCH):
+        for table in days[0].tables:
+            yield (
+                table,
+                pa.concat_tables([day.tables[table] for day in days]),
+                days[-1].start + timedelta(days=5),
+            )
+
+
+def _chunks(days: Iterator[Day], size: int) -> Iterator[list[Day]]:
+    while chunk := list(islice(days, size)):
+        yield chunk

@@ -18,10 +18,11 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from events.checks import arrow_schema, required
-from events.parts import by_day, content_digest, day_folder, parts, write_part
+from events.compaction import compact, to_read
+from events.digests import content_digest, names_digest
+from events.parts import by_day, day_folder, parts, write_part
 from events.schema import TABLES
 from events.sifting import sift
 from validations.expectations import TableContract
@@ -106,9 +107,10 @@ class Lake:
         if received_at.tzinfo is None:
             raise ValueError(f"received_at={received_at} has no time zone; times are UTC here.")
         with self._locked(table):
-            sifted = sift(contract, rows, parts(self.root / table), received_at)
+            sifted = sift(contract, rows, self._files(table), received_at)
             for day, slice_ in by_day(sifted.accepted) if sifted.accepted.num_rows else ():
                 write_part(slice_, day_folder(self.root / table, day), content_digest(slice_))
+            compact(self.root / table, parts(self.root / table))
             self._quarantine(table, sifted.refused, received_at)
         reasons = Counter(label for labels in sifted.refused["rules"].to_pylist() for label in labels)
         return Ingest(
@@ -119,7 +121,7 @@ class Lake:
         """Make one view per event table on `con`, named as the table, empty where no events are."""
         con.execute("SET TimeZone = 'UTC'")
         for table, contract in TABLES.items():
-            con.execute(f"CREATE OR REPLACE VIEW {table} AS {_select(contract, parts(self.root / table))}")
+            con.execute(f"CREATE OR REPLACE VIEW {table} AS {_select(contract, self._files(table))}")
 
     def describe(self) -> tuple[TableSummary, ...]:
         """Rows, days and bytes of every table, in the schema's order."""
@@ -131,8 +133,11 @@ class Lake:
         It reads names, not rows. An event that reaches us late changes the digest of its day.
         """
         _contract(table)
-        names = (f"{path.parent.name}/{path.name}" for path in parts(self.root / table, before))
-        return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
+        return names_digest(parts(self.root / table, before))
+
+    def _files(self, table: str) -> list[Path]:
+        """The files to read: the day parts, many small ones by their compact file."""
+        return to_read(self.root / table, parts(self.root / table))
 
     def _quarantine(self, table: str, refused: pa.Table, received_at: datetime) -> None:
         if not refused.num_rows:
@@ -151,7 +156,7 @@ class Lake:
 
     def _summary(self, table: str) -> TableSummary:
         paths = parts(self.root / table)
-        ends = [_ends(path) for path in paths]
+        ends = [_ends(path) for path in to_read(self.root / table, paths)]
         refused = (self.quarantine / table).glob("part-*.parquet")
         return TableSummary(
             table=table,

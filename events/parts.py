@@ -11,18 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 _DAY = "day="
-
-
-def content_digest(table: pa.Table) -> str:
-    """128 bits, in hex, over the schema and rows of `table`; how it is chunked does not matter."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        for batch in table.combine_chunks().to_batches():
-            stream.write_batch(batch)
-    return xxhash.xxh3_128_hexdigest(sink.getvalue())
+_WORTH_A_DICTIONARY = 500  # rows
 
 
 def write_part(table: pa.Table, folder: Path, digest: str) -> Path:
@@ -32,7 +23,8 @@ def write_part(table: pa.Table, folder: Path, digest: str) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{path.name}.{os.getpid()}.tmp"
-    pq.write_table(table, unfinished, compression="zstd")
+    repetitive = table.num_rows > _WORTH_A_DICTIONARY
+    pq.write_table(table, unfinished, compression="zstd", use_dictionary=repetitive)
     unfinished.replace(path)
     return path
 
@@ -55,15 +47,11 @@ def parts(table_folder: Path, before: datetime | None = None) -> list[Path]:
     """Every part, oldest day first; with `before`, only of days that begin before it."""
     if not table_folder.is_dir():
         return []
-    folders = sorted(entry.name for entry in os.scandir(table_folder) if entry.name.startswith(_DAY))
+    with os.scandir(table_folder) as entries:
+        days = sorted(entry.name for entry in entries if entry.name.startswith(_DAY))
     if before is not None:
-        folders = [name for name in folders if _begins(name) < before]
-    return [
-        table_folder / folder / name
-        for folder in folders
-        for name in sorted(os.listdir(table_folder / folder))
-        if name.endswith(".parquet") and not name.startswith(".")
-    ]
+        days = [day for day in days if _begins(day) < before]
+    return [part for day in days for part in sorted((table_folder / day).glob("part-*.parquet"))]
 
 
 def _begins(folder: str) -> datetime:

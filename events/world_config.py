@@ -20,7 +20,7 @@ class WorldConfig(BaseModel):
     start: AwareDatetime = datetime(2026, 1, 1, tzinfo=UTC)
     days: int = Field(35, ge=1)
     page_size: int = Field(24, ge=1, description="titles on a page of the history")
-    sessions_per_day: float = Field(0.6, gt=0, description="mean, of a member with a running membership")
+    sessions_per_day: float = Field(0.62, gt=0, description="mean, of a member with a running membership")
     late_share: float = Field(0.02, ge=0, le=1, description="sessions whose events reach us hours late")
     membership_days: int = Field(7, ge=1, description="length of a membership period; dates are staggered")
 
