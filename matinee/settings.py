@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,10 +14,17 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MATINEE_", frozen=True, extra="forbid")
 
-    home: Path = Field(Path(".matinee"), description="folder that holds one workspace for each source of events")
+    home: Path = Field(
+        Path(".matinee"), description="folder that holds one workspace for each source of events"
+    )
     source: str = Field("world", description="the source of events: world, kuairand or movielens")
     data: Path = Field(Path("../shared/data"), description="folder with the real data sets")
-    registry_url: str | None = Field(None, description="SQLAlchemy URL of the ledger; SQLite in the workspace if unset")
+    registry_url: str | None = Field(
+        None, description="SQLAlchemy URL of the ledger; SQLite in the workspace if unset"
+    )
     threads: int = Field(2, ge=1, description="threads for DuckDB and for training; serving always uses one")
     seed: int = Field(0, description="of everything random in a pipeline run")
+    world: Literal["standard", "tiny"] = Field(
+        "standard", description="size of the built-in world; tiny is for tests"
+    )
     port: int = Field(3000, ge=1, le=65_535, description="where `bento serve` listens")

@@ -44,7 +44,9 @@ class Workspace:
         root = (settings.home / settings.source).resolve()
         root.mkdir(parents=True, exist_ok=True)
         (root / "workspace.json").write_text(json.dumps({"source": settings.source}) + "\n")
-        return cls(root, SOURCES[settings.source], settings.registry_url or f"sqlite:///{root / 'registry.db'}")
+        return cls(
+            root, SOURCES[settings.source], settings.registry_url or f"sqlite:///{root / 'registry.db'}"
+        )
 
     @property
     def offline(self) -> Path:

@@ -1,0 +1,5 @@
+"""`python -m matinee`."""
+
+from matinee.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The subcommands of `matinee`, a module each."""

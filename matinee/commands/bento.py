@@ -1,0 +1,51 @@
+"""`matinee bento`: build and serve."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from matinee.deployment import build_bento, newest_tag, services_of, serving
+from matinee.session import AsJson, AsOf, Source, console, opened, print_json, print_table, staged
+from serving.manifest import SERVICES
+from serving.running import serve as serve_bento
+
+app = typer.Typer(
+    no_args_is_help=True, help="Bentos: build services with their model versions inside, serve a built one."
+)
+
+
+@app.command()
+def build(service: Annotated[str, typer.Argument(help=f"{', '.join(SERVICES)}, or all")] = "homepage",
+          source: Source = None, as_of: AsOf = None) -> None:  # fmt: skip
+    """Build a Bento of the champions and of every version a live arm asks for."""
+    with opened(source, as_of) as day:
+        if service not in {*SERVICES, "all"}:
+            raise typer.BadParameter(f"no service {service!r}. There are: {', '.join(SERVICES)}, or all.")
+        for name in services_of(day) if service == "all" else [s for s in SERVICES if s == service]:
+            with staged() as stages, stages.stage(f"build {name}") as stage:
+                build_bento(day, name, stage)
+
+
+@app.command("list")
+def list_(source: Source = None, as_json: AsJson = False) -> None:
+    """Built Bentos and the versions in them."""
+    with opened(source) as day:
+        live = [x for x in day.registry.live() if x.kind == "bento"]
+    if as_json:
+        print_json([vars(x) for x in live])
+        return
+    print_table(
+        "bentos", ("tag", "version", "since"), [[x.where, x.ref, f"{x.since:%Y-%m-%d %H:%M}"] for x in live]
+    )
+
+
+@app.command()
+def serve(tag: Annotated[str, typer.Argument(help="NAME:TAG; the newest homepage if left out")] = "",
+          source: Source = None, port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None) -> None:  # fmt: skip
+    """Serve a built Bento until interrupted: POST /page {"user_id": 17, "size": 40}."""
+    with opened(source) as day:
+        made = serving(day, tag or newest_tag(day, "homepage"), port or day.settings.port)
+    console.print(f"serving {made.tag} at {made.base_url}", highlight=False)
+    raise typer.Exit(serve_bento(made))

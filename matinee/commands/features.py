@@ -1,0 +1,152 @@
+"""`matinee features`: declarations, computation, gate, online store, documentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from feature_repo.feast_views import apply as apply_to_feast
+
+from feature_repo.compute import plan as plan_steps
+from feature_repo.declarations import Declarations, UnknownFeature
+from feature_repo.docs import described, write_site
+from matinee.day import compute_features, publish
+from matinee.day import validate as validate_day
+from matinee.gatekeeping import GateFailed
+from matinee.lineage import events_digest, record_declarations
+from matinee.session import (
+    AsJson,
+    AsOf,
+    Source,
+    console,
+    errors,
+    opened,
+    print_json,
+    print_pairs,
+    print_table,
+    staged,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Features: list, compute, validate, materialize, document.")
+
+
+def _listing(declarations: Declarations) -> dict[str, Any]:
+    rows = [described(table, feature) for table in declarations.tables for feature in table.features]
+    lacking = [
+        {"feature": f"{table}:{feature.name}", "lacks": list(missing)}
+        for table, feature, missing in declarations.unavailable
+    ]
+    counts = Counter(row["weight"] for row in rows)
+    return {"source": declarations.source, "counts": dict(counts), "features": rows, "unavailable": lacking}
+
+
+@app.command("list")
+def list_(source: Source = None, as_json: AsJson = False, match: Annotated[str, typer.Option(help="Only names that contain this.")] = "") -> None:  # fmt: skip
+    """Every feature declared for a source, and those that its events make impossible."""
+    with opened(source) as day:
+        listing = _listing(day.workspace.declarations)
+    listing["features"] = [row for row in listing["features"] if match in row["feature"]]
+    if as_json:
+        print_json(listing)
+        return
+    columns = ("feature", "weight", "unit", "window_days", "digest", "description")
+    print_table(
+        f"features of {listing['source']}",
+        columns,
+        [[row[c] for c in columns] for row in listing["features"]],
+    )
+    counts = ", ".join(f"{n} {weight}" for weight, n in listing["counts"].items())
+    console.print(f"{counts}; {len(listing['unavailable'])} unavailable for this source")
+
+
+@app.command()
+def describe(name: str, source: Source = None, as_json: AsJson = False) -> None:
+    """One feature, by `table:feature` or by name: everything about it, with its computation."""
+    with opened(source) as day:
+        declarations = day.workspace.declarations
+    every = [(t, f) for t in declarations.tables for f in t.features]
+    shown = [described(t, f) for t, f in every if name in {f.name, f"{t.name}:{f.name}"}]
+    if not shown:
+        raise UnknownFeature(name, declarations.source, [f.name for _, f in every])
+    if as_json:
+        print_json(shown)
+        return
+    for one in shown:
+        print_pairs(one)
+        console.print()
+
+
+@app.command()
+def plan(source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:
+    """What `compute` would do, step by step; nothing is run."""
+    with opened(source, as_of) as day:
+        lake = day.workspace.lake
+        steps = plan_steps(
+            day.workspace.declarations,
+            day.split.as_ofs,
+            lambda m: events_digest(lake, m),
+            day.workspace.offline,
+        )
+    if as_json:
+        print_json([{"step": str(s), "digest": s.digest, "fresh": s.fresh} for s in steps])
+        return
+    for step in steps:
+        console.print(str(step), highlight=False)
+
+
+@app.command()
+def apply(source: Source = None) -> None:
+    """Write the declarations into the Feast registry and into the ledger."""
+    with opened(source) as day:
+        record_declarations(day.registry, day.workspace.declarations)
+        applied = apply_to_feast(day.workspace.root, day.workspace.declarations)
+    console.print(f"applied to Feast: {applied}", highlight=False)
+
+
+@app.command()
+def compute(source: Source = None, as_of: AsOf = None) -> None:
+    """Compute the feature tables of every snapshot the day needs; unchanged ones are kept."""
+    with opened(source, as_of) as day, staged() as stages, stages.stage("compute features") as stage:
+        compute_features(day, stage)
+
+
+@app.command()
+def validate(source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:
+    """Put the computed tables through the gate; exit code 1, with findings, where one fails."""
+    with opened(source, as_of) as day:
+        try:
+            with staged() as stages, stages.stage("gate") as stage:
+                reports = validate_day(day, stage, [day.as_of])
+        except GateFailed as failure:
+            if as_json:
+                print_json([report.to_dict() for report in failure.reports])
+            for report in failure.reports:
+                errors.print(f"[red]{report.summary}[/red]")
+                for finding in report.findings:
+                    errors.print(f"  {finding}", highlight=False)
+            errors.print(f"Data Docs: {day.gatekeeper.docs / 'index.html'}", highlight=False)
+            raise typer.Exit(1) from None
+    if as_json:
+        print_json([report.to_dict() for report in reports])
+    else:
+        console.print(f"Data Docs: {day.gatekeeper.docs / 'index.html'}", highlight=False)
+
+
+@app.command()
+def materialize(source: Source = None, as_of: AsOf = None) -> None:
+    """Bring the validated tables into the online store and publish a snapshot."""
+    with opened(source, as_of) as day, staged() as stages, stages.stage("materialize") as stage:
+        publish(day, stage)
+
+
+@app.command()
+def docs(
+    source: Source = None, to: Annotated[Path | None, typer.Option(help="Folder of the site.")] = None
+) -> None:
+    """Write a searchable page of every feature."""
+    with opened(source) as day:
+        folder = to or day.workspace.root / "docs"
+        index = write_site(day.workspace.declarations, folder)
+    console.print(f"open {index}", highlight=False)

@@ -1,0 +1,132 @@
+"""`matinee models`: what the ledger knows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from matinee.session import AsJson, Source, console, opened, print_json, print_pairs, print_table
+from matinee.show import print_lineage
+from registry import ModelVersion
+from registry.lineage import Lineage
+
+app = typer.Typer(no_args_is_help=True, help="The registry: versions, aliases, lineage.")
+
+Mermaid = Annotated[bool, typer.Option("--mermaid", help="Print the graph as Mermaid.")]
+
+
+def _as_dict(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "ref": version.ref,
+        "digest": version.digest,
+        "created_at": version.created_at,
+        "aliases": list(version.aliases),
+        "source": version.source,
+        "training_set": version.training_set,
+        "metrics": {f"{m.name} ({m.split})": m.value for m in version.metrics},
+        "tags": dict(version.tags),
+        "params": dict(version.params),
+        "files": {f.path: f.sha256 for f in version.files},
+    }
+
+
+@app.command("list")
+def list_(source: Source = None, as_json: AsJson = False) -> None:
+    """Every model, its newest version and where its aliases stand; and which version is live where."""
+    with opened(source) as day:
+        found, live = day.registry.models(), day.registry.live()
+    if as_json:
+        print_json({"models": [vars(m) for m in found], "live": [vars(x) for x in live]})
+        return
+    rows = [
+        [m.name, m.versions, m.latest, ", ".join(f"{a} → {n}" for a, n in m.aliases.items())] for m in found
+    ]
+    print_table("models", ("model", "versions", "latest", "aliases"), rows)
+    print_table(
+        "live",
+        ("version", "as", "where", "since"),
+        [[x.ref, x.kind, x.where, f"{x.since:%Y-%m-%d %H:%M}"] for x in live],
+    )
+
+
+@app.command()
+def show(ref: str, source: Source = None, as_json: AsJson = False) -> None:
+    """One version, by `ranker@champion`, `ranker/3` or `ranker`: metrics, parameters, tags, files."""
+    with opened(source) as day:
+        version = _as_dict(day.registry.get(ref))
+    if as_json:
+        print_json(version)
+        return
+    nested = {"metrics", "tags", "params", "files"}
+    print_pairs({name: value for name, value in version.items() if name not in nested})
+    for name in ("metrics", "tags", "params", "files"):
+        print_table(name, ("name", "value"), [[k, v] for k, v in version[name].items()])
+
+
+@app.command()
+def search(query: Annotated[str, typer.Argument(help="Such as: metrics.recall_at_200 > 0.3 and tags.source = 'kuairand'")] = "",
+           source: Source = None, as_json: AsJson = False,
+           order_by: Annotated[list[str] | None, typer.Option(help="Such as: metrics.recall_at_200 DESC")] = None,
+           limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+           page_token: Annotated[str | None, typer.Option(help="From the page before.")] = None) -> None:  # fmt: skip
+    """Versions for which a query holds, over name, version, tags, params, metrics, aliases, features, arms."""
+    with opened(source) as day:
+        page = day.registry.search(query, tuple(order_by or ()), limit, page_token)
+    if as_json:
+        print_json(
+            {"versions": [_as_dict(v) for v in page.versions], "next_page_token": page.next_page_token}
+        )
+        return
+    rows = [
+        [v.ref, ", ".join(v.aliases), v.source, f"{v.created_at:%Y-%m-%d %H:%M}", _headline(v)]
+        for v in page.versions
+    ]
+    print_table(f"{len(rows)} versions", ("version", "aliases", "source", "created", "metrics"), rows)
+    if page.next_page_token:
+        console.print(f"more: --page-token {page.next_page_token}", highlight=False)
+
+
+def _headline(version: ModelVersion) -> str:
+    wanted = ("recall_at_200", "ndcg_at_20", "play_auc", "validity", "snips_lift")
+    return ", ".join(f"{m.name} {m.value:.3f}" for m in version.metrics if m.name in wanted)
+
+
+@app.command()
+def promote(ref: str, alias: str = "champion", source: Source = None,
+            expect: Annotated[int | None, typer.Option(help="Move only if the alias stands on this number now.")] = None,
+            by: str = "cli", reason: str = "promoted by hand") -> None:  # fmt: skip
+    """Point an alias at a version, on the evidence recorded with it."""
+    with opened(source) as day:
+        if expect is None:
+            version = day.registry.promote(ref, alias, by=by, reason=reason)
+        else:
+            version = day.registry.promote(ref, alias, expect=expect, by=by, reason=reason)
+    console.print(f"{version.name}@{alias} is {version.ref}", highlight=False)
+
+
+@app.command()
+def explain(ref: str, source: Source = None, as_json: AsJson = False, mermaid: Mermaid = False) -> None:
+    """Where a version, an arm or a read-out comes from: events, features, training set; and where it serves."""
+    with opened(source) as day:
+        lineage = day.registry.explain(ref)
+    _print_lineage(lineage, as_json=as_json, mermaid=mermaid)
+
+
+@app.command()
+def impact(kind: Annotated[str, typer.Argument(help="feature, service, training_set, or a version's reference")],
+           name: Annotated[str, typer.Argument(help="its name or digest")] = "", source: Source = None,
+           as_json: AsJson = False, mermaid: Mermaid = False) -> None:  # fmt: skip
+    """Everything that a feature, a service, a training set or a version reaches."""
+    with opened(source) as day:
+        lineage = day.registry.impact(f"{kind} {name}".strip())
+    _print_lineage(lineage, as_json=as_json, mermaid=mermaid)
+
+
+def _print_lineage(lineage: Lineage, *, as_json: bool, mermaid: bool) -> None:
+    if as_json:
+        print_json(lineage.to_dict())
+    elif mermaid:
+        typer.echo(lineage.to_mermaid())
+    else:
+        print_lineage(lineage)

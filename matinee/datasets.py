@@ -1,0 +1,234 @@
+"""From raw events and computed tables to what models train on; every label is closed and known by `as_of`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from events.lake import Lake
+from events.sources import Source
+from feature_repo.compute import offline_path
+from feature_repo.declarations import Declarations, FeatureService
+from feature_repo.training_set import TrainingSet, snapshot_matrix, training_set
+from matinee.periods import Period, Split
+from models.data import Histories, RankingSet, RetrievalPeriod
+from models.evaluate import PlayLog
+
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where data sets are made: the lake, the computed tables and what is declared over them."""
+
+    source: Source
+    lake: Lake
+    offline: Path
+    declarations: Declarations
+    threads: int = 2
+
+    @contextmanager
+    def events(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection on which the raw event tables are views."""
+        with duckdb.connect(config={"threads": self.threads}) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            self.lake.register(connection)
+            yield connection
+
+
+def literal(moment: datetime) -> str:
+    """A moment as SQL."""
+    return f"TIMESTAMPTZ '{moment.astimezone(UTC).isoformat(sep=' ')}'"
+
+
+def entity_matrix(desk: Desk, service: FeatureService, as_of: datetime) -> tuple[Int64, Float32]:
+    """(ids ascending, float32 (n, F)) of a service whose tables are all about one entity."""
+    parts = [snapshot_matrix(offline_path(desk.offline, t.name, as_of), t) for t in service.tables]
+    ids = parts[0][0]
+    if any(not np.array_equal(ids, other) for other, _ in parts[1:]):
+        names = ", ".join(table.name for table in service.tables)
+        raise ValueError(f"{names} as of {as_of} hold different entities: compute them again together.")
+    return ids, np.concatenate([values for _, values in parts], axis=1)
+
+
+def histories(desk: Desk, user_ids: Int64, as_of: datetime) -> Histories:
+    """The watch history of each of `user_ids`, empty where nothing is known."""
+    path = offline_path(desk.offline, "user_history", as_of)
+    with duckdb.connect(config={"threads": 1}) as connection:
+        rows = connection.sql(f"SELECT user_id, recent_title_ids FROM read_parquet('{path}')").fetchall()
+    known = dict(rows)
+    return Histories.of_lists([known.get(user, ()) for user in user_ids.tolist()])
+
+
+def retrieval_period(desk: Desk, period: Period, as_of: datetime) -> RetrievalPeriod:
+    """Users, titles and plays of one label period, with features as of its start.
+
+    A user first seen within the period is there with nothing known. A play of a title that was not in the
+    catalogue at the start is left out: it could not have been retrieved.
+    """
+    known, user_features = entity_matrix(desk, desk.declarations.service("retrieval_user"), period.start)
+    title_ids, title_features = entity_matrix(
+        desk, desk.declarations.service("retrieval_title"), period.start
+    )
+    users, titles = _plays(desk, period, as_of)
+    available = np.isin(titles, title_ids)
+    users, titles = users[available], titles[available]
+    user_ids = np.concatenate([known, np.setdiff1d(users, known)])
+    blank = np.full((len(user_ids) - len(known), user_features.shape[1]), np.nan, dtype=np.float32)
+    order = np.argsort(user_ids, kind="stable")
+    return RetrievalPeriod(
+        as_of=period.start,
+        user_ids=user_ids[order],
+        user_features=np.concatenate([user_features, blank])[order],
+        histories=histories(desk, user_ids[order], period.start),
+        title_ids=title_ids,
+        title_features=title_features,
+        play_user=np.searchsorted(user_ids[order], users),
+        play_title=np.searchsorted(title_ids, titles),
+    )
+
+
+def _plays(desk: Desk, period: Period, as_of: datetime) -> tuple[Int64, Int64]:
+    with desk.events() as connection:
+        rows = connection.sql(f"""
+            SELECT user_id, title_id FROM plays
+            WHERE event_timestamp >= {literal(period.start)} AND event_timestamp < {literal(period.end)}
+              AND created_timestamp < {literal(as_of)}
+            ORDER BY event_timestamp, play_id""").to_arrow_table()
+    return rows["user_id"].to_numpy(), rows["title_id"].to_numpy()
+
+
+def play_log(desk: Desk, before: datetime) -> PlayLog:
+    """Every play known before a moment, for popularity's lists."""
+    with desk.events() as connection:
+        rows = connection.sql(f"""
+            SELECT title_id, event_timestamp::TIMESTAMP AS happened, created_timestamp::TIMESTAMP AS known FROM plays
+            WHERE event_timestamp < {literal(before)} AND created_timestamp < {literal(before)}""").to_arrow_table()
+    return PlayLog(rows["title_id"].to_numpy(), rows["happened"].to_numpy(), rows["known"].to_numpy())
+
+
+def ranking_set(
+    desk: Desk, split: Split, periods: Sequence[Period], rows: int, seed: int
+) -> tuple[RankingSet, TrainingSet]:
+    """Labelled rows of `periods`, about `rows` of them, chosen by a hash and so the same every time.
+
+    With impressions, a row is a title that was shown; without, a play or one of four titles drawn from
+    what was available and not played (docs/decisions/0003).
+    """
+    spine = ranking_spine(desk, split, periods, rows, seed)
+    made = training_set(spine, desk.declarations.service("ranking"), desk.declarations, desk.offline, split.as_ofs,
+                        threads=desk.threads)  # fmt: skip
+    starts = np.array([int(moment.timestamp()) * 1_000_000 for moment in split.as_ofs])
+    happened = spine["event_timestamp"].cast(pa.int64()).to_numpy()
+    rows_of = RankingSet(
+        features=made.features,
+        play=_float(spine["play"]),
+        completion=_float(spine["completion"]),
+        retention=_float(spine["retention"]),
+        position=_float(spine["position"]),
+        user_id=spine["user_id"].to_numpy(),
+        title_id=spine["title_id"].to_numpy(),
+        period=(np.searchsorted(starts, happened, side="right") - 1).astype(np.int64),
+    )
+    return rows_of, made
+
+
+def spine_of(user_ids: Int64, title_ids: Int64, moment: datetime) -> pa.Table:
+    """A spine of pairs that all want the features of one moment."""
+    moments = pa.array([int(moment.timestamp() * 1e6)], pa.timestamp("us", tz="UTC"))
+    when = pa.array(np.zeros(len(user_ids), dtype=np.int32))
+    return pa.table({
+        "user_id": user_ids, "title_id": title_ids,
+        "event_timestamp": pa.DictionaryArray.from_arrays(when, moments).dictionary_decode(),
+    })  # fmt: skip
+
+
+def _float(column: pa.ChunkedArray) -> Float32:
+    values: Float32 = column.cast(pa.float32()).to_numpy()
+    return values
+
+
+def ranking_spine(desk: Desk, split: Split, periods: Sequence[Period], rows: int, seed: int) -> pa.Table:
+    """user_id, title_id, event_timestamp and the labels play, completion, retention, with position."""
+    start, end = literal(periods[0].start), literal(periods[-1].end)
+    shown = _shown(desk.source, start, end, literal(split.as_of), seed)
+    with desk.events() as connection:
+        connection.execute(f"CREATE TEMP TABLE shown AS {shown}")
+        ((total,),) = connection.execute("SELECT count(*) FROM shown").fetchall()
+        if not total:
+            raise ValueError(f"{desk.source.name}: nothing was shown or played from {start} to {end}.")
+        share = min(1.0, rows / total)
+        chosen = (
+            f"hash(user_id, title_id, epoch_us(event_timestamp), {seed}) % 1000000 < {int(share * 1_000_000)}"
+        )
+        return connection.sql(f"""
+            SELECT s.user_id, s.title_id, s.event_timestamp, s.play::FLOAT AS play, s.completion::FLOAT AS completion,
+                   s.position::FLOAT AS position, r.retention::FLOAT AS retention
+            FROM (SELECT * FROM shown WHERE {chosen}) s LEFT JOIN ({_retention(desk.source, split)}) r
+              ON r.user_id = s.user_id AND r.event_timestamp = s.event_timestamp
+            ORDER BY s.event_timestamp, s.user_id, s.title_id""").to_arrow_table()
+
+
+def _shown(source: Source, start: str, end: str, as_of: str, seed: int) -> str:
+    """What was put before users in [start, end), with whether it was played and how much of it."""
+    played = f"SELECT * FROM plays WHERE created_timestamp < {as_of} AND event_timestamp < {as_of}"
+    within = f"event_timestamp >= {start} AND event_timestamp < {end} AND created_timestamp < {as_of}"
+    if source.has("impressions"):
+        return f"""
+            SELECT i.user_id, i.title_id, i.event_timestamp, i.position, p.play_id IS NOT NULL AS play, p.watch_share AS completion
+            FROM (SELECT * FROM impressions WHERE {within}) i
+            LEFT JOIN ({played} QUALIFY row_number() OVER (PARTITION BY impression_id ORDER BY play_id) = 1) p
+              USING (impression_id)"""
+    # Four others a play, drawn from what was played so far: harder than uniform, and blind to the future.
+    return f"""
+        WITH real AS (SELECT user_id, title_id, event_timestamp, play_id FROM plays WHERE {within}),
+        catalogue AS (SELECT title_id, row_number() OVER (ORDER BY event_timestamp, play_id) - 1 AS place
+                      FROM plays WHERE event_timestamp < {start} AND created_timestamp < {start}),
+        size AS (SELECT count(*) AS n FROM catalogue),
+        drawn AS (SELECT user_id, event_timestamp, hash(play_id, k, {seed}) % greatest(n, 1) AS place
+                  FROM real, range(4) t(k), size),
+        others AS (SELECT DISTINCT d.user_id, c.title_id, d.event_timestamp FROM drawn d JOIN catalogue c USING (place)
+                   WHERE NOT EXISTS (SELECT 1 FROM ({played}) p WHERE p.user_id = d.user_id AND p.title_id = c.title_id))
+        SELECT user_id, title_id, event_timestamp, NULL::DOUBLE AS position, true AS play, NULL::DOUBLE AS completion FROM real
+        UNION ALL
+        SELECT user_id, title_id, event_timestamp, NULL, false, NULL FROM others"""
+
+
+def _retention(source: Source, split: Split) -> str:
+    """(user_id, event_timestamp) → 1 or 0, null until the outcome is closed and known.
+
+    With memberships: the first decision to renew or cancel within seven periods. Without: whether the user
+    plays again between a twelfth of a half period and half a period later.
+    """
+    as_of = literal(split.as_of)
+    moments = "SELECT DISTINCT user_id, event_timestamp FROM shown"
+    if source.has("memberships"):
+        horizon = int(7 * source.period.total_seconds())
+        return f"""
+            SELECT m.user_id, m.event_timestamp,
+                   CASE WHEN d.event_timestamp <= m.event_timestamp + INTERVAL {horizon} SECOND
+                        THEN (d.status = 'renewed')::INTEGER END AS retention
+            FROM ({moments}) m ASOF LEFT JOIN
+                 (SELECT user_id, event_timestamp, status FROM memberships
+                  WHERE status <> 'started' AND event_timestamp < {as_of} AND created_timestamp < {as_of}) d
+              ON m.user_id = d.user_id AND m.event_timestamp < d.event_timestamp"""
+    horizon = int(source.period.total_seconds() / 2)
+    gap = horizon // 12
+    return f"""
+        SELECT m.user_id, m.event_timestamp,
+               CASE WHEN m.event_timestamp + INTERVAL {horizon} SECOND <= {as_of}
+                    THEN coalesce(d.event_timestamp <= m.event_timestamp + INTERVAL {horizon} SECOND, false)::INTEGER
+               END AS retention
+        FROM (SELECT *, event_timestamp + INTERVAL {gap} SECOND AS after FROM ({moments})) m ASOF LEFT JOIN
+             (SELECT user_id, event_timestamp FROM plays
+              WHERE event_timestamp < {as_of} AND created_timestamp < {as_of}) d
+          ON m.user_id = d.user_id AND m.after < d.event_timestamp"""

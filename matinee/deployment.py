@@ -1,0 +1,92 @@
+"""From the ledger to Bentos: which versions go in, and what the ledger is told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.live import LiveExperiments
+from matinee.day import Day, fetched
+from matinee.progress import Stage
+from matinee.training import popularity_list
+from registry import BentoRecord
+from serving.bento import BuiltBento, build
+from serving.manifest import SERVICES, Defaults, ServiceName
+from serving.running import Serving
+
+KINDS = ("retriever", "ranker", "artwork")
+PARTS: dict[str, tuple[str, ...]] = {
+    "homepage": KINDS, "retriever": ("retriever",), "ranker": ("ranker",), "artwork": ("artwork",),
+}  # fmt: skip
+
+
+class NotBuilt(LookupError):
+    """A service has no Bento yet."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"no Bento of {service!r} was built. Run `matinee bento build {service}` first.")
+
+
+class NoChampion(LookupError):
+    """A source has no champion to serve."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"{source}: no retriever is champion yet. Run `matinee day --source {source}` first."
+        )
+
+
+def champions(day: Day) -> dict[str, str]:
+    """Kind of model → its champion's pinned reference, for the kinds that have one."""
+    found = {}
+    for model in day.registry.models():
+        if model.name in KINDS and "champion" in model.aliases:
+            found[model.name] = f"{model.name}/{model.aliases['champion']}"
+    if "retriever" not in found:
+        raise NoChampion(day.workspace.source.name)
+    return found
+
+
+def services_of(day: Day) -> tuple[ServiceName, ...]:
+    """The services this source has models for."""
+    have = champions(day)
+    return tuple(s for s in SERVICES if s == "homepage" or s in have)
+
+
+def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
+    """Build a Bento of the champions and of every version a live arm asks for, and record it."""
+    have = champions(day)
+    defaults = Defaults(
+        **{kind: ref for kind, ref in have.items() if kind in PARTS[service]},
+        popular=tuple(popularity_list(day.bench, day.as_of).tolist()),
+    )
+    live = LiveExperiments.read(day.workspace.live).references
+    wanted = {ref for ref in (*have.values(), *live) if ref.split("/")[0] in PARTS[service]}
+    folders: dict[str, Path] = {ref: fetched(day, ref) for ref in sorted(wanted)}
+    built = build(service, folders, defaults, day.workspace.root, day.workspace.bentos)
+    day.registry.record_bento(BentoRecord(built.tag, built.digest, tuple(folders)))
+    stage.note = f"{built.tag} with {', '.join(folders)}"
+    return built
+
+
+def serving(day: Day, tag: str, port: int) -> Serving:
+    """How this workspace's Bento is served."""
+    return Serving(tag=tag, home=day.workspace.root, bento_store=day.workspace.bentos, port=port)
+
+
+def newest_tag(day: Day, service: str) -> str:
+    """The tag of the Bento of a service that was recorded last.
+
+    Raises:
+        NotBuilt: there is none.
+    """
+    since = {live.where: live.since for live in day.registry.live() if live.kind == "bento"}
+    mine = [tag for tag in since if tag.split(":")[0] == service]
+    if not mine:
+        raise NotBuilt(service)
+    return max(mine, key=lambda tag: since[tag])
+
+
+def bento_folder(day: Day, tag: str) -> Path:
+    """Where the sources, versions and manifest of a built Bento lie."""
+    name, version = tag.split(":")
+    return day.workspace.bentos / "bentos" / name / version / "src"

@@ -1,0 +1,106 @@
+"""Experiments between their YAML, the ledger and the live file that serving reads."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from experiments.checking import check
+from experiments.config import Experiment, Problem
+from experiments.live import LiveExperiments, start, stop
+from experiments.reading import load
+from experiments.readout import Readout, read_out_tables
+from matinee.day import Day
+from registry import ArmRecord, ExperimentRecord, RegistryError
+from serving.exposure_table import read
+
+CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
+"""The experiments that come with matinee."""
+
+
+def problems(day: Day, folder: Path = CONFIGS) -> tuple[Problem, ...]:
+    """Everything wrong with a folder of experiments, model references checked against the ledger."""
+
+    def known(reference: str) -> bool:
+        try:
+            day.registry.get(reference)
+        except RegistryError:
+            return False
+        return True
+
+    return check(load(folder), known)
+
+
+def start_experiment(day: Day, name: str, at: datetime, by: str, folder: Path = CONFIGS) -> LiveExperiments:
+    """Pin an experiment's model references, record it in the ledger, and make it live."""
+    declared = load(folder)
+    live = start(
+        LiveExperiments.read(day.workspace.live), declared, name, lambda ref: day.registry.get(ref).ref, at
+    )
+    day.registry.record_experiment(_record(declared.experiments[name]), by=by)
+    day.registry.start_experiment(name, by=by)
+    live.write(day.workspace.live)
+    return live
+
+
+def stop_experiment(day: Day, name: str, by: str, reason: str = "") -> LiveExperiments:
+    """Take an experiment out of the live file and close its run in the ledger."""
+    live = stop(LiveExperiments.read(day.workspace.live), name)
+    live.write(day.workspace.live)
+    day.registry.stop_experiment(name, by=by, reason=reason)
+    return live
+
+
+def _record(experiment: Experiment) -> ExperimentRecord:
+    arms = tuple(
+        ArmRecord(
+            name,
+            models={key: str(value) for key, value in arm.parameters.items() if _is_reference(value)},
+            values={key: value for key, value in arm.parameters.items() if not _is_reference(value)},
+        )
+        for name, arm in experiment.arms.items()
+    )
+    return ExperimentRecord(experiment.name, experiment.layer, arms, experiment.model_dump(mode="json"))
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, str) and ("@" in value or "/" in value)
+
+
+def readout(day: Day, name: str, at: datetime) -> Readout:
+    """Read an experiment out from the exposure log and what came of it, and record the verdict."""
+    experiment = LiveExperiments.read(day.workspace.live).named(name).declaration
+    made = read_out_tables(experiment, exposed(day), outcomes(day), at)
+    day.registry.record_readout(name, made.model_dump(mode="json"))
+    return made
+
+
+def exposed(day: Day) -> pa.Table:
+    """The exposure log, one row for each (request, experiment) a user met."""
+    log = read(day.workspace.exposures)
+    with day.desk.events() as connection:
+        connection.register("log", log)
+        return connection.sql("""
+            SELECT DISTINCT request_id, user_id, arm.experiment AS experiment, arm.arm AS arm, event_timestamp
+            FROM (SELECT request_id, user_id, event_timestamp, unnest(arms) AS arm FROM log)""").to_arrow_table()
+
+
+def outcomes(day: Day) -> pa.Table:
+    """One row an exposed user: what they watched from what they were shown, and whether they renewed."""
+    with day.desk.events() as connection:
+        connection.register("log", read(day.workspace.exposures))
+        return connection.sql("""
+            WITH shown AS (SELECT impression_id, user_id, event_timestamp FROM log),
+            first AS (SELECT user_id, min(event_timestamp) AS since FROM shown GROUP BY user_id),
+            watched AS (SELECT s.user_id, count(p.play_id) AS plays, sum(p.watch_minutes) AS watch_minutes
+                        FROM shown s LEFT JOIN plays p USING (impression_id) GROUP BY s.user_id),
+            due AS (SELECT f.user_id, count(*) FILTER (status <> 'started') AS renewals_due,
+                           count(*) FILTER (status = 'renewed') AS renewals
+                    FROM first f JOIN memberships m ON m.user_id = f.user_id AND m.event_timestamp >= f.since
+                    GROUP BY f.user_id)
+            SELECT f.user_id, coalesce(w.plays, 0)::DOUBLE AS plays, coalesce(w.watch_minutes, 0) AS watch_minutes,
+                   coalesce(d.renewals_due, 0)::DOUBLE AS renewals_due, coalesce(d.renewals, 0)::DOUBLE AS renewals
+            FROM first f LEFT JOIN watched w USING (user_id) LEFT JOIN due d USING (user_id)
+            ORDER BY f.user_id""").to_arrow_table()

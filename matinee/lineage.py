@@ -1,0 +1,102 @@
+"""What is written into the ledger about where a model came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from pydantic import BaseModel
+
+from events.lake import Lake
+from events.schema import TABLES
+from feature_repo.compute import offline_path, recorded_digest
+from feature_repo.declarations import Declarations, FeatureService
+from matinee.datasets import Desk
+from matinee.periods import Split
+from registry import FeatureRecord, Metric, ModelVersion, Registry, ServiceRecord, TrainingSetRecord
+
+
+def record_declarations(registry: Registry, declarations: Declarations) -> None:
+    """Every feature and feature service of a source, by digest."""
+    records: dict[str, FeatureRecord] = {}
+    for table in declarations.tables:
+        for feature in table.features:
+            definition = {"description": feature.description, "unit": feature.unit, "owner": feature.owner}
+            records.setdefault(
+                feature.digest,
+                FeatureRecord(feature.digest, feature.name, table.name, feature.dtype.value, definition),
+            )
+    registry.record_features(tuple(records.values()))
+    for service in declarations.services:
+        registry.record_service(service_record(service))
+
+
+def service_record(service: FeatureService) -> ServiceRecord:
+    """A feature service as the ledger keeps it."""
+    return ServiceRecord(service.name, tuple(service.digests.values()))
+
+
+def training_set_record(
+    desk: Desk, split: Split, service: FeatureService, digest: str, rows: int
+) -> TrainingSetRecord:
+    """Labels of the split's train periods, joined to a service's features."""
+    return TrainingSetRecord(
+        digest=digest,
+        source=desk.source.name,
+        interval_start=split.train[0].start,
+        interval_end=split.train[-1].end,
+        rows=rows,
+        as_of=split.as_of,
+        event_digests=event_digests(desk.lake, split.as_of),
+        service=service_record(service).digest,
+    )
+
+
+def event_digests(lake: Lake, before: datetime) -> dict[str, str]:
+    """Event table → digest of what it holds before a moment."""
+    return {table: lake.digest(table, before) for table in TABLES}
+
+
+def events_digest(lake: Lake, before: datetime) -> str:
+    """One digest over all event tables before a moment."""
+    return hashlib.sha256(json.dumps(event_digests(lake, before)).encode()).hexdigest()[:16]
+
+
+def inputs_digest(
+    desk: Desk, split: Split, services: Iterable[FeatureService], config: BaseModel | Mapping[str, object]
+) -> str:
+    """What decides a trained model: configuration, features, and the computed tables of every snapshot used."""
+    settings = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+    tables = {table.name for service in services for table in service.tables if table.stored}
+    parts = [
+        settings,
+        [service.digests for service in services],
+        [[recorded_digest(offline_path(desk.offline, t, m)) for t in sorted(tables)] for m in split.as_ofs],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def trained_already(registry: Registry, name: str, inputs: str) -> ModelVersion | None:
+    """The version of a model that was trained from exactly these inputs."""
+    found = registry.search(f"name = '{name}' AND tags.inputs = '{inputs}'", limit=1).versions
+    return found[0] if found else None
+
+
+_AT = re.compile(r"^(?P<key>.+)_at_(?P<k>\d+)$")
+
+
+def as_metrics(values: Mapping[str, float], source: str, split: str, prefix: str = "") -> tuple[Metric, ...]:
+    """Measured numbers as the ledger keeps them, the cut-off taken from the name.
+
+    >>> as_metrics({"recall_at_200": 0.5}, "world", "test")
+    (Metric(key='recall', value=0.5, dataset='world', split='test', k=200),)
+    """
+    found = []
+    for name, value in values.items():
+        cut = _AT.match(name)
+        key, k = (cut["key"], int(cut["k"])) if cut else (name, None)
+        found.append(Metric(prefix + key, value, dataset=source, split=split, k=k))
+    return tuple(found)

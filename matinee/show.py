@@ -1,0 +1,123 @@
+"""What people are shown: a page, a read-out, a lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.tree import Tree
+
+from experiments.estimates import Estimate
+from experiments.readout import Readout
+from matinee.recommending import Timings
+from matinee.session import console, print_pairs, print_table
+from registry.lineage import Lineage
+from serving.answers import Page, ShownTitle
+
+
+def print_page(page: Page, rows: int | None = None) -> None:
+    """One user's page: titles with artwork and score parts, arm and model versions."""
+    print_pairs({
+        "user": page.user_id,
+        "source": page.source + "".join(f", without {d.stage}: {d.reason}" for d in page.degraded),
+        "as of": f"{page.as_of:%Y-%m-%d %H:%M} UTC, generation {page.generation}",
+        "arms": ", ".join(f"{a.experiment} → {a.arm}" for a in page.arms) or "in no experiment",
+        "versions": ", ".join(ref for ref in page.versions.model_dump().values() if ref),
+        "weights": ", ".join(f"{name} {value:g}" for name, value in page.weights.items()),
+    })  # fmt: skip
+    columns = ("#", "title", "year", "genres", "artwork", "drawn with p", "retrieval", "play", "completion", "retention", "objective", "diversity")  # fmt: skip
+    print_table("page", columns, [_title_row(title) for title in page.titles[:rows]])
+
+
+def _title_row(title: ShownTitle) -> Sequence[object]:
+    s = title.scores
+    artwork = "" if title.artwork_id is None else str(title.artwork_id)
+    year = "" if title.year is None else str(title.year)
+    scores = (s.retrieval, s.play, s.completion, s.retention, s.objective, s.diversity_penalty)
+    place, genres = str(title.position + 1), ", ".join(title.genres[:3])
+    return (
+        place,
+        title.name,
+        year,
+        genres,
+        artwork,
+        _number(title.propensity),
+        *(_number(v) for v in scores),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def print_timings(timings: Timings) -> None:
+    """Milliseconds of each stage, in process and on one thread."""
+    title = (
+        f"time of each stage over {timings.pages} pages: {timings.titles:,} titles, {timings.candidates} candidates × "
+        f"{timings.features} features, one thread"
+    )
+    rows = [[t.stage, f"{t.p50:.2f}", f"{t.p99:.2f}"] for t in timings.stages]
+    print_table(title, ("stage", "p50 ms", "p99 ms"), rows)
+
+
+def print_readout(readout: Readout) -> None:
+    """Health first, then estimates with intervals, then the sentence."""
+    health = readout.health
+    arms = ", ".join(str(n) for n in health.units)
+    chi = "not defined" if health.p_value is None else f"{health.p_value:.3f}"
+    state = "[green]healthy[/green]" if health.healthy else f"[red]broken: {'; '.join(health.findings)}[/red]"
+    console.print(
+        f"[bold]{readout.experiment.name}[/bold]: units per arm {arms}; sample ratio {state} "
+        f"(log e-value {health.log_e_value:.2f}, χ² p {chi})",
+        highlight=False,
+    )
+    for comparison in readout.comparisons:
+        rows = [
+            _estimate_row(
+                "primary", comparison.primary, "significant" if comparison.success else "not significant"
+            )
+        ]
+        rows += [
+            _estimate_row(
+                "guardrail",
+                g.estimate,
+                f"{'within' if g.non_inferior else 'not shown within'} a margin of {g.margin:.0%}",
+            )
+            for g in comparison.guardrails
+        ]
+        print_table(f"{comparison.treatment} against {readout.experiment.control}",
+                    ("role", "metric", "control", "treatment", "difference", "95 % interval", "p", "finding"), rows)  # fmt: skip
+    console.print(f"[bold]{readout.verdict.value}[/bold]: {readout.sentence}", highlight=False)
+
+
+def _estimate_row(role: str, e: Estimate, finding: str) -> Sequence[object]:
+    relative = "" if e.relative is None else f" ({e.relative:+.1%})"
+    return (role, e.metric, f"{e.control:.3f}", f"{e.treatment:.3f}", f"{e.difference:+.3f}{relative}",
+            f"{e.low:+.3f} … {e.high:+.3f}", f"{e.p_value:.4f}", finding)  # fmt: skip
+
+
+def print_lineage(lineage: Lineage) -> None:
+    """The chain from raw events to read-outs, a branch a kind."""
+    tree = Tree(f"[bold]{lineage.target}[/bold]")
+    views: dict[str, int] = {}
+    for feature in lineage.features:
+        views[feature.view] = views.get(feature.view, 0) + 1
+    events = [
+        f"{t.source}: [{t.interval_start:%Y-%m-%d}, {t.interval_end:%Y-%m-%d})" for t in lineage.training_sets
+    ]
+    branches = {
+        "raw events": [event.replace("[", "\\[", 1) for event in dict.fromkeys(events)],
+        "features": [f"{count} of {view}" for view, count in views.items()] if len(lineage.features) > 12
+        else [f"{f.view}:{f.name} {f.digest}" for f in lineage.features],
+        "feature services": [f"{s.name} {s.digest[:12]} ({len(s.features)} features)" for s in lineage.services],
+        "training sets": [f"{t.digest}: {t.rows:,} rows" for t in lineage.training_sets],
+        "model versions": [f"{v.ref}{''.join(f' @{a}' for a in v.aliases)} {v.digest[:12]}" for v in lineage.versions],
+        "Bentos": [f"{b.tag} {b.digest[:12]}" for b in lineage.bentos],
+        "arms": [f"{a.ref} ({a.state}): {a.parameter} = {a.version}" for a in lineage.arms],
+        "read-outs": [f"{r.experiment} {r.id}: {r.verdict.get('verdict')}" for r in lineage.readouts],
+    }  # fmt: skip
+    for name, lines in branches.items():
+        if lines:
+            branch = tree.add(f"[bold]{name}[/bold]")
+            for line in lines:
+                branch.add(line)
+    console.print(tree, highlight=False)

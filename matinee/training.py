@@ -1,0 +1,238 @@
+"""Train, measure on the test period beside popularity, and register: one function a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from pydantic import BaseModel
+
+from feature_repo.declarations import FeatureService
+from feature_repo.training_set import training_set
+from matinee.datasets import (
+    Desk,
+    Float32,
+    Int64,
+    entity_matrix,
+    play_log,
+    ranking_set,
+    retrieval_period,
+    spine_of,
+)
+from matinee.lineage import as_metrics, inputs_digest, service_record, trained_already, training_set_record
+from matinee.periods import Split
+from matinee.progress import Stage
+from models.data import RetrievalPeriod
+from models.evaluate import (
+    evaluate_popularity,
+    evaluate_ranking,
+    evaluate_retrieval,
+    evaluate_two_stage,
+    histories_of,
+    judged,
+    judged_only,
+    popularity,
+)
+from models.objective import ObjectiveWeights, objective
+from models.progress import Epoch, Progress
+from models.ranker import Ranker
+from models.retrieval import Retriever
+from models.settings import RankerConfig, RetrievalConfig
+from models.signature import Signature
+from models.train_ranker import train_ranker
+from models.train_retrieval import train_retrieval
+from registry import Metric, ModelVersion, Registry, VersionDraft
+
+RETRIEVAL_KS = (20, 100, 200)
+RANKING_ROWS = {"train": 150_000, "valid": 40_000, "test": 60_000}
+JUDGED_USERS = 400
+"""Users of the test period whose two-stage lists are scored; every one costs 200 rows of heavy features."""
+
+
+class Saveable(Protocol):
+    """A model that writes itself, whole, into a folder."""
+
+    def save(self, folder: Path) -> str:
+        """Write it there and return its digest."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every training needs: data, split, ledger."""
+
+    desk: Desk
+    split: Split
+    registry: Registry
+
+    def service(self, name: str) -> FeatureService:
+        """A feature service of this source."""
+        return self.desk.declarations.service(name)
+
+
+def signature(service: FeatureService) -> Signature:
+    """The ordered features a model of this service reads."""
+    return Signature(tuple(service.digests), tuple(service.digests.values()))
+
+
+def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage) -> ModelVersion:
+    """Two towers on the train periods, stopped on validation, tested against popularity, registered."""
+    user, title = bench.service("retrieval_user"), bench.service("retrieval_title")
+    inputs = inputs_digest(bench.desk, bench.split, (user, title), config)
+    if kept := trained_already(bench.registry, "retriever", inputs):
+        stage.skip(f"{kept.ref} was trained from these inputs")
+        return kept
+    split = bench.split
+    train = [retrieval_period(bench.desk, period, split.as_of) for period in split.train]
+    valid = retrieval_period(bench.desk, split.valid, split.as_of)
+    retriever = train_retrieval(train, valid, config, signature(user), signature(title), _told(stage))
+    test = retrieval_period(bench.desk, split.test, split.as_of)
+    metrics = _retrieval_metrics(bench, retriever, test)
+    ids, features = entity_matrix(bench.desk, title, split.as_of)
+    digest = inputs_digest(bench.desk, split, (user, title), {})
+    bench.registry.record_training_set(
+        training_set_record(bench.desk, split, user, digest, sum(len(p.play_user) for p in train))
+    )
+    version = register(
+        bench, "retriever", retriever.with_titles(ids, features), user, digest, metrics, config, inputs
+    )
+    stage.note = f"{version.ref}: {_against_popularity(metrics, 'recall_at_200')}"
+    return version
+
+
+def _retrieval_metrics(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> tuple[Metric, ...]:
+    name = bench.desk.source.name
+    found = [*as_metrics(evaluate_retrieval(retriever, test, RETRIEVAL_KS), name, "test")]
+    for label, ranking in popularity_lists(bench, test).items():
+        found += as_metrics(evaluate_popularity(ranking, test, RETRIEVAL_KS), name, "test", f"{label}_")
+    found.append(Metric("judged_users", len(judged(test).users), dataset=name, split="test"))
+    return tuple(found)
+
+
+def popularity_lists(bench: Bench, test: RetrievalPeriod) -> dict[str, Int64]:
+    """Titles by plays in the source's middle window, and by plays of all time."""
+    plays = play_log(bench.desk, test.as_of)
+    days = bench.desk.source.windows[2]
+    return {
+        f"popularity_{days}d": popularity(plays, test.as_of, days, test.title_ids),
+        "popularity_ever": popularity(plays, test.as_of, None, test.title_ids),
+    }
+
+
+def popularity_list(bench: Bench, as_of: datetime, size: int = 200) -> Int64:
+    """The most played titles of the source's middle window, for users of whom nothing is known."""
+    ids, _ = entity_matrix(bench.desk, bench.service("retrieval_title"), as_of)
+    ranking = popularity(play_log(bench.desk, as_of), as_of, bench.desk.source.windows[2], ids)
+    return ranking[:size]
+
+
+def train_ranker_version(
+    bench: Bench, retriever: Retriever, config: RankerConfig, stage: Stage
+) -> ModelVersion:
+    """Heads for play, completion and retention on the train periods, tested alone and behind the retriever."""
+    service, split = bench.service("ranking"), bench.split
+    inputs = inputs_digest(bench.desk, split, (service,), {**config.model_dump(), "rows": RANKING_ROWS})
+    if kept := trained_already(bench.registry, "ranker", inputs):
+        stage.skip(f"{kept.ref} was trained from these inputs")
+        return kept
+    train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed)
+    valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed)
+    ranker = train_ranker(train, valid, config, signature(service), _told(stage))
+    test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed)
+    metrics = [
+        *as_metrics(evaluate_ranking(ranker, test), bench.desk.source.name, "test"),
+        *_two_stage_metrics(bench, retriever, ranker),
+    ]
+    bench.registry.record_training_set(
+        training_set_record(bench.desk, split, service, made.digest, len(train))
+    )
+    version = register(bench, "ranker", ranker, service, made.digest, metrics, config, inputs)
+    stage.note = f"{version.ref}: {_against_popularity(metrics, 'ndcg_at_20')}"
+    return version
+
+
+def _two_stage_metrics(bench: Bench, retriever: Retriever, ranker: Ranker) -> tuple[Metric, ...]:
+    """nDCG@20 of retrieved and ranked lists, of the retriever's order alone, and of popularity."""
+    name = bench.desk.source.name
+    test = judged_only(retrieval_period(bench.desk, bench.split.test, bench.split.as_of), JUDGED_USERS)
+    rows = _candidate_rows(bench, retriever, test)
+    weights = ObjectiveWeights(play=1, completion=0, retention=0)
+    ranked = evaluate_two_stage(
+        retriever,
+        lambda m: objective(ranker.score(m), weights),
+        rows.matrix,
+        test,
+    )
+    found = [*as_metrics(ranked, name, "test")]
+    for label, ranking in popularity_lists(bench, test).items():
+        found += as_metrics(evaluate_popularity(ranking, test, (20,)), name, "test", f"{label}_")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class CandidateRows:
+    """Ranking features of every (user, candidate) of the test users, computed in one go."""
+
+    features: Float32
+    row: Mapping[tuple[int, int], int]
+
+    def matrix(self, user_id: int, title_ids: Int64) -> Float32:
+        """(n, F) for one user's candidates, in their order."""
+        return self.features[[self.row[user_id, title] for title in title_ids.tolist()]]
+
+
+def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> CandidateRows:
+    scored = judged(test)
+    found = retriever.with_titles(test.title_ids, test.title_features).candidates_batch(
+        test.user_features[scored.users], histories_of(test.histories, scored.users), 200
+    )
+    titles = np.concatenate([one.title_ids for one in found])
+    users = np.repeat(test.user_ids[scored.users], [len(one.title_ids) for one in found])
+    spine = spine_of(users, titles, test.as_of)
+    service = bench.service("ranking")
+    made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of], threads=bench.desk.threads)  # fmt: skip
+    pairs = zip(users.tolist(), titles.tolist(), strict=True)
+    return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
+
+
+def register(bench: Bench, name: str, model: Saveable, service: FeatureService, training_digest: str,
+              metrics: Sequence[Metric], config: BaseModel, inputs: str) -> ModelVersion:  # fmt: skip
+    """Save a model into the ledger with its lineage and its figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / name
+        model.save(saved)
+        files: dict[str, Path | bytes] = {path.name: path for path in sorted(saved.iterdir())}
+        settings = config.model_dump(mode="json")
+        return bench.registry.register(VersionDraft(
+            name=name, files=files, metrics=metrics, config=settings, seed=settings.get("seed"),
+            params={key: value for key, value in settings.items() if isinstance(value, str | float | int)},
+            tags={"source": bench.desk.source.name, "as_of": bench.split.as_of.isoformat(), "inputs": inputs},
+            signature=signature(service).to_json(),
+            training_set=training_digest, service=service_record(service).digest,
+            source=bench.desk.source.name, created_by="matinee train",
+        ))  # fmt: skip
+
+
+def _told(stage: Stage) -> Progress:
+    def tell(epoch: Epoch) -> None:
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in epoch.metrics.items())
+        stage.step(epoch.number, epoch.of, f"epoch {epoch.number}, loss {epoch.loss:.3f}, {shown}")
+
+    return tell
+
+
+def _against_popularity(metrics: Sequence[Metric], name: str) -> str:
+    """One model's figure beside popularity's, for a person.
+
+    >>> _against_popularity([Metric("recall", 0.5, k=200), Metric("popularity_7d_recall", 0.4, k=200)], "recall_at_200")
+    'recall_at_200 0.500 (popularity_7d 0.400)'
+    """
+    found = {metric.name: metric.value for metric in metrics}
+    others = ", ".join(
+        f"{key.removesuffix('_' + name)} {v:.3f}" for key, v in found.items() if key.endswith(f"_{name}")
+    )
+    return f"{name} {found[name]:.3f}" + (f" ({others})" if others else "")
