@@ -39,6 +39,11 @@ class Histories:
         """The titles of the user in row `user`, newest last."""
         return self.values[self.offsets[user] : self.offsets[user + 1]]
 
+    def between(self, start: int, stop: int) -> Histories:
+        """The histories of the users in rows [start, stop)."""
+        offsets = self.offsets[start : stop + 1]
+        return Histories(offsets - offsets[0], self.values[offsets[0] : offsets[-1]])
+
     def owners(self) -> Int64:
         """The user's row of each value."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))

@@ -36,7 +36,7 @@ def ndcg_at(hit: NDArray[np.bool_], n_relevant: int, k: int) -> float:
     _need(n_relevant > 0, "nDCG needs a relevant title.")
     discount = 1 / np.log2(np.arange(2, k + 2))
     gained = float(discount[: len(hit)] @ hit[:k])
-    return gained / float(discount[: min(n_relevant, k)].sum())
+    return gained / float(discount[:n_relevant].sum())
 
 
 def auc(label: Floats, score: Floats) -> float:

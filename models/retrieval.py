@@ -6,7 +6,7 @@ as far as the user follows it, g ≥ 0. Appending b to v and g to u/τ makes it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from models.signature import Signature
 from models.towers import TitleTower, UserTower
 
 KIND = "retriever"
+_USERS_AT_ONCE = 2048  # bounds the memory of a batch
+_NOTHING: Int64 = np.empty(0, np.int64)
 
 
 class UnknownTitle(LookupError):
@@ -60,7 +62,7 @@ class Towers:
         return Catalogue.of(title_ids, np.concatenate([vectors, popularity[:, None]], axis=1))
 
     def encode_users(self, user_features: Float32, watched: Float32, seen: NDArray[np.bool_]) -> Float32:
-        """Queries (B, D + 1) from features (B, Fu) and the vectors (B, L, D) of watched titles."""
+        """Queries (B, D + 1) from features (B, Fu) and vectors (B, L, D), of watched titles where `seen`."""
         inputs = torch.from_numpy(self.user_inputs.transform(user_features))
         with torch.inference_mode():
             vectors, gate = self.user(inputs, torch.from_numpy(watched), torch.from_numpy(seen))
@@ -122,20 +124,29 @@ class Retriever:
         catalogue are skipped. Fewer than k are returned only when the catalogue has no more.
         """
         queries = self._queries(user_features[None], Histories.of_lists([history.tolist()]))
-        rows = self.catalogue.rows(np.unique(exclude)) if exclude is not None else np.empty(0, np.int64)
+        rows = _NOTHING if exclude is None else self.catalogue.rows(np.unique(exclude))
         return self._search(queries, [rows[rows >= 0]], k)[0]
 
     def candidates_batch(
         self, user_features: Float32, histories: Histories, k: int, *, exclude_watched: bool = True
     ) -> list[Candidates]:
         """`candidates` of many users, (U, Fu), each without the titles of its own history."""
-        queries = self._queries(user_features, histories)
+        found: list[Candidates] = []
+        for start in range(0, len(histories), _USERS_AT_ONCE):
+            stop = min(start + _USERS_AT_ONCE, len(histories))
+            some = histories.between(start, stop)
+            watched = [np.unique(rows[rows >= 0]) for rows in self._watched(some)]
+            queries = self._queries(user_features[start:stop], some)
+            found += self._search(queries, watched if exclude_watched else [_NOTHING] * len(some), k)
+        return found
+
+    def _watched(self, histories: Histories) -> Iterator[Int64]:
+        """Each user's whole history as rows of the catalogue."""
         rows = self.catalogue.rows(histories.values)
-        watched = [
-            np.unique(rows[start:end][rows[start:end] >= 0]) if exclude_watched else rows[:0]
-            for start, end in zip(histories.offsets[:-1], histories.offsets[1:], strict=True)
-        ]
-        return self._search(queries, watched, k)
+        return (
+            rows[start:stop]
+            for start, stop in zip(histories.offsets[:-1], histories.offsets[1:], strict=True)
+        )
 
     def title_vectors(self, title_ids: Int64) -> Float32:
         """Unit vectors (n, D) of titles of the catalogue.
@@ -155,8 +166,7 @@ class Retriever:
 
     def _queries(self, user_features: Float32, histories: Histories) -> Float32:
         rows = self.catalogue.rows(histories.last(self.config.history))
-        watched = self.catalogue.keys[rows, :-1] * (rows >= 0)[:, :, None]
-        return self.towers.encode_users(user_features, watched, rows >= 0)
+        return self.towers.encode_users(user_features, self.catalogue.keys[rows, :-1], rows >= 0)
 
     def _search(self, queries: Float32, excluded: Sequence[Int64], k: int) -> list[Candidates]:
         """Exact search for k titles and as many as may be excluded, which are then dropped."""

@@ -124,6 +124,7 @@ DAY, HOUR = timedelta(days=1), timedelta(hours=1)
         pytest.param(7 * DAY + MICROSECOND, HOUR, False, id="just past the far edge"),
         pytest.param(MICROSECOND, MICROSECOND, True, id="just before as_of"),
         pytest.param(0 * DAY, 0 * DAY, False, id="at as_of"),
+        pytest.param(0 * DAY, HOUR, False, id="at as_of, announced before"),
         pytest.param(HOUR, 0 * DAY, False, id="happened before, known only at as_of"),
     ],
 )

@@ -152,7 +152,8 @@ def test_candidates_are_the_best_of_the_catalogue_by_brute_force(periods, retrie
         np.testing.assert_allclose(found.scores, [-score for score, _ in expected], rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_of_users_gets_what_each_gets_alone(periods, retriever):
+def test_a_batch_of_users_gets_what_each_gets_alone(periods, retriever, monkeypatch):
+    monkeypatch.setattr("models.retrieval._USERS_AT_ONCE", 6)
     period = periods[4]
     together = retriever.candidates_batch(period.user_features, period.histories, 20)
     for user in (0, 7, 499):
