@@ -67,21 +67,25 @@ def materialize(
             raise MissingTable(table.name, offline)
     with opened(online_root / RECORD, LOCK_WAIT_S) as connection:
         for table in declarations.stored:
-            take_in(connection, project, table, pq.read_table(offline[table.name], partitioning=None))
+            rows = pq.read_table(offline[table.name], partitioning=None)
+            take_in(
+                connection, View(project, table.name), layout_of_table(table), table.entity.join_key, rows
+            )
     return publish_record(declarations, online_root, project, catalogue)
 
 
-def take_in(connection: duckdb.DuckDBPyConnection, project: str, table: FeatureTable, rows: pa.Table) -> None:
-    """Upsert a computed table: join key, event_timestamp, created_timestamp and the features."""
-    view = View(project, table.name)
-    ensure(connection, view, layout(table))
-    ids = np.asarray(rows[table.entity.join_key].to_numpy(), dtype=np.int64)
+def take_in(
+    connection: duckdb.DuckDBPyConnection, view: View, layout: Layout, join_key: str, rows: pa.Table
+) -> None:
+    """Upsert a computed table: the join key (INT64), event_timestamp, created_timestamp and the features."""
+    ensure(connection, view, layout)
+    ids = np.asarray(rows[join_key].to_numpy(), dtype=np.int64)
     upsert(connection, view, pa.table({
-        "entity_key": entity_keys(table.entity.join_key, ids),
+        "entity_key": entity_keys(join_key, ids),
         "entity_id": pa.array(ids),
         "event_timestamp": rows["event_timestamp"].cast(_MOMENT),
         "created_timestamp": rows["created_timestamp"].cast(_MOMENT),
-        **_payload(table, rows),
+        **_payload(layout, rows),
     }))  # fmt: skip
 
 
@@ -116,7 +120,7 @@ def described(table: FeatureTable) -> Described:
     return Described(table.name, table.entity.name, table.names, digests, table.ttl_days)
 
 
-def layout(table: FeatureTable) -> Layout:
+def layout_of_table(table: FeatureTable) -> Layout:
     """How the record keeps a declared table."""
     kinds = tuple(_KINDS.get(feature.dtype, Kind.PROTO) for feature in table.features)
     return Layout(table.names, kinds, tuple(feature.digest for feature in table.features))
@@ -142,17 +146,17 @@ _STRING, _INT64 = 2, 4  # feast.protos.feast.types.Value_pb2.ValueType
 
 
 def _is_packed(table: FeatureTable) -> bool:
-    return layout(table).packed
+    return layout_of_table(table).packed
 
 
-def _payload(table: FeatureTable, rows: pa.Table) -> dict[str, pa.Array]:
-    if _is_packed(table):
-        return {"vector": pack(*columns_to_matrix(rows, table.names))}
-    return {f"f:{name}": rows[name] for name in table.names}
+def _payload(layout: Layout, rows: pa.Table) -> dict[str, pa.Array]:
+    if layout.packed:
+        return {"vector": pack(*columns_to_matrix(rows, layout.features))}
+    return {f"f:{name}": rows[name] for name in layout.features}
 
 
 def _newest(connection: duckdb.DuckDBPyConnection, view: View, table: FeatureTable, record: Path) -> datetime:
-    moment = newest(connection, view) if layout_of(connection, view) == layout(table) else None
+    moment = newest(connection, view) if layout_of(connection, view) == layout_of_table(table) else None
     if moment is None:
         raise NotMaterialized(table.name, record)
     return moment

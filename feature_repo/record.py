@@ -105,7 +105,7 @@ class View:
 
 @contextmanager
 def opened(
-    path: Path, wait_s: float, clock: Callable[[], float] = time.monotonic
+    path: Path, wait_s: float, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with an open transaction, committed when the block ends well and rolled back otherwise.
 
@@ -114,7 +114,7 @@ def opened(
         RecordUnreadable: the file is no DuckDB database, or damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time, _connected(path, wait_s, clock) as connection:
+    with _one_at_a_time, _connected(path, wait_s, clock, read_only=False) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS layouts (view VARCHAR PRIMARY KEY, layout VARCHAR NOT NULL)"
@@ -126,6 +126,24 @@ def opened(
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+
+
+@contextmanager
+def opened_to_read(
+    path: Path, wait_s: float, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that only reads; any number of processes may have one at a time. Raises as `opened` does.
+
+    Raises:
+        FileNotFoundError: there is no record yet.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no online record at {path}: nothing has been applied or written yet."
+        )
+    with _one_at_a_time, _connected(path, wait_s, clock, read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
 
 
 def layout_of(connection: duckdb.DuckDBPyConnection, view: View) -> Layout | None:
@@ -156,6 +174,11 @@ def ensure(connection: duckdb.DuckDBPyConnection, view: View, layout: Layout) ->
         connection.execute(f"DROP TABLE {view.table}")
     connection.execute(f"ALTER TABLE {fresh} RENAME TO {view.table}")
     connection.execute("INSERT OR REPLACE INTO layouts VALUES (?, ?)", [view.key, layout.to_json()])
+
+
+def views(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    """Keys of the views that have a table."""
+    return tuple(key for (key,) in connection.execute("SELECT view FROM layouts ORDER BY view").fetchall())
 
 
 def drop(connection: duckdb.DuckDBPyConnection, view: View) -> None:
@@ -239,11 +262,13 @@ def _value_of(layout: Layout, name: str) -> str:
 
 
 @contextmanager
-def _connected(path: Path, wait_s: float, clock: Callable[[], float]) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connected(
+    path: Path, wait_s: float, clock: Callable[[], float], *, read_only: bool
+) -> Iterator[duckdb.DuckDBPyConnection]:
     deadline = clock() + wait_s
     while True:
         try:
-            connection = duckdb.connect(str(path))
+            connection = duckdb.connect(str(path), read_only=read_only)
         except duckdb.IOException as problem:
             if "lock" not in str(problem):
                 raise RecordUnreadable(path, str(problem)) from problem
