@@ -6,10 +6,9 @@ import json
 import time
 from datetime import datetime, timedelta
 
-from feature_repo.feast_views import apply as apply_to_feast
-
 from experiments.live import LiveExperiments
 from experiments.readout import Readout
+from feature_repo.repository import apply as apply_to_feast
 from matinee.abtest import members, run_sessions
 from matinee.day import Day, load_world, run_day
 from matinee.deployment import build_bento, newest_tag, services_of

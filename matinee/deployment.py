@@ -10,13 +10,10 @@ from matinee.progress import Stage
 from matinee.training import popularity_list
 from registry import BentoRecord
 from serving.bento import BuiltBento, build
-from serving.manifest import SERVICES, Defaults, ServiceName
+from serving.manifest import NEEDS, Defaults, ServiceName
 from serving.running import Serving
 
 KINDS = ("retriever", "ranker", "artwork")
-PARTS: dict[str, tuple[str, ...]] = {
-    "homepage": KINDS, "retriever": ("retriever",), "ranker": ("ranker",), "artwork": ("artwork",),
-}  # fmt: skip
 
 
 class NotBuilt(LookupError):
@@ -49,18 +46,18 @@ def champions(day: Day) -> dict[str, str]:
 def services_of(day: Day) -> tuple[ServiceName, ...]:
     """The services this source has models for."""
     have = champions(day)
-    return tuple(s for s in SERVICES if s == "homepage" or s in have)
+    return tuple(service for service in NEEDS if service == "homepage" or service in have)
 
 
 def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
     """Build a Bento of the champions and of every version a live arm asks for, and record it."""
     have = champions(day)
     defaults = Defaults(
-        **{kind: ref for kind, ref in have.items() if kind in PARTS[service]},
+        **{kind: ref for kind, ref in have.items() if kind in NEEDS[service]},
         popular=tuple(popularity_list(day.bench, day.as_of).tolist()),
     )
     live = LiveExperiments.read(day.workspace.live).references
-    wanted = {ref for ref in (*have.values(), *live) if ref.split("/")[0] in PARTS[service]}
+    wanted = {ref for ref in (*have.values(), *live) if ref.split("/")[0] in NEEDS[service]}
     folders: dict[str, Path] = {ref: fetched(day, ref) for ref in sorted(wanted)}
     built = build(service, folders, defaults, day.workspace.root, day.workspace.bentos)
     day.registry.record_bento(BentoRecord(built.tag, built.digest, tuple(folders)))

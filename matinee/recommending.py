@@ -36,7 +36,9 @@ class Looker:
     def page(self, user_id: int, size: int, budget_ms: float = 10_000) -> Page:
         """The user's page as of the workspace's day."""
         request = PageRequest(user_id=user_id, size=size)
-        return self.core.page(request, self.day.as_of + timedelta(seconds=1), Deadline.after(budget_ms))
+        return self.core.page(
+            request, self.day.as_of + timedelta(seconds=1), Deadline.within(budget_ms, time.monotonic)
+        )
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def looker(day: Day) -> Iterator[Looker]:
     use_threads(1)
     folder = bento_folder(day, newest_tag(day, "homepage"))
     source = LiveSource(Folders.of(folder, day.workspace.root), Manifest.load(folder))
-    with tempfile.TemporaryDirectory() as nowhere, ExposureLog(Path(nowhere)) as log:
+    with tempfile.TemporaryDirectory() as nowhere, ExposureLog(Path(nowhere), name="looker") as log:
         yield Looker(Homepage(source, log, lambda: uuid.uuid4().hex), source, day)
 
 

@@ -41,7 +41,7 @@ class Workspace:
         """
         if settings.source not in SOURCES:
             raise UnknownSource(settings.source)
-        root = (settings.home / settings.source).resolve()
+        root = (settings.workspaces / settings.source).resolve()
         root.mkdir(parents=True, exist_ok=True)
         (root / "workspace.json").write_text(json.dumps({"source": settings.source}) + "\n")
         return cls(

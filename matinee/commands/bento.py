@@ -8,7 +8,7 @@ import typer
 
 from matinee.deployment import build_bento, newest_tag, services_of, serving
 from matinee.session import AsJson, AsOf, Source, console, opened, print_json, print_table, staged
-from serving.manifest import SERVICES
+from serving.manifest import NEEDS
 from serving.running import serve as serve_bento
 
 app = typer.Typer(
@@ -17,13 +17,13 @@ app = typer.Typer(
 
 
 @app.command()
-def build(service: Annotated[str, typer.Argument(help=f"{', '.join(SERVICES)}, or all")] = "homepage",
+def build(service: Annotated[str, typer.Argument(help=f"{', '.join(NEEDS)}, or all")] = "homepage",
           source: Source = None, as_of: AsOf = None) -> None:  # fmt: skip
     """Build a Bento of the champions and of every version a live arm asks for."""
     with opened(source, as_of) as day:
-        if service not in {*SERVICES, "all"}:
-            raise typer.BadParameter(f"no service {service!r}. There are: {', '.join(SERVICES)}, or all.")
-        for name in services_of(day) if service == "all" else [s for s in SERVICES if s == service]:
+        if service not in {*NEEDS, "all"}:
+            raise typer.BadParameter(f"no service {service!r}. There are: {', '.join(NEEDS)}, or all.")
+        for name in services_of(day) if service == "all" else [s for s in NEEDS if s == service]:
             with staged() as stages, stages.stage(f"build {name}") as stage:
                 build_bento(day, name, stage)
 

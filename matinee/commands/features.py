@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from feature_repo.feast_views import apply as apply_to_feast
 
 from feature_repo.compute import plan as plan_steps
 from feature_repo.declarations import Declarations, UnknownFeature
 from feature_repo.docs import described, write_site
+from feature_repo.repository import apply as apply_to_feast
 from matinee.day import compute_features, publish
 from matinee.day import validate as validate_day
 from matinee.gatekeeping import GateFailed

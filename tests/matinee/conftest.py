@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """A small world, in workspaces of this session only."""
+    binaries = Path(sys.executable).parent
+    return os.environ | {
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "MATINEE_WORKSPACES": str(tmp_path_factory.mktemp("workspaces")),
+        "MATINEE_WORLD": "tiny",
+        "MATINEE_THREADS": "2",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture(scope="session")
+def shell(environment) -> Run:
+    """Run a command as a user would; its output in the failure if it fails."""
+
+    def run(command: str, *, fails: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, env=environment | more, capture_output=True, text=True, check=False, timeout=900,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, f"$ {command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def a_day(shell, environment) -> Path:
+    """The workspace of the world after one `matinee day`."""
+    shell("matinee day")
+    return Path(environment["MATINEE_WORKSPACES"]) / "world"
+
+
+@pytest.fixture
+def opened_day(a_day, environment, monkeypatch):
+    """The same workspace, opened in this process."""
+    from matinee.session import opened
+
+    for name in ("MATINEE_WORKSPACES", "MATINEE_WORLD", "MATINEE_THREADS"):
+        monkeypatch.setenv(name, environment[name])
+    with opened("world") as day:
+        yield day

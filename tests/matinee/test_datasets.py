@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from events.lake import Lake
+from events.schema import TABLES
+from events.sources import MOVIELENS, WORLD
+from feature_repo.families import declare
+from matinee.datasets import Desk, ranking_spine
+from matinee.periods import split
+
+AS_OF = datetime(2026, 2, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def batch(table: str, *records: dict[str, object]) -> pa.Table:
+    kinds = {"BIGINT": pa.int64(), "DOUBLE": pa.float64(), "VARCHAR": pa.string(), "BOOLEAN": pa.bool_(),
+             "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", tz="UTC"), "VARCHAR[]": pa.list_(pa.string())}  # fmt: skip
+    schema = pa.schema([(c.name, kinds[c.dtype.value]) for c in TABLES[table].columns])
+    return pa.Table.from_pylist([{n: r.get(n) for n in schema.names} for r in records], schema=schema)
+
+
+def at(moment: datetime, later: timedelta = timedelta(0), **row: object) -> dict[str, object]:
+    return {**row, "event_timestamp": moment, "created_timestamp": moment + later}
+
+
+@pytest.fixture
+def desk(tmp_path):
+    def made(source=WORLD, **tables: list[dict[str, object]]) -> Desk:
+        lake = Lake(tmp_path / "events", tmp_path / "quarantine")
+        for name, records in tables.items():
+            ingest = lake.append(name, batch(name, *records), received_at=AS_OF + timedelta(days=365))
+            assert not ingest.quarantined, ingest.reasons
+        return Desk(source, lake, tmp_path / "offline", declare(source), threads=1)
+
+    return made
+
+
+def impression(i: int, moment: datetime, user: int = 1) -> dict[str, object]:
+    return at(moment, impression_id=i, user_id=user, title_id=10 + i, position=float(i), surface="home")
+
+
+def spine(desk: Desk):
+    made = split(desk.source, AS_OF)
+    return ranking_spine(desk, made, [*made.train, made.valid, made.test], rows=1000, seed=0).to_pylist()
+
+
+def test_an_impression_is_a_play_when_it_led_to_one_and_carries_how_much_was_watched(desk):
+    when = AS_OF - timedelta(days=2)
+    rows = spine(desk(
+        impressions=[impression(1, when), impression(2, when)],
+        plays=[at(when + HOUR, play_id=1, impression_id=2, user_id=1, title_id=12, watch_share=0.25)],
+    ))  # fmt: skip
+    assert [(r["title_id"], r["play"], r["completion"]) for r in rows] == [(11, 0.0, None), (12, 1.0, 0.25)]
+    assert [r["position"] for r in rows] == [1.0, 2.0]
+
+
+def test_a_play_heard_of_only_after_as_of_is_no_label(desk):
+    when = AS_OF - timedelta(days=2)
+    late = at(
+        when + HOUR, timedelta(days=3), play_id=1, impression_id=1, user_id=1, title_id=11, watch_share=0.9
+    )
+    (row,) = spine(desk(impressions=[impression(1, when)], plays=[late]))
+    assert (row["play"], row["completion"]) == (0.0, None)
+
+
+@pytest.mark.parametrize(("decided", "status", "label"), [
+    pytest.param(timedelta(days=1), "renewed", 1.0, id="renewed within seven periods"),
+    pytest.param(timedelta(days=1), "cancelled", 0.0, id="cancelled within seven periods"),
+    pytest.param(timedelta(days=8), "renewed", None, id="decided too late to count"),
+    pytest.param(-timedelta(days=1), "renewed", None, id="decided before it was shown"),
+])  # fmt: skip
+def test_retention_is_the_first_decision_on_the_membership_after_the_impression(desk, decided, status, label):
+    when = AS_OF - timedelta(days=8)
+    decision = at(when + decided, membership_id=1, user_id=1, status=status)
+    made = split(WORLD, AS_OF)
+    (row,) = spine(desk(impressions=[impression(1, max(when, made.train[0].start))], memberships=[decision]))
+    assert row["retention"] == label
+
+
+def test_a_decision_not_known_by_as_of_leaves_retention_unknown(desk):
+    when = AS_OF - timedelta(days=2)
+    decision = at(AS_OF + HOUR, membership_id=1, user_id=1, status="renewed")
+    (row,) = spine(desk(impressions=[impression(1, when)], memberships=[decision]))
+    assert row["retention"] is None
+
+
+def test_without_impressions_a_play_stands_beside_titles_the_user_never_played(desk):
+    made = split(MOVIELENS, AS_OF)
+    before, within = made.train[0].start - timedelta(days=9), made.test.start + timedelta(days=9)
+    others = [at(before, play_id=i, user_id=2, title_id=100 + i % 7, rating=3.0) for i in range(50)]
+    mine = [at(within + i * HOUR, play_id=200 + i, user_id=1, title_id=100 + i, rating=5.0) for i in range(3)]
+    rows = spine(desk(MOVIELENS, plays=[*others, *mine]))
+    assert sorted(r["title_id"] for r in rows if r["play"] == 1) == [100, 101, 102]
+    negatives = {r["title_id"] for r in rows if r["play"] == 0}
+    assert negatives
+    assert negatives <= {103, 104, 105, 106}
+
+
+def test_rows_are_chosen_by_a_hash_so_the_same_ones_every_time(desk):
+    made = split(WORLD, AS_OF)
+    shown = [impression(i, made.test.start + i * timedelta(seconds=30)) for i in range(2000)]
+    where = desk(impressions=shown)
+    first, again = (ranking_spine(where, made, [made.test], 500, 0)["title_id"].to_pylist() for _ in range(2))
+    other = ranking_spine(where, made, [made.test], 500, 1)["title_id"].to_pylist()
+    assert first == again != other
+    # 2000 rows kept with probability 1/4: within five standard deviations of 500
+    assert abs(len(first) - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75)
