@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import queue
 import threading
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Self
@@ -72,44 +70,51 @@ def records(segment: Path) -> Iterator[ExposureRecord]:
         yield ExposureRecord.model_validate_json(body)
 
 
+class _Entry:
+    """A line on its way to the disk: on it once `written`, or never, because of `fault`."""
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+        self.written = False
+        self.fault: OSError | None = None
+
+
 class ExposureLog:
     """Appends exposures from any thread; `append` returns once they are on disk.
 
-    Raises:
-        OSError: from `append`, when the disk refuses; the exposures are then not logged.
+    Whoever finds the disk free writes for all who wait at that moment, so a lone page needs no other thread.
     """
 
     def __init__(self, folder: Path, *, name: str, max_segment_bytes: int = MAX_SEGMENT_BYTES) -> None:
         """Log into `folder`; `name` is unique to this writer, such as its start time and process id."""
         folder.mkdir(parents=True, exist_ok=True)
         self._segments = _Segments(folder, name, max_segment_bytes)
-        self._queue: queue.SimpleQueue[tuple[bytes, Future[None]] | None] = queue.SimpleQueue()
+        self._waiting: list[_Entry] = []
+        self._queue = threading.Lock()  # guards `_waiting`
+        self._disk = threading.Lock()  # guards `_segments` and `_closed`
         self._closed = False
-        self._gate = threading.Lock()  # nothing is queued behind the closing mark
-        self._writer = threading.Thread(target=self._write, name="exposure-log", daemon=True)
-        self._writer.start()
 
-    def append(self, record: ExposureRecord, timeout: float | None = None) -> None:
+    def append(self, record: ExposureRecord) -> None:
         """Log one page, durably.
 
         Raises:
-            TimeoutError: the disk took longer than `timeout` seconds; the page may or may not be logged.
+            OSError: the disk refuses; the page is then not logged, or not acknowledged.
             LogClosed: the log has been closed.
         """
-        done: Future[None] = Future()
-        with self._gate:
-            if self._closed:
-                raise LogClosed("the exposure log is closed.")
-            self._queue.put((encode(record), done))
-        done.result(timeout)
+        entry = _Entry(encode(record))
+        with self._queue:
+            self._waiting.append(entry)
+        with self._disk:
+            if not entry.written and entry.fault is None:
+                self._commit()
+        if entry.fault is not None:
+            raise entry.fault
 
     def close(self) -> None:
-        """Write what is waiting and stop."""
-        with self._gate:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
-        self._writer.join()
+        """End the segment; what was acknowledged is on disk already."""
+        with self._disk:
+            self._closed = True
+            self._segments.close()
 
     def __enter__(self) -> Self:
         return self
@@ -117,32 +122,19 @@ class ExposureLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self) -> None:
-        waiting: list[tuple[bytes, Future[None]]] = []
-        closing = False
-        while not closing:
-            entry = self._queue.get()
-            while entry is not None:
-                waiting.append(entry)
-                if self._queue.empty():
-                    break
-                entry = self._queue.get()
-            closing = entry is None
-            self._commit(waiting)
-            waiting.clear()
-        self._segments.close()
-
-    def _commit(self, waiting: list[tuple[bytes, Future[None]]]) -> None:
-        if not waiting:
-            return
+    def _commit(self) -> None:
+        if self._closed:
+            raise LogClosed("the exposure log is closed.")
+        with self._queue:
+            entries, self._waiting = self._waiting, []
         try:
-            self._segments.append(b"".join(line for line, _ in waiting))
-        except OSError as error:
-            for _, done in waiting:
-                done.set_exception(error)
-            return
-        for _, done in waiting:
-            done.set_result(None)
+            self._segments.append(b"".join(entry.line for entry in entries))
+        except OSError as fault:
+            for entry in entries:
+                entry.fault = fault
+        else:
+            for entry in entries:
+                entry.written = True
 
 
 class _Segments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -241,10 +242,19 @@ def experiment(name: str, arms: Sequence[dict[str, object]]) -> LiveExperiment:
     )
 
 
-@pytest.fixture
-def world(tmp_path):
-    """A small workspace with one snapshot and version 1 of every model."""
-    made = World(tmp_path / "home", Shape())
+@pytest.fixture(scope="session")
+def first_world(tmp_path_factory):
+    """One snapshot and version 1 of every model; tests change copies of it."""
+    made = World(tmp_path_factory.mktemp("first") / "home", Shape())
     made.publish()
     made.save_models()
     return made
+
+
+@pytest.fixture
+def world(first_world, tmp_path):
+    """A small workspace with one snapshot and version 1 of every model."""
+    home = tmp_path / "home"
+    shutil.copytree(first_world.home, home)
+    moved = {ref: home / folder.relative_to(first_world.home) for ref, folder in first_world.versions.items()}
+    return World(home, first_world.shape, moved)
