@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from validations.checks import describe
 from validations.contracts import contract_digest
+from validations.drift import DriftLimits, drift_findings, drifts, has_numbers
 from validations.expectations import TableContract
 from validations.inspection import require_distinct_columns
 from validations.report import Finding, GateReport
@@ -27,7 +28,13 @@ class GateBroken(RuntimeError):
 
 
 def check(
-    contract: TableContract, data: Path | pa.Table, *, as_of: datetime, docs: Path | None = None
+    contract: TableContract,
+    data: Path | pa.Table,
+    *,
+    as_of: datetime,
+    docs: Path | None = None,
+    reference: Path | pa.Table | None = None,
+    limits: DriftLimits | None = None,
 ) -> GateReport:
     """Hold a table against its contract and say what does not meet it.
 
@@ -40,6 +47,9 @@ def check(
         data: an Arrow table, or a Parquet file or folder of them.
         as_of: exclusive upper bound of what may be known, with a time zone.
         docs: a folder for Data Docs (open `index.html`); runs add up there. None writes none.
+        reference: an earlier table of this contract; columns that drifted from it are warned of, in
+            the report alone. A warning does not stop a table.
+        limits: how far a column may drift.
 
     Raises:
         ValueError: if `as_of` has no time zone.
@@ -57,6 +67,7 @@ def check(
         *_row_count(contract, results["expect_table_row_count_to_be_between"]["observed_value"]),
         *_columns(contract, results["expect_table_columns_to_match_set"].get("details", {})),
         *map(Finding.from_dict, cells["findings"]),
+        *_drifted(contract, table, reference, limits or DriftLimits()),
     )
     return GateReport(
         table=contract.table,
@@ -68,6 +79,20 @@ def check(
         elapsed_seconds=time.perf_counter() - started,
         evaluated=2 + cells["evaluated"],
     )
+
+
+def _drifted(
+    contract: TableContract, table: pa.Table, reference: Path | pa.Table | None, limits: DriftLimits
+) -> Iterator[Finding]:
+    """Warnings of drift, for the columns besides the key that are numbers in both tables."""
+    if reference is None:
+        return
+    before = reference if isinstance(reference, pa.Table) else read_table(reference)
+    if not before.num_rows or not table.num_rows:
+        return  # the number of rows is a finding of its own
+    names = [column.name for column in contract.columns if column.name not in contract.key]
+    comparable = [name for name in names if has_numbers(before, name) and has_numbers(table, name)]
+    yield from drift_findings(drifts(before, table, comparable, limits), limits)
 
 
 def read_table(path: Path) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import html
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_data_docs_of_a_failing_run_show_each_finding_with_its_rows(tmp_path):
     report = check(CONTRACT, titles("Metropolis", "M", ratings=(6.0, None)), as_of=AS_OF, docs=tmp_path)
     assert not report.passed
     text = words(page_of(tmp_path))
-    assert "Failed" in text
+    assert "Status: Failed" in text
     assert "rating between 0.5 and 5 1 of 2 outside, values from 6 to 6 11: 6.0" in text
     assert "name one of <Nosferatu>, Metropolis 1 of 2 something else 12: M" in text
     assert "rating failed FLOAT 50.00% 6 6 between 0.5 and 5; null in at most 0.5 of rows" in text
@@ -62,7 +63,7 @@ def test_data_docs_of_a_failing_run_show_each_finding_with_its_rows(tmp_path):
 def test_data_docs_of_a_passing_run_still_show_every_column(tmp_path):
     assert check(CONTRACT, titles("Metropolis", "<Nosferatu>"), as_of=AS_OF, docs=tmp_path).passed
     text = words(page_of(tmp_path))
-    assert "Succeeded" in text
+    assert "Status: Succeeded" in text
     assert "title_id passed BIGINT 0.00% 11 12" in text
     assert "rating passed FLOAT 50.00% 1 1" in text
 
@@ -92,6 +93,15 @@ def test_the_index_lists_earlier_runs_and_other_tables_too(tmp_path):
         assert str(page.relative_to(tmp_path)) in index.replace("%20", " ")
 
 
+def test_nothing_is_sent_anywhere(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the gate reached for the network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert check(CONTRACT, titles("Metropolis", "Metropolis"), as_of=AS_OF, docs=tmp_path).passed
+
+
 def test_without_a_folder_nothing_is_written_and_nothing_is_printed(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     check(CONTRACT, titles("Metropolis", "M"), as_of=AS_OF)
@@ -116,6 +126,7 @@ def test_a_wide_table_is_checked_and_documented_in_seconds(tmp_path, poisoned):
         ),
     )
     table = pa.table({"user_id": range(20_000), **cells})
+    started = time.process_time()
     report = check(contract, table, as_of=AS_OF, docs=tmp_path)
+    assert time.process_time() - started < 3  # of CPU, so that a busy machine does not fail it
     assert [finding.column for finding in report.findings] == [f"f{i}" for i in range(poisoned)]
-    assert report.elapsed_seconds < 3

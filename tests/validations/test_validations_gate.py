@@ -1,7 +1,7 @@
 """Poison stopped at the gate: each kind of damage is found, and the finding names the column and the rows."""
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -122,6 +122,13 @@ def test_values_outside_their_range_are_found_and_the_ends_are_inside(plays, out
     assert f"values from {min(plays)} to {max(plays)}" in finding.observed
 
 
+@pytest.mark.parametrize("bounds", [Between(-1, math.inf), Between(-1, 1e300)])
+def test_a_bound_no_float32_can_reach_bounds_nothing(bounds):
+    contract = TableContract("one", (), (ColumnContract("x", DType.FLOAT, (bounds,)),))
+    assert gate(pa.table({"x": pa.array([-1, 3e38], pa.float32())}), contract).passed
+    assert only_finding(pa.table({"x": pa.array([-2, 3e38], pa.float32())}), contract).unexpected_count == 1
+
+
 def test_a_bound_is_rounded_to_float32_like_the_values_it_bounds():
     contract = TableContract("one", (), (ColumnContract("x", DType.FLOAT, (Between(-0.1, 0.1),)),))
     tenth = np.float32(0.1)
@@ -226,6 +233,11 @@ def test_a_key_of_two_columns_is_unique_together_and_not_apart():
     assert finding.sample == (Sample(0, (1, 1), "1, 1"), Sample(2, (1, 1), "1, 1"))
 
 
+def test_half_a_key_need_not_be_unique():
+    finding = only_finding(pa.table({"user_id": [1, 1]}), PAIRS)
+    assert (finding.column, finding.observed) == ("title_id", "no such column")
+
+
 def test_a_null_in_a_key_is_found_as_a_null_and_not_as_a_duplicate():
     table = pa.table({"user_id": pa.array([1, None, None]), "title_id": [1, 2, 2]})
     finding = only_finding(table, PAIRS)
@@ -248,18 +260,23 @@ def test_nothing_may_come_from_the_future_and_as_of_is_the_future(moment, passes
     if not passes:
         (finding,) = report.findings
         assert (finding.column, finding.expectation) == ("event_timestamp", "before 2026-03-01T00:00:00Z")
-        assert [one.key for one in finding.sample] == [(9,)]
+        text = moment.strftime("%Y-%m-%d %H:%M:%S+00")  # whatever the machine's own time zone
+        assert finding.sample == (Sample(2, (9,), text),)
 
 
-def test_a_timestamp_too_great_for_a_calendar_is_from_the_future():
+@pytest.mark.parametrize("moment", [2**63 - 1, 300_000 * 10**12])
+def test_a_timestamp_too_great_for_a_calendar_is_from_the_future(moment):
     """DuckDB reads the greatest microsecond as infinity, which has no epoch; it must not pass as null."""
-    endless = pa.array([0, 0, 2**63 - 1, 0], WHEN)
+    endless = pa.array([0, 0, moment, 0], WHEN)
     assert only_finding(sound(event_timestamp=endless)).observed.endswith("the latest after the year 9999")
 
 
 def test_as_of_may_be_given_in_any_time_zone_but_must_have_one():
-    elsewhere = AS_OF.astimezone(datetime.now().astimezone().tzinfo)
-    assert gate(sound()).to_dict()["as_of"] == check(CONTRACT, sound(), as_of=elsewhere).to_dict()["as_of"]
+    elsewhere = AS_OF.astimezone(timezone(timedelta(hours=9)))
+    report = check(CONTRACT, sound(), as_of=elsewhere)
+    assert report.passed
+    assert "as of 2026-03-01 00:00 UTC" in report.summary
+    assert report.to_dict()["as_of"] == "2026-03-01T00:00:00+00:00"
     with pytest.raises(ValueError, match="has no time zone"):
         check(CONTRACT, sound(), as_of=datetime(2026, 3, 1))
 
@@ -271,10 +288,15 @@ def test_too_few_rows_are_found(rows, passes):
     assert [finding.column for finding in report.findings] == [] if passes else ["(rows)"]
 
 
-def test_too_many_rows_are_found():
-    eight = pa.concat_tables([sound(), sound(user_id=pa.array([1, 2, 3, 4], pa.int64()))])
-    finding = only_finding(eight)
-    assert (finding.column, finding.expectation, finding.observed) == ("(rows)", "between 1 and 6", "8 rows")
+@pytest.mark.parametrize(("rows", "passes"), [(6, True), (7, False)])
+def test_too_many_rows_are_found(rows, passes):
+    full = pa.array([0.5] * 4, pa.float32())
+    more = sound(completed_share_28d=full, user_id=pa.array([1, 2, 3, 4], pa.int64()))
+    report = gate(pa.concat_tables([sound(completed_share_28d=full), more]).slice(0, rows))
+    assert report.passed == passes
+    if not passes:
+        (finding,) = report.findings
+        assert (finding.expectation, finding.observed) == ("between 1 and 6", "7 rows")
 
 
 def test_a_table_without_rows_passes_where_the_contract_allows_none():
@@ -283,6 +305,12 @@ def test_a_table_without_rows_passes_where_the_contract_allows_none():
         "empty", CONTRACT.key, CONTRACT.columns, ("event_timestamp",), Between(low=0)
     )
     assert gate(empty, anything_goes).passed
+
+
+def test_a_wrong_type_is_found_in_a_table_without_rows_where_no_share_can_be_named():
+    finding = gate(sound(plays_28d=pa.array(["3"] * 4)).slice(0, 0)).findings[1]
+    assert (finding.column, finding.expectation) == ("plays_28d", "type BIGINT")
+    assert (finding.unexpected_count, finding.unexpected_share) == (0, None)
 
 
 def test_a_column_of_nothing_but_nulls_passes_where_nulls_are_allowed():
@@ -335,3 +363,37 @@ def test_the_summary_says_what_happened_in_a_sentence():
         "user_activity failed (20 expectations, 4 rows, as of 2026-03-01 00:00 UTC): "
         "device: expected one of phone, tv, found 4 of 4 something else."
     )
+
+
+def test_drift_from_a_reference_is_a_warning_and_stops_nothing():
+    rng = np.random.default_rng(5)
+    contract = TableContract(
+        "drifting",
+        ("user_id",),
+        (
+            ColumnContract("user_id", DType.BIGINT),
+            ColumnContract("steady", DType.FLOAT),
+            ColumnContract("moved", DType.FLOAT),
+            ColumnContract("device", DType.VARCHAR),
+        ),
+    )
+
+    def day(first_user, moved_by):
+        return pa.table(
+            {
+                "user_id": range(first_user, first_user + 2_000),
+                "steady": rng.normal(size=2_000).astype(np.float32),
+                "moved": rng.normal(moved_by, size=2_000).astype(np.float32),
+                "device": ["tv"] * 2_000,
+            }
+        )
+
+    report = gate(day(9_000, moved_by=1), contract, reference=day(0, moved_by=0))
+    assert report.passed
+    assert [(one.column, one.severity) for one in report.findings] == [("moved", "warning")]
+    assert "drifting passed with warnings" in report.summary
+
+
+def test_a_reference_or_a_table_without_rows_gives_no_warning_of_drift():
+    assert gate(sound(), reference=sound().slice(0, 0)).findings == ()
+    assert [one.column for one in gate(sound().slice(0, 0), reference=sound()).findings] == ["(rows)"]

@@ -1,0 +1,147 @@
+"""Drift figures against closed forms and SciPy, and how often they cry wolf."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from validations.drift import (
+    DriftLimits,
+    NothingToCompare,
+    drift_findings,
+    drifts,
+    kolmogorov_smirnov,
+    population_stability_index,
+)
+
+numbers = st.one_of(st.integers(-5, 5).map(float), st.floats(-1e6, 1e6))
+samples = st.lists(numbers, min_size=2, max_size=40).map(lambda values: np.sort(np.array(values)))
+
+
+def one(reference, current, limits=None):
+    (drift,) = drifts(pa.table({"x": reference}), pa.table({"x": current}), ["x"], limits)
+    return drift
+
+
+@given(samples, samples)
+def test_the_kolmogorov_smirnov_statistic_is_scipys_ties_and_all(left, right):
+    expected = scipy.stats.ks_2samp(left, right, method="asymp").statistic
+    assert kolmogorov_smirnov(left, right) == pytest.approx(expected, abs=1e-12)
+
+
+@given(samples, samples)
+def test_the_statistic_does_not_care_which_sample_is_the_reference(left, right):
+    assert kolmogorov_smirnov(left, right) == pytest.approx(kolmogorov_smirnov(right, left), abs=1e-12)
+
+
+def test_psi_has_its_closed_form_on_large_histograms():
+    # shares ½, ½ against ¼, ¾: (¼ − ½) ln ½ + (¾ − ½) ln (3/2) = ¼ ln 3
+    psi = population_stability_index(np.array([5, 5]) * 10**9, np.array([25, 75]) * 10**8)
+    assert psi == pytest.approx(math.log(3) / 4, rel=1e-6)
+
+
+def test_psi_of_one_histogram_against_itself_is_nothing():
+    assert population_stability_index(np.array([3, 0, 7]), np.array([3, 0, 7])) == 0
+
+
+def test_psi_counts_half_a_row_where_a_bin_is_empty():
+    # shares (½, 2½)/3 and (2½, ½)/3: twice (2/3) ln 5
+    psi = population_stability_index(np.array([0, 2]), np.array([2, 0]))
+    assert psi == pytest.approx(2 * (2 / 3) * math.log(5))
+
+
+def test_psi_of_a_column_is_that_of_its_tenths():
+    reference = np.arange(100_000, dtype=np.float64)
+    current = reference[50_000:].repeat(2)  # the lower five tenths are empty, the upper five hold double
+    empty, double = 0.5, 20_000.5
+    rows = 100_000 + 0.5 * 13  # ten bins, one below, one above, one for nulls
+    p, q = 10_000.5 / rows, np.array([empty] * 5 + [double] * 5) / rows
+    assert one(reference, current).psi == pytest.approx(float(np.sum((q - p) * np.log(q / p))), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("reference", "current"),
+    [
+        pytest.param([0] * 1000, [-1] * 100 + [0] * 900, id="below a constant"),
+        pytest.param([0] * 1000, [0] * 900 + [1] * 100, id="above a constant"),
+        pytest.param([0] * 600 + [1] * 400, [0] * 300 + [1] * 700, id="between the two values there are"),
+        pytest.param(list(range(1000)), [-5] * 100 + list(range(900)), id="below everything seen"),
+        pytest.param([True] * 900 + [False] * 100, [True] * 500 + [False] * 500, id="a flag"),
+        pytest.param([1.0] * 900 + [None] * 100, [1.0] * 400 + [None] * 600, id="more nulls"),
+        pytest.param([1.0] * 900 + [math.nan] * 100, [1.0] * 400 + [math.nan] * 600, id="more NaN"),
+        pytest.param([1.0] * 900 + [None] * 100, [None] * 999 + [1.0], id="almost nothing but nulls"),
+    ],
+)
+def test_a_shift_is_seen_wherever_it_happens(reference, current):
+    assert one(reference, current).exceeds(DriftLimits())
+
+
+def test_nulls_alone_move_psi_and_not_the_statistic_of_values():
+    drift = one([1.0, 2.0] * 500, [1.0, 2.0] * 250 + [None] * 500)
+    assert drift.ks == 0
+    assert drift.psi > 0.2
+    assert drift.null_share == (0, 0.5)
+
+
+def test_a_column_without_values_has_no_statistic():
+    nothing = pa.nulls(9, pa.float32())
+    drift = one(nothing, pa.array([1.0] * 9, pa.float32()))
+    assert (drift.ks, drift.ks_by_chance, drift.median) == (None, None, (None, 1.0))
+    both = one(nothing, nothing)
+    assert (both.psi, both.psi_by_chance, both.ks) == (0, 0, None)
+    assert not both.exceeds(DriftLimits())
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (300, 300), (5_000, 500)])
+@pytest.mark.parametrize("draw", ["normal", "poisson"])
+def test_two_samples_of_one_distribution_rarely_drift_even_without_declared_limits(n, m, draw):
+    rng = np.random.default_rng(11)
+    sample = getattr(rng, draw)
+    reference = pa.table({f"f{i}": sample(size=n) for i in range(300)})
+    current = pa.table({f"f{i}": sample(size=m) for i in range(300)})
+    limits = DriftLimits(psi=0, ks=0, chance=0.01)
+    alarms = sum(
+        drift.exceeds(limits) for drift in drifts(reference, current, reference.column_names, limits)
+    )
+    # two figures at 1% each, 300 columns: 6 expected at most; 18 would be 5 standard deviations above
+    assert alarms < 18
+
+
+def test_small_tables_must_move_further_than_chance():
+    rng = np.random.default_rng(3)
+    few = one(rng.normal(size=12), rng.normal(size=12))
+    assert few.psi > DriftLimits().psi  # noise alone passes the usual limit
+    assert not few.exceeds(DriftLimits())
+
+
+def test_a_finding_names_what_moved_and_by_how_much():
+    reference = pa.table({"still": range(1000), "moved": range(1000)})
+    current = pa.table({"still": range(1000), "moved": range(500, 1500)})
+    (finding,) = drift_findings(drifts(reference, current, ["still", "moved"]))
+    assert (finding.column, finding.severity) == ("moved", "warning")
+    assert finding.expectation == "PSI at most 0.2 and KS at most 0.1 from the reference"
+    assert "KS 0.500; median 499.5 → 999.5, null 0.0% → 0.0%" in finding.observed
+
+
+@pytest.mark.parametrize(
+    ("reference", "current", "column", "message"),
+    [
+        ({"x": []}, {"x": [1]}, "x", "reference table has no rows"),
+        ({"x": [1]}, {"x": []}, "x", "current table has no rows"),
+        ({"minutes": [1]}, {"minutes": [1]}, "minuets", "no column 'minuets'. Did you mean 'minutes'"),
+        ({"x": [1]}, {"x": ["1"]}, "x", "'x' of the current table is string"),
+    ],
+)
+def test_nothing_to_compare_is_an_error_and_not_a_zero(reference, current, column, message):
+    with pytest.raises(NothingToCompare, match=message):
+        drifts(pa.table(reference), pa.table(current), [column])
+
+
+@pytest.mark.parametrize("wrong", [{"psi": -1}, {"ks": 2}, {"chance": 0}, {"bins": 1}, {"psi": math.nan}])
+def test_limits_that_mean_nothing_cannot_be_declared(wrong):
+    with pytest.raises(ValueError, match="at least 2 bins"):
+        DriftLimits(**wrong)
