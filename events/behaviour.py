@@ -91,7 +91,8 @@ def page_diversity(genres: NDArray[np.float32], shown: NDArray[np.bool_]) -> Flo
 
 def affinity(members: Members, member: NDArray[np.int64], title: NDArray[np.int64]) -> Floats:
     """(S, L) latent affinity of each session's member for the titles in its cells; variance 1 overall."""
-    return np.einsum("sd,sld->sl", members.taste[member], members.traits[title]).astype(np.float64)
+    product = np.einsum("sd,sld->sl", members.taste[member], members.traits[title])
+    return np.asarray(product, np.float64)
 
 
 def image_appeal(catalogue: Catalogue, members: Members, visits: Visits) -> Floats:

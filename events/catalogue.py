@@ -136,7 +136,7 @@ def genre_matrix(titles: Sequence[Film]) -> NDArray[np.float32]:
     found = np.zeros((len(titles), len(FILM_GENRES)), np.float32)
     for row, film in enumerate(titles):
         found[row, [index[genre] for genre in film.genres]] = 1
-    return found / np.maximum(1, np.sqrt(found.sum(1, keepdims=True)))
+    return np.asarray(found / np.maximum(1, np.sqrt(found.sum(1, keepdims=True))), np.float32)
 
 
 def _language_matrix(titles: Sequence[Film]) -> NDArray[np.float32]:
@@ -186,9 +186,9 @@ def _artwork(genres: NDArray[np.float32], counts: NDArray[np.int64], rng: np.ran
         leaning[row, THEME_COLUMNS.index(_GENRE_THEME[genre])] = 1
     pull = (genres @ leaning)[title] * 1.5 + rng.gumbel(size=(len(title), len(THEME_COLUMNS)))
     theme = pull.argmax(1)
-    themes = rng.beta(2, 5, size=pull.shape)
-    themes[np.arange(len(title)), theme] = rng.beta(6, 2, len(title))
-    themes = themes.astype(np.float32)
+    drawn = rng.beta(2, 5, size=pull.shape)
+    drawn[np.arange(len(title)), theme] = rng.beta(6, 2, len(title))
+    themes = drawn.astype(np.float32)
     liked = rng.normal(size=len(THEME_COLUMNS))  # what draws the eye whatever the film: creative quality
     appeal = (themes - themes.mean(0)) @ liked + rng.normal(scale=0.35, size=len(title))
     return Artwork(title, themes, np.asarray(appeal / appeal.std(), np.float32))

@@ -62,12 +62,12 @@ def fill_pages(
 
 def _recency(catalogue: Catalogue, on_offer: NDArray[np.int64], at: int) -> NDArray[np.float64]:
     age_days = (at - catalogue.available_from[on_offer]) / DAY
-    return np.exp(-np.minimum(age_days, 700) / 10) + 1e-9
+    return np.asarray(np.exp(-np.minimum(age_days, 700) / 10) + 1e-9)
 
 
 def _draw(weight: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     cumulative = np.cumsum(weight)
-    return np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+    return np.asarray(np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right"), np.int64)
 
 
 def _by_genre(

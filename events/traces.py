@@ -43,11 +43,13 @@ class Pages:
             raise ValueError(f"{len(self.titles)} pages came with {len(self.request_ids)} request ids.")
 
     @classmethod
-    def numbered(cls, titles: Ids, artworks: Ids, *, first_impression_id: int = 1, **more: str) -> Pages:
+    def numbered(
+        cls, titles: Ids, artworks: Ids, *, first_impression_id: int = 1, arm: str | None = None
+    ) -> Pages:
         """Pages whose impressions are numbered in reading order and whose requests are named after them."""
         ids = first_impression_id + np.arange(titles.size).reshape(titles.shape)
         names = tuple(f"page-{first}" for first in ids[:, :1].ravel())
-        return cls(titles, artworks, ids, names, **more)
+        return cls(titles, artworks, ids, names, arm=arm)
 
 
 def impressions_table(members: Members, visits: Visits, pages: Pages, lag: Ids) -> pa.Table:

@@ -18,6 +18,8 @@ from events.traces import Pages, hovers_table, impressions_table, plays_table
 from events.trends import Trends, build_trends, draw_on
 from events.world_config import DAY, WorldConfig, micros
 
+__all__ = ["Day", "Pages", "Renewals", "Responses", "UnknownIds", "World", "WorldConfig"]
+
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
