@@ -26,7 +26,7 @@ def at(names):
 
 @pytest.fixture(scope="module")
 def chain(module_ledger, draft):
-    """Two services that share one feature, four versions, Bentos, and two experiments with a read-out each."""
+    """Two services that share one feature, five versions, Bentos, and two experiments with a read-out each."""
     ledger = module_ledger
     ledger.record_features(at(["user_plays", "user_hovers", "title_plays", "user_unused"]))
     light = ledger.record_service(ServiceRecord("retrieval", ("d-user_plays", "d-title_plays")))
@@ -40,6 +40,7 @@ def chain(module_ledger, draft):
     ledger.register(draft("ranker", service=heavy, training_set="t-heavy"))
     ledger.register(draft("ranker", weights=1, service=heavy, training_set="t-heavy"))
     ledger.register(draft("artwork", training_set="t-free"))
+    ledger.register(draft("popularity", service=light))
     ledger.promote("ranker/2", by="ada", reason="first")
     ledger.record_bento(BentoRecord("homepage:a", "b1", ("ranker/2", "retriever/1")))
     ledger.record_bento(BentoRecord("artwork:a", "b2", ("artwork/1",)))
@@ -104,7 +105,7 @@ EVERYTHING_OF_PLAYS = {
     "features": ["user_plays"],
     "services": ["ranking", "retrieval"],
     "training_sets": ["t-heavy", "t-light"],
-    "versions": ["ranker/1", "ranker/2", "retriever/1"],
+    "versions": ["popularity/1", "ranker/1", "ranker/2", "retriever/1"],
     "bentos": ["homepage:a"],
     "arms": ["rows/control", "rows/treated", "images/treated"],
     "readouts": ["rows", "images"],
@@ -120,7 +121,7 @@ EVERYTHING_OF_PLAYS = {
         (
             "feature title_plays",
             {"features": ["title_plays"], "services": ["retrieval"], "training_sets": ["t-light"],
-             "versions": ["retriever/1"], "bentos": ["homepage:a"]},
+             "versions": ["popularity/1", "retriever/1"], "bentos": ["homepage:a"]},
         ),
         ("feature d-user_unused", {"features": ["user_unused"]}),
         (
@@ -142,7 +143,7 @@ def test_the_impact_of_a_service_is_that_of_its_features_within_it(chain):
         "features": ["user_plays", "title_plays"],
         "services": ["retrieval"],
         "training_sets": ["t-light"],
-        "versions": ["retriever/1"],
+        "versions": ["popularity/1", "retriever/1"],
         "bentos": ["homepage:a"],
     }
 

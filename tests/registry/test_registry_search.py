@@ -218,6 +218,49 @@ def test_a_search_finds_what_reading_everything_finds(query, library, everything
     assert found == {ref for ref, row in everything.items() if holds(row)}
 
 
+ALL_40 = 40
+
+
+@pytest.mark.parametrize(
+    ("text", "refs"),
+    [
+        ("aliases = 'shadow'", {"ranker/1", "Retriever/1"}),
+        ("alias = 'Shadow'", {"ranker/2"}),
+        ("aliases ILIKE 'SHADOW'", {"ranker/1", "ranker/2", "Retriever/1"}),
+        ("arms = 'rows/treated'", {"ranker/2", "Retriever/1"}),
+        ("arms LIKE 'rows/%' and name = 'ranker'", {"ranker/1", "ranker/2"}),
+    ],
+)
+def test_aliases_and_arms_find_the_versions_that_have_them(library, text, refs):
+    assert {version.ref for version in library.search(text).versions} == refs
+    rest = library.search(f"NOT ({text})", limit=1000).versions
+    assert len(rest) == ALL_40 - len(refs)
+
+
+def test_features_find_the_versions_made_from_them_by_name_or_by_digest(library):
+    versions = library.search(limit=1000).versions
+    service_of = {digest: library.impact(f"feature {digest}").services[0].digest for digest in ("f7", "f7x")}
+    for text, services in [
+        ("feature = 'f7'", {service_of["f7"]}),
+        ("features = 'f7x'", {service_of["f7x"]}),
+        ("features = 'watch_minutes_sum_7d'", set(service_of.values())),
+    ]:
+        expected = {version.ref for version in versions if version.service in services}
+        assert {version.ref for version in library.search(text, limit=1000).versions} == expected != set()
+
+
+def test_a_version_without_a_training_set_is_found_by_what_it_is_not(ledger, draft, training_set):
+    ledger.record_training_set(training_set("t"))
+    ledger.register(draft())
+    ledger.register(draft(weights=1, training_set="t"))
+    for text, number in [
+        ("training_set = 't'", 2),
+        ("training_set != 't'", 1),
+        ("NOT training_set LIKE '%t%'", 1),
+    ]:
+        assert [version.number for version in ledger.search(text).versions] == [number]
+
+
 def test_and_binds_closer_than_or_and_not_closest():
     a, b, c = (Comparison(Field("name"), "=", (value,)) for value in "abc")
     text = "name = 'a' OR NOT name = 'b' AND name = 'c'"
@@ -343,6 +386,7 @@ def test_pages_follow_one_another_without_a_gap_or_a_repetition(library, order_b
         if token is None:
             break
         assert len(page.versions) == limit
+        assert len(seen) < len(whole), "no token is handed out for an empty page"
     assert seen == whole
 
 
