@@ -13,7 +13,7 @@ from models.artwork_data import Float64
 from models.artwork_settings import ArtworkConfig
 from models.data import Float32, Int64
 
-_NUMBERS_AT_ONCE = 2e7  # of the x xᵀ in memory: 160 MB
+_NUMBERS_AT_ONCE = 4_000_000  # of one batch's design: 32 MB
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,14 @@ def updated(
     The mode uses the whole Hessian; of the precision only the diagonal is kept. Images without impressions keep
     their belief bit for bit.
     """
-    order = np.argsort(rows, kind="stable")
-    seen, starts = np.unique(rows[order], return_index=True)
     mean, precision = belief.mean.copy(), belief.precision.copy()
-    edges = np.append(starts, len(rows))
-    at_once = _NUMBERS_AT_ONCE / design.shape[1] ** 2
-    for first, last in _batches(edges, at_once):
-        arms, mine = seen[first:last], order[edges[first] : edges[last]]
-        arm = np.repeat(np.arange(last - first), np.diff(edges[first : last + 1]))
-        batch = _Batch(arm, design[mine].astype(np.float64), play[mine].astype(np.float64), offset[mine])
+    for arms, impressions, shown in _batches(rows, design.shape[1]):
+        batch = _Batch(
+            design=np.where(shown[:, :, None], design[impressions], np.float32(0)).astype(np.float64),
+            play=play[impressions].astype(np.float64),
+            offset=offset[impressions],
+            shown=shown,
+        )
         prior = Belief(belief.mean[arms], belief.precision[arms])
         mode = _mode(batch, prior, config)
         mean[arms] = mode
@@ -53,51 +52,64 @@ def updated(
     return Belief(mean, precision)
 
 
-def _batches(edges: NDArray[np.int64], rows_at_once: float) -> Iterator[tuple[int, int]]:
-    """Runs [first, last) of images with at most so many impressions together, or of one image."""
+def _batches(rows: Int64, width: int) -> Iterator[tuple[Int64, Int64, NDArray[np.bool_]]]:
+    """Images of about as many impressions together: ids (B,), their impressions (B, n), which of those exist."""
+    order = np.argsort(rows, kind="stable")
+    images, start, count = np.unique(rows[order], return_index=True, return_counts=True)
+    by_count = np.argsort(count, kind="stable")
     first = 0
-    while first < len(edges) - 1:
-        last = int(np.searchsorted(edges, edges[first] + rows_at_once, side="right")) - 1
-        last = max(last, first + 1)
-        yield first, last
+    while first < len(images):
+        # The last image of a batch has the most impressions, and the others are padded to it.
+        sizes = np.arange(1, len(images) - first + 1) * count[by_count[first:]] * width
+        last = first + max(1, int(np.searchsorted(sizes, _NUMBERS_AT_ONCE, side="right")))
+        mine = by_count[first:last]
+        place = np.arange(count[mine[-1]])
+        shown = place < count[mine, None]
+        yield images[mine], order[np.where(shown, start[mine, None] + place, 0)], shown
         first = last
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Impressions of some images, sorted by image: `arm` (N,) numbers the images from 0 without gaps."""
+    """Impressions of B images, padded: `design` (B, n, 1 + d) is 0 where there is none, the others (B, n)."""
 
-    arm: NDArray[np.int64]
     design: Float64
     play: Float64
     offset: Float64
+    shown: NDArray[np.bool_]
 
-    def probability(self, theta: Float64) -> Float64:
-        logit = self.offset + np.einsum("nd,nd->n", self.design, theta[self.arm])
-        p: Float64 = expit(logit)
-        return p
+    def logit(self, theta: Float64) -> Float64:
+        """b_t + θ_a·[1, x], (B, n)."""
+        logit: Float64 = self.offset + (self.design @ theta[:, :, None])[:, :, 0]
+        return logit
 
-    def summed(self, values: Float64) -> Float64:
-        """Rows of `values` added up by image."""
-        starts = np.searchsorted(self.arm, np.arange(self.arm[-1] + 1))
-        total: Float64 = np.add.reduceat(values, starts, axis=0)
-        return total
+    def variance(self, theta: Float64) -> Float64:
+        """Bernoulli variances p(1 - p), (B, n), 0 where there is no impression."""
+        p = expit(self.logit(theta))
+        return np.where(self.shown, p * (1 - p), 0.0)
 
-    def curvature_diagonal(self, theta: Float64) -> Float64:
-        """Σ p(1 - p) x² by image, (A, 1 + d)."""
-        p = self.probability(theta)
-        return self.summed((p * (1 - p))[:, None] * self.design**2)
+    def slope(self, theta: Float64, prior: Belief) -> Float64:
+        """Gradient of the log posterior, (B, 1 + d)."""
+        error = self.play - expit(self.logit(theta))
+        pull: Float64 = prior.precision * (theta - prior.mean)
+        push: Float64 = (error[:, None, :] @ self.design)[:, 0, :]
+        return push - pull
 
     def curvature(self, theta: Float64) -> Float64:
-        """Σ p(1 - p) x xᵀ by image, (A, 1 + d, 1 + d)."""
-        p = self.probability(theta)
-        weighted = (p * (1 - p))[:, None] * self.design
-        return self.summed(weighted[:, :, None] * self.design[:, None, :])
+        """Σ p(1 - p) x xᵀ by image, (B, 1 + d, 1 + d)."""
+        weighted = self.variance(theta)[:, :, None] * self.design
+        curvature: Float64 = weighted.transpose(0, 2, 1) @ self.design
+        return curvature
+
+    def curvature_diagonal(self, theta: Float64) -> Float64:
+        """Σ p(1 - p) x² by image, (B, 1 + d)."""
+        diagonal: Float64 = (self.variance(theta)[:, None, :] @ self.design**2)[:, 0, :]
+        return diagonal
 
     def loss(self, theta: Float64, prior: Belief) -> Float64:
         """Negative log posterior by image, up to a constant."""
-        logit = self.offset + np.einsum("nd,nd->n", self.design, theta[self.arm])
-        nats = self.summed(np.logaddexp(0, logit) - self.play * logit)
+        logit = self.logit(theta)
+        nats: Float64 = np.where(self.shown, np.logaddexp(0, logit) - self.play * logit, 0.0).sum(axis=1)
         penalty: Float64 = 0.5 * (prior.precision * (theta - prior.mean) ** 2).sum(axis=1)
         return nats + penalty
 
@@ -107,8 +119,7 @@ def _mode(batch: _Batch, prior: Belief, config: ArtworkConfig) -> Float64:
     theta = prior.mean.astype(np.float64)
     loss = batch.loss(theta, prior)
     for _ in range(config.newton_steps):
-        error = batch.play - batch.probability(theta)
-        slope = batch.summed(error[:, None] * batch.design) - prior.precision * (theta - prior.mean)
+        slope = batch.slope(theta, prior)
         hessian = batch.curvature(theta)
         hessian[:, np.arange(theta.shape[1]), np.arange(theta.shape[1])] += prior.precision
         step = np.linalg.solve(hessian, slope[:, :, None])[:, :, 0].astype(np.float64)

@@ -9,7 +9,7 @@ import scipy.optimize
 from scipy.special import expit
 
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale
-from models.artwork_residuals import centred, effect_variance, residuals
+from models.artwork_residuals import Residuals, centred, effect_variance, residuals, summed, within_titles
 from models.artwork_settings import ArtworkConfig
 from models.creative_quality import CreativeQuality
 from models.data import Float32, Int64
@@ -61,13 +61,14 @@ def fit_prior(
     taste = _fit_taste(z, images.rows(log.artwork_id), log.play, x, offset, config)
     explained = offset + _taste_logit(taste, x, z, images.rows(log.artwork_id))
     found = residuals(images, log, explained)
-    quality_sd = _bounded(effect_variance(found.score, found.information), config)
-    rho = quality.validity.rho if quality is not None and quality.validity.usable else 0.0
+    quality_sd = _bounded(effect_variance(within_titles(found, images)), config)
+    validity = quality.validity if quality is not None and quality.validity.usable else None
+    rho = 0.0 if validity is None else min(validity.rho, 0.95)
     return Prior(
         images=scale,
         taste=taste[:, 1:],
-        gain=rho * quality_sd,
-        quality_sd=max(config.least_sd, quality_sd * float(np.sqrt(1 - min(rho, 0.95) ** 2))),
+        gain=0.0 if validity is None else rho * validity.sd,
+        quality_sd=max(config.least_sd, quality_sd * float(np.sqrt(1 - rho**2))),
         taste_sd=_bounded(_taste_variance(images, log, x, explained), config),
     )
 
@@ -81,9 +82,9 @@ def _taste_variance(images: ArtworkImages, log: ArtworkLog, x: Float32, offset: 
     rows, n = images.rows(log.artwork_id), len(images)
     p = expit(offset)
     error, weight = log.play - p, p * (1 - p)
-    scores = [np.bincount(rows, error * column, n) for column in x.T]
-    information = [np.bincount(rows, weight * column**2, n) for column in x.T]
-    return effect_variance(np.concatenate(scores), np.concatenate(information)) if scores else 0.0
+    scores = [summed(rows, error * column, n) for column in x.T]
+    information = [summed(rows, weight * column**2, n) for column in x.T]
+    return effect_variance(Residuals(np.concatenate(scores), np.concatenate(information))) if scores else 0.0
 
 
 def _fit_taste(
@@ -103,7 +104,7 @@ def _fit_taste(
         weights = flat.reshape(shape).astype(np.float32)
         logit = offset + np.einsum("nm,nm->n", x @ weights, shown)
         error = (expit(logit) - play).astype(np.float32)
-        nats = float((np.logaddexp(0, logit) - play * logit).sum()) + 0.5 * config.taste_ridge * (flat @ flat)
+        nats = float((np.logaddexp(0, logit) - play * logit).sum() + 0.5 * config.taste_ridge * (flat @ flat))
         slope = (x * error[:, None]).T @ shown
         gradient: Float64 = slope.astype(np.float64).ravel() + config.taste_ridge * flat
         return nats / len(play), gradient / len(play)

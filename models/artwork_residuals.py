@@ -57,9 +57,21 @@ def residuals(images: ArtworkImages, log: ArtworkLog, offset: Float64) -> Residu
     """Score and information of each image, given each row's logit without it, `offset` (N,)."""
     rows = images.rows(log.artwork_id)
     p: Float64 = expit(offset)
-    score: Float64 = np.bincount(rows, log.play - p, len(images))
-    information: Float64 = np.bincount(rows, p * (1 - p), len(images))
-    return Residuals(score, information)
+    return Residuals(summed(rows, log.play - p, len(images)), summed(rows, p * (1 - p), len(images)))
+
+
+def summed(rows: Int64, values: Float64, size: int) -> Float64:
+    """`values` (N,) added up by row, (size,)."""
+    return np.bincount(rows, values, size).astype(np.float64)
+
+
+def within_titles(found: Residuals, images: ArtworkImages) -> Residuals:
+    """What is left once each title's own mean effect is taken out: u - I Σu/ΣI, and I (1 - I/ΣI)."""
+    titles, row = images.title_rows
+    total = summed(row, found.information, len(titles))[row]
+    share = np.divide(found.information, total, out=np.zeros_like(total), where=total > 0)
+    surplus = summed(row, found.score, len(titles))[row]
+    return Residuals(found.score - share * surplus, found.information * (1 - share))
 
 
 def centred(values: Float64, images: ArtworkImages, weights: Float64) -> Float64:
@@ -77,7 +89,7 @@ def centred(values: Float64, images: ArtworkImages, weights: Float64) -> Float64
     return within
 
 
-def effect_variance(score: Float64, information: Float64) -> float:
+def effect_variance(found: Residuals) -> float:
     """Method of moments for the variance τ² of effects: E[u²] = I + I²τ², pooled; 0 where noise explains all."""
-    total = float((information**2).sum())
-    return max(0.0, float((score**2 - information).sum()) / total) if total > 0 else 0.0
+    total = float((found.information**2).sum())
+    return max(0.0, float((found.score**2 - found.information).sum()) / total) if total > 0 else 0.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models import artifact
 from models.artifact import Artifact
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale
-from models.artwork_residuals import Residuals, baseline, centred, effect_variance, residuals
+from models.artwork_residuals import Residuals, baseline, centred, effect_variance, residuals, within_titles
 from models.artwork_settings import CreativeQualityConfig
 from models.data import Float32, MalformedData
 from models.signature import Signature
@@ -150,7 +150,7 @@ def _validity(scores: Float64, found: Residuals, images: ArtworkImages, confiden
     """γ by one Newton step, with a standard error that lets a title's images be alike (clustered by title)."""
     titles, row = images.title_rows
     fisher = float(scores**2 @ found.information)
-    variance = effect_variance(*_within(found, images))
+    variance = effect_variance(within_titles(found, images))
     if fisher <= 0 or variance <= 0:
         return Validity(0.0, 0.0, float(np.sqrt(variance)), len(titles))
     slope = float(scores @ found.score) / fisher
@@ -165,12 +165,3 @@ def _validity(scores: Float64, found: Residuals, images: ArtworkImages, confiden
         sd=float(np.sqrt(variance)),
         titles=int((np.bincount(row, weights=found.information) > 0).sum()),
     )
-
-
-def _within(found: Residuals, images: ArtworkImages) -> tuple[Float64, Float64]:
-    """Scores with the title's mean effect taken out, and the information that is left: I (1 - I / Σ I)."""
-    titles, row = images.title_rows
-    total = np.bincount(row, weights=found.information, minlength=len(titles))[row]
-    share = np.divide(found.information, total, out=np.zeros_like(total), where=total > 0)
-    surplus = np.bincount(row, weights=found.score, minlength=len(titles))[row]
-    return found.score - share * surplus, found.information * (1 - share)
