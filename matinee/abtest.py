@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from events.traces import Pages
 from events.world import Responses, World
-from matinee.day import Day
+from matinee.context import Day
 from matinee.deployment import newest_tag, serving
 from matinee.progress import Stage
 from matinee.recommending import known_users

@@ -34,9 +34,9 @@ app.add_typer(experiments.app, name="experiments")
 @app.command()
 def day(source: Source = None, as_of: AsOf = None) -> None:
     """Run a day's pipeline, from events to a built Bento; what has not changed is skipped."""
-    from matinee.day import run_day  # noqa: PLC0415
-    from matinee.deployment import build_bento  # noqa: PLC0415
-    from matinee.report import print_metrics  # noqa: PLC0415
+    from matinee.day import run_day
+    from matinee.deployment import build_bento
+    from matinee.report import print_metrics
 
     with opened(source, as_of) as made:
         with staged() as stages:
@@ -49,7 +49,7 @@ def day(source: Source = None, as_of: AsOf = None) -> None:
 @app.command()
 def demo() -> None:
     """The main job end to end on the built-in world: events, features, models, Bento, experiment, read-out."""
-    from matinee.demo import run_demo  # noqa: PLC0415
+    from matinee.demo import run_demo
 
     run_demo()
 
@@ -59,8 +59,8 @@ def recommend(user: int, source: Source = None, size: int = 40, rows: Annotated[
               timings: Annotated[bool, typer.Option("--timings", help="Time of each stage, over many requests.")] = False,
               as_json: AsJson = False) -> None:  # fmt: skip
     """One user's page from the built Bento's models, in this process."""
-    from matinee.recommending import known_users, looker, time_pages  # noqa: PLC0415
-    from matinee.show import print_page, print_timings  # noqa: PLC0415
+    from matinee.recommending import known_users, looker, time_pages
+    from matinee.show import print_page, print_timings
 
     with opened(source) as made, looker(made) as look:
         page = look.page(user, size)

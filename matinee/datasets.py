@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import datetime
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from events.lake import Lake
 from events.sources import Source
 from feature_repo.compute import offline_path
-from feature_repo.declarations import Declarations, FeatureService
+from feature_repo.declarations import FeatureService
 from feature_repo.training_set import TrainingSet, snapshot_matrix, training_set
+from matinee.desk import Desk, literal
 from matinee.periods import Period, Split
 from models.data import Histories, RankingSet, RetrievalPeriod
 from models.evaluate import PlayLog
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Where data sets are made: the lake, the computed tables and what is declared over them."""
-
-    source: Source
-    lake: Lake
-    offline: Path
-    declarations: Declarations
-    threads: int = 2
-
-    @contextmanager
-    def events(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection on which the raw event tables are views."""
-        with duckdb.connect(config={"threads": self.threads}) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            self.lake.register(connection)
-            yield connection
-
-
-def literal(moment: datetime) -> str:
-    """A moment as SQL."""
-    return f"TIMESTAMPTZ '{moment.astimezone(UTC).isoformat(sep=' ')}'"
 
 
 def entity_matrix(desk: Desk, service: FeatureService, as_of: datetime) -> tuple[Int64, Float32]:

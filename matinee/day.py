@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -12,75 +11,23 @@ import pyarrow as pa
 
 from events.importing import load
 from events.lake import Ingest
-from events.world import World
-from events.world_config import WorldConfig
 from feature_repo.compute import offline_path, plan, run
 from feature_repo.materialize import materialize
 from feature_repo.snapshot import Generation
-from matinee.datasets import Desk, literal
-from matinee.gatekeeping import GateFailed, Gatekeeper, record_gate
+from matinee.context import Day, world_config
+from matinee.desk import literal
+from matinee.gatekeeping import GateFailed, record_gate
 from matinee.lineage import events_digest, record_declarations
-from matinee.periods import Split, split
 from matinee.progress import Stage, Stages
-from matinee.settings import Settings
-from matinee.training import Bench, train_ranker_version, train_retriever_version
+from matinee.training import train_ranker_version, train_retriever_version
 from matinee.training_artwork import train_artwork_version, train_quality_version
-from matinee.workspace import Workspace
 from models.retrieval import Retriever
 from models.settings import RankerConfig, RetrievalConfig
-from registry import ModelVersion, Registry
+from registry import ModelVersion
 from validations.report import GateReport
 
 BATCHES = 150
 """About how many batches a source comes in; only the progress bar asks."""
-
-
-@dataclass(frozen=True)
-class Day:
-    """Everything a step of the day needs; every step may be run alone and again."""
-
-    settings: Settings
-    workspace: Workspace
-    registry: Registry
-    as_of: datetime
-
-    @property
-    def split(self) -> Split:
-        """The periods that train, validate and test models for this day."""
-        return split(self.workspace.source, self.as_of)
-
-    @property
-    def desk(self) -> Desk:
-        """Where data sets are made."""
-        w = self.workspace
-        return Desk(w.source, w.lake, w.offline, w.declarations, self.settings.threads)
-
-    @property
-    def bench(self) -> Bench:
-        """What training needs."""
-        return Bench(self.desk, self.split, self.registry)
-
-    @property
-    def gatekeeper(self) -> Gatekeeper:
-        """What decides which computed tables go further."""
-        return Gatekeeper(self.workspace.gate, self.workspace.offline, self.workspace.declarations)
-
-
-def world_config(settings: Settings) -> WorldConfig:
-    """The built-in world at the size and seed asked for."""
-    return (
-        WorldConfig.tiny(seed=settings.seed) if settings.world == "tiny" else WorldConfig(seed=settings.seed)
-    )
-
-
-def latest(settings: Settings, workspace: Workspace) -> datetime:
-    """The last day that can be run: where the source's events end."""
-    return world_config(settings).end if workspace.source.name == "world" else workspace.source.latest
-
-
-def load_world(day: Day) -> World:
-    """The world whose history is in the lake."""
-    return World(world_config(day.settings))
 
 
 def import_events(day: Day, stage: Stage) -> None:

@@ -10,7 +10,8 @@ from experiments.live import LiveExperiments
 from experiments.readout import Readout
 from feature_repo.repository import apply as apply_to_feast
 from matinee.abtest import members, run_sessions
-from matinee.day import Day, load_world, run_day
+from matinee.context import Day, load_world
+from matinee.day import run_day
 from matinee.deployment import build_bento, newest_tag, services_of
 from matinee.experimenting import readout, start_experiment, stop_experiment
 from matinee.progress import Stage, Stages, peak_memory_gb

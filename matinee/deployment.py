@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.live import LiveExperiments
-from matinee.day import Day, fetched
+from matinee.context import Day
+from matinee.day import fetched
 from matinee.progress import Stage
 from matinee.training import popularity_list
 from registry import BentoRecord

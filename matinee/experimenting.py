@@ -12,12 +12,10 @@ from experiments.config import Experiment, Problem
 from experiments.live import LiveExperiments, start, stop
 from experiments.reading import load
 from experiments.readout import Readout, read_out_tables
-from matinee.day import Day
+from matinee.configs import CONFIGS
+from matinee.context import Day
 from registry import ArmRecord, ExperimentRecord, RegistryError
 from serving.exposure_table import read
-
-CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
-"""The experiments that come with matinee."""
 
 
 def problems(day: Day, folder: Path = CONFIGS) -> tuple[Problem, ...]:

@@ -14,7 +14,7 @@ from events.lake import Lake
 from events.schema import TABLES
 from feature_repo.compute import offline_path, recorded_digest
 from feature_repo.declarations import Declarations, FeatureService
-from matinee.datasets import Desk
+from matinee.desk import Desk
 from matinee.periods import Split
 from registry import FeatureRecord, Metric, ModelVersion, Registry, ServiceRecord, TrainingSetRecord
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from matinee.context import Day
 from matinee.datasets import entity_matrix
-from matinee.day import Day
 from matinee.deployment import bento_folder, newest_tag
 from models.threads import use_threads
 from serving.answers import Page, PageRequest

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from events.sources import SOURCES
-from matinee.day import Day, latest
+from matinee.context import Day, latest
 from matinee.progress import Stages
 from matinee.settings import Settings
 from matinee.workspace import Workspace

@@ -14,9 +14,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MATINEE_", frozen=True, extra="forbid")
 
-    home: Path = Field(
-        Path(".matinee"), description="folder that holds one workspace for each source of events"
-    )
+    workspaces: Path = Field(Path(".matinee"), description="folder that holds one workspace for each source")
     source: str = Field("world", description="the source of events: world, kuairand or movielens")
     data: Path = Field(Path("../shared/data"), description="folder with the real data sets")
     registry_url: str | None = Field(

@@ -14,16 +14,8 @@ from pydantic import BaseModel
 
 from feature_repo.declarations import FeatureService
 from feature_repo.training_set import training_set
-from matinee.datasets import (
-    Desk,
-    Float32,
-    Int64,
-    entity_matrix,
-    play_log,
-    ranking_set,
-    retrieval_period,
-    spine_of,
-)
+from matinee.datasets import Float32, Int64, entity_matrix, play_log, ranking_set, retrieval_period, spine_of
+from matinee.desk import Desk
 from matinee.lineage import as_metrics, inputs_digest, service_record, trained_already, training_set_record
 from matinee.periods import Split
 from matinee.progress import Stage

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from models.artwork_evaluate import evaluate_policy
 
 from feature_repo.training_set import training_set
-from matinee.datasets import Desk, entity_matrix, literal
+from matinee.datasets import entity_matrix
+from matinee.desk import Desk, literal
 from matinee.lineage import as_metrics, inputs_digest, trained_already, training_set_record
 from matinee.periods import Period
 from matinee.progress import Stage
 from matinee.training import Bench, register, signature
 from models.artwork_data import ArtworkImages, ArtworkLog
+from models.artwork_evaluate import evaluate_artwork
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
 from models.artwork_train import train_artwork
 from models.creative_quality import CreativeQuality, train_creative_quality
@@ -109,7 +110,7 @@ def train_artwork_version(bench: Bench, quality: Path, seed: int, stage: Stage) 
     policy = train_artwork(
         images, log, signature(service), signature(bench.service("artwork_image")), CreativeQuality.load(quality), config
     )  # fmt: skip
-    measured = evaluate_policy(policy, images, artwork_log(bench, [bench.split.test]))
+    measured = evaluate_artwork(policy, images, artwork_log(bench, [bench.split.test])).metrics
     bench.registry.record_training_set(
         training_set_record(bench.desk, bench.split, service, log.digest, len(log))
     )

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from matinee.deployment import build_bento, newest_tag, services_of, serving
 from matinee.session import AsJson, AsOf, Source, console, opened, print_json, print_table, staged
 from serving.manifest import NEEDS
-from serving.running import serve as serve_bento
 
 app = typer.Typer(
     no_args_is_help=True, help="Bentos: build services with their model versions inside, serve a built one."
@@ -20,6 +18,8 @@ app = typer.Typer(
 def build(service: Annotated[str, typer.Argument(help=f"{', '.join(NEEDS)}, or all")] = "homepage",
           source: Source = None, as_of: AsOf = None) -> None:  # fmt: skip
     """Build a Bento of the champions and of every version a live arm asks for."""
+    from matinee.deployment import build_bento, services_of
+
     with opened(source, as_of) as day:
         if service not in {*NEEDS, "all"}:
             raise typer.BadParameter(f"no service {service!r}. There are: {', '.join(NEEDS)}, or all.")
@@ -45,6 +45,9 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
 def serve(tag: Annotated[str, typer.Argument(help="NAME:TAG; the newest homepage if left out")] = "",
           source: Source = None, port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None) -> None:  # fmt: skip
     """Serve a built Bento until interrupted: POST /page {"user_id": 17, "size": 40}."""
+    from matinee.deployment import newest_tag, serving
+    from serving.running import serve as serve_bento
+
     with opened(source) as day:
         made = serving(day, tag or newest_tag(day, "homepage"), port or day.settings.port)
     console.print(f"serving {made.tag} at {made.base_url}", highlight=False)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import typer
 
-from matinee.day import import_events
 from matinee.session import AsJson, Source, opened, print_json, print_table, staged
 
 app = typer.Typer(
@@ -18,6 +17,8 @@ app = typer.Typer(
 @app.command("import")
 def import_(source: Source = None) -> None:
     """Import a source's events into its lake; rows that break the contract go to quarantine with a reason."""
+    from matinee.day import import_events
+
     with (
         opened(source) as day,
         staged() as stages,
@@ -29,6 +30,8 @@ def import_(source: Source = None) -> None:
 @app.command()
 def simulate() -> None:
     """Simulate the built-in world (docs/world.md): real films, everything else simulated."""
+    from matinee.day import import_events
+
     with opened("world") as day, staged() as stages, stages.stage("simulate the world") as stage:
         import_events(day, stage)
 

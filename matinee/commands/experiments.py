@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from matinee import experimenting
+from matinee.configs import CONFIGS
 from matinee.session import AsJson, Source, console, errors, opened, print_json, print_table
-from matinee.show import print_readout
 
 app = typer.Typer(
     no_args_is_help=True, help="Experiments: declared in YAML, pinned when started, read out with a verdict."
@@ -20,8 +19,10 @@ Folder = Annotated[Path, typer.Option(help="Folder of experiment YAML.")]
 
 
 @app.command()
-def check(folder: Folder = experimenting.CONFIGS, source: Source = None, as_json: AsJson = False) -> None:
+def check(folder: Folder = CONFIGS, source: Source = None, as_json: AsJson = False) -> None:
     """Validate a folder of experiments; exit code 1 where something is wrong."""
+    from matinee import experimenting
+
     with opened(source) as day:
         found = experimenting.problems(day, folder)
     if as_json:
@@ -35,8 +36,10 @@ def check(folder: Folder = experimenting.CONFIGS, source: Source = None, as_json
 
 
 @app.command()
-def start(name: str, folder: Folder = experimenting.CONFIGS, source: Source = None, by: str = "cli") -> None:
+def start(name: str, folder: Folder = CONFIGS, source: Source = None, by: str = "cli") -> None:
     """Pin the model versions of an experiment's arms and make it live."""
+    from matinee import experimenting
+
     with opened(source) as day:
         live = experimenting.start_experiment(day, name, datetime.now(UTC), by, folder)
     for arm in live.named(name).arms:
@@ -46,6 +49,8 @@ def start(name: str, folder: Folder = experimenting.CONFIGS, source: Source = No
 @app.command()
 def stop(name: str, source: Source = None, by: str = "cli", reason: str = "") -> None:
     """Take an experiment out of service; its read-outs stay in the ledger."""
+    from matinee import experimenting
+
     with opened(source) as day:
         experimenting.stop_experiment(day, name, by, reason)
     console.print(f"{name} is stopped", highlight=False)
@@ -69,6 +74,9 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
 @app.command()
 def readout(name: str, source: Source = None, as_json: AsJson = False) -> None:
     """Health first, then the primary metric and the guardrails, then a verdict in a sentence."""
+    from matinee import experimenting
+    from matinee.show import print_readout
+
     with opened(source) as day:
         made = experimenting.readout(day, name, datetime.now(UTC))
     if as_json:

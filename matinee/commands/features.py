@@ -11,11 +11,6 @@ import typer
 from feature_repo.compute import plan as plan_steps
 from feature_repo.declarations import Declarations, UnknownFeature
 from feature_repo.docs import described, write_site
-from feature_repo.repository import apply as apply_to_feast
-from matinee.day import compute_features, publish
-from matinee.day import validate as validate_day
-from matinee.gatekeeping import GateFailed
-from matinee.lineage import events_digest, record_declarations
 from matinee.session import (
     AsJson,
     AsOf,
@@ -81,6 +76,8 @@ def describe(name: str, source: Source = None, as_json: AsJson = False) -> None:
 @app.command()
 def plan(source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:
     """What `compute` would do, step by step; nothing is run."""
+    from matinee.lineage import events_digest
+
     with opened(source, as_of) as day:
         lake = day.workspace.lake
         steps = plan_steps(
@@ -99,6 +96,9 @@ def plan(source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> 
 @app.command()
 def apply(source: Source = None) -> None:
     """Write the declarations into the Feast registry and into the ledger."""
+    from feature_repo.repository import apply as apply_to_feast
+    from matinee.lineage import record_declarations
+
     with opened(source) as day:
         record_declarations(day.registry, day.workspace.declarations)
         applied = apply_to_feast(day.workspace.root, day.workspace.declarations)
@@ -108,6 +108,8 @@ def apply(source: Source = None) -> None:
 @app.command()
 def compute(source: Source = None, as_of: AsOf = None) -> None:
     """Compute the feature tables of every snapshot the day needs; unchanged ones are kept."""
+    from matinee.day import compute_features
+
     with opened(source, as_of) as day, staged() as stages, stages.stage("compute features") as stage:
         compute_features(day, stage)
 
@@ -115,6 +117,9 @@ def compute(source: Source = None, as_of: AsOf = None) -> None:
 @app.command()
 def validate(source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:
     """Put the computed tables through the gate; exit code 1, with findings, where one fails."""
+    from matinee.day import validate as validate_day
+    from matinee.gatekeeping import GateFailed
+
     with opened(source, as_of) as day:
         try:
             with staged() as stages, stages.stage("gate") as stage:
@@ -137,6 +142,8 @@ def validate(source: Source = None, as_of: AsOf = None, as_json: AsJson = False)
 @app.command()
 def materialize(source: Source = None, as_of: AsOf = None) -> None:
     """Bring the validated tables into the online store and publish a snapshot."""
+    from matinee.day import publish
+
     with opened(source, as_of) as day, staged() as stages, stages.stage("materialize") as stage:
         publish(day, stage)
 

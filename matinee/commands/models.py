@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from matinee.session import AsJson, Source, console, opened, print_json, print_pairs, print_table
-from matinee.show import print_lineage
 from registry import ModelVersion
 from registry.lineage import Lineage
 
@@ -124,6 +123,8 @@ def impact(kind: Annotated[str, typer.Argument(help="feature, service, training_
 
 
 def _print_lineage(lineage: Lineage, *, as_json: bool, mermaid: bool) -> None:
+    from matinee.show import print_lineage
+
     if as_json:
         print_json(lineage.to_dict())
     elif mermaid:
