@@ -58,8 +58,8 @@ FROM shown WHERE is_click = 1 ORDER BY impression_id"""
 _PLAYS = f"""
 SELECT impression_id AS play_id, impression_id, user_id, video_id AS title_id,
        play_time_ms / 60000.0 AS watch_minutes,
-       least(1, play_time_ms / nullif(duration_ms, 0)) AS watch_share,
-       play_time_ms / nullif(duration_ms, 0) >= {COMPLETED_SHARE} AS completed,
+       CASE WHEN duration_ms > 0 THEN least(1, play_time_ms / duration_ms) END AS watch_share,
+       CASE WHEN duration_ms > 0 THEN play_time_ms / duration_ms >= {COMPLETED_SHARE} END AS completed,
        shown_at AS event_timestamp, ended_at AS created_timestamp
 FROM shown WHERE play_time_ms > 0 ORDER BY impression_id"""
 
