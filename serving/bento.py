@@ -21,8 +21,8 @@ from serving.manifest import MANIFEST, NEEDS, Defaults, Manifest, ServiceName
 from serving.packing import pack_versions
 from serving.versions import check, load_all, signatures
 
-PACKAGES = ("serving", "models", "experiments", "feature_repo", "registry", "events", "validations")
-"""Our packages that a Bento carries as sources: serving, and all that it may import."""
+PACKAGES = ("serving", "models", "experiments", "feature_repo", "events", "validations")
+"""Our packages that a Bento carries as sources: serving, and all that these import."""
 _ENTRY = {name: f"serving.service:{name.capitalize()}" for name in NEEDS}
 
 

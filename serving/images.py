@@ -22,6 +22,8 @@ class Images:
 
 def choose_images(live: Live, plan: Plan, user_id: int, title_ids: Int64, now: datetime) -> Images:
     """Let the artwork policy draw an image for each title that has any; stable for the user and the day."""
+    if plan.versions.artwork is None:  # this source's artwork is not learnt
+        return editorial_images(live, title_ids)
     policy = live.artwork(plan)
     arms = [live.reader.catalogue.artworks(title_id) for title_id in title_ids.tolist()]
     places = [place for place, images in enumerate(arms) if len(images)]

@@ -107,12 +107,14 @@ class LiveSource:
                 one to stay with; the message says what would help.
         """
         self.refusals: dict[str, str] = {}
-        self._folders, self._manifest = folders, manifest
-        self._tried: dict[str, object] = {
+        self.folders, self._manifest = folders, manifest
+        self._tried: dict[str, str | None] = {
             _SNAPSHOT: current(folders.online),
             _EXPERIMENTS: _stamp(folders.experiments),
         }
         self._reader = OnlineReader.open(folders.online)
+        if self._reader.fault is not None:  # it has fallen back on an older snapshot
+            self.refusals[_SNAPSHOT] = str(self._reader.fault)
         self._live = self._made(self._reader, LiveExperiments.read(folders.experiments), {})
 
     def current(self) -> Live:
@@ -121,46 +123,51 @@ class LiveSource:
 
     def look(self) -> None:
         """Take up what has changed since the last look; a few microseconds if nothing has."""
-        self._attempt(_SNAPSHOT, current(self._folders.online), self._with_snapshot)
-        self._attempt(_EXPERIMENTS, _stamp(self._folders.experiments), self._with_experiments)
+        self._attempt(_SNAPSHOT, lambda: current(self.folders.online), self._with_snapshot)
+        self._attempt(_EXPERIMENTS, lambda: _stamp(self.folders.experiments), self._with_experiments)
 
     def keep_looking(self, stop: threading.Event) -> None:
         """Look every `LOOK_EVERY_S` until `stop` is set."""
         while not stop.wait(LOOK_EVERY_S):
             self.look()
 
-    def _attempt(self, what: str, found: object, renewed: Callable[[], Live]) -> None:
-        if found == self._tried[what]:
-            return
-        self._tried[what] = found
+    def _attempt(self, what: str, stamp: Callable[[], str], renewed: Callable[[], Live]) -> None:
+        before, self._tried[what] = self._tried[what], None
         try:
+            self._tried[what] = stamp()
+            if self._tried[what] == before:
+                return
             self._live = renewed()
         except (SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
-            self.refusals[what] = str(problem)
-            logger.error("new %s refused, the last good one stays: %s", what, problem)  # noqa: TRY400  (no trace)
+            self._refuse(what, str(problem))
         else:
             self.refusals.pop(what, None)
             logger.info("new %s taken up: snapshot %s", what, self._live.reader.generation)
+
+    def _refuse(self, what: str, why: str) -> None:
+        if self.refusals.get(what) != why:
+            logger.error("new %s refused, the last good one stays: %s", what, why)
+        self.refusals[what] = why
 
     def _with_snapshot(self) -> Live:
         self._reader.refresh()
         return self._made(self._reader, self._live.experiments, self._live.models)
 
     def _with_experiments(self) -> Live:
-        experiments = LiveExperiments.read(self._folders.experiments)
+        experiments = LiveExperiments.read(self.folders.experiments)
         return self._made(self._live.reader, experiments, self._live.models)
 
     def _made(self, reader: OnlineReader, experiments: LiveExperiments, loaded: Mapping[str, Model]) -> Live:
-        models = load(self._manifest, self._folders.bento, experiments, loaded)
+        models = load(self._manifest, self.folders.bento, experiments, loaded)
         check(models, reader)
         available = reader.catalogue.available(reader.as_of)
         return Live(reader.pinned(), experiments, Assigner(experiments), models, available, self._manifest)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None without a file."""
+def _stamp(path: Path) -> str:
+    """What changes when a file is replaced; empty without a file."""
     try:
         found = path.stat()
     except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        return ""
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"

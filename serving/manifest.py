@@ -19,7 +19,14 @@ NEEDS: Mapping[ServiceName, tuple[Kind, ...]] = {
     "ranker": ("ranker",),
     "artwork": ("artwork",),
 }
-"""The kinds of model each service answers with."""
+"""The kinds of model each service may answer with."""
+REQUIRES: Mapping[ServiceName, Kind] = {
+    "homepage": "retriever",
+    "retriever": "retriever",
+    "ranker": "ranker",
+    "artwork": "artwork",
+}
+"""The kind without which a service has nothing to say; a source without artwork still has pages."""
 
 
 class NotABento(RuntimeError):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import get_args
 
 from models import artifact
-from serving.manifest import NEEDS, Defaults, Kind, PackedVersion, ServiceName, VersionNotPacked
+from serving.manifest import REQUIRES, Defaults, Kind, PackedVersion, ServiceName, VersionNotPacked
 
 VERSIONS = "versions"
 
 
 class MissingDefault(ValueError):
-    """A service has no version to fall back on for a kind of model that it needs."""
+    """There is no default version of the kind of model that a service cannot do without."""
 
     def __init__(self, service: str, kind: str, versions: Mapping[str, Path]) -> None:
         super().__init__(
@@ -29,16 +29,16 @@ def pack_versions(
     """Copy `versions` (pinned ref → artifact folder) into `context`, ordered by ref.
 
     Raises:
-        MissingDefault: the service needs a kind of model for which `defaults` names none.
+        MissingDefault: `defaults` names no model of the kind that the service cannot do without.
         VersionNotPacked: `defaults` names a version that is not given.
         ArtifactError: a folder is no model.
     """
     refs = defaults.refs()
-    for kind in NEEDS[service]:
-        if kind not in refs:
-            raise MissingDefault(service, kind, versions)
-        if refs[kind] not in versions:
-            raise VersionNotPacked(kind, refs[kind], "the defaults", versions)
+    if REQUIRES[service] not in refs:
+        raise MissingDefault(service, REQUIRES[service], versions)
+    for kind, ref in refs.items():
+        if ref not in versions:
+            raise VersionNotPacked(kind, ref, "the defaults", versions)
     return tuple(_packed(ref, versions[ref], context) for ref in sorted(versions))
 
 

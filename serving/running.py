@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -28,13 +29,17 @@ class ServeFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Serving:
-    """How to serve one Bento. `home` is the workspace, `bento_store` the BENTOML_HOME it was built into."""
+    """How to serve one Bento. `home` is the workspace, `bento_store` the BENTOML_HOME it was built into.
+
+    For simulated sessions, `starts_at` is what the served process takes the time to be when it starts.
+    """
 
     tag: str
     home: Path
     bento_store: Path
     host: str = "127.0.0.1"
     port: int = 3000
+    starts_at: datetime | None = None
 
     @property
     def base_url(self) -> str:
@@ -58,13 +63,18 @@ class Serving:
 
     def environment(self, inherited: dict[str, str]) -> dict[str, str]:
         """The process's environment: where things are, one thread a library, no telemetry."""
-        return inherited | {
-            "MATINEE_HOME": str(self.home.resolve()),
-            "BENTOML_HOME": str(self.bento_store.resolve()),
-            "BENTOML_DO_NOT_TRACK": "True",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONSAFEPATH": "1",  # the Bento's sources, not those of the folder we stand in
-        }
+        simulated = {} if self.starts_at is None else {"MATINEE_STARTS_AT": self.starts_at.isoformat()}
+        return (
+            inherited
+            | simulated
+            | {
+                "MATINEE_HOME": str(self.home.resolve()),
+                "BENTOML_HOME": str(self.bento_store.resolve()),
+                "BENTOML_DO_NOT_TRACK": "True",
+                "OMP_NUM_THREADS": "1",
+                "PYTHONSAFEPATH": "1",  # the Bento's sources, not those of the folder we stand in
+            }
+        )
 
 
 def serve(serving: Serving) -> int:
@@ -74,17 +84,14 @@ def serve(serving: Serving) -> int:
 
 
 @contextmanager
-def served(
-    tag: str, *, home: Path, bento_store: Path, log: Path, port: int | None = None, timeout: float = 60.0
-) -> Iterator[str]:
-    """Serve `tag` while the block runs; yields its base URL once it is ready.
+def served(serving: Serving, *, log: Path, timeout: float = 60.0) -> Iterator[str]:
+    """Serve a Bento while the block runs; yields its base URL once it is ready.
 
     Output goes to `log`. On leaving, accepted requests are finished first.
 
     Raises:
         ServeFailed: the process refused to start, or was not ready within `timeout` seconds.
     """
-    serving = Serving(tag, home, bento_store, port=free_port() if port is None else port)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  (our own words)

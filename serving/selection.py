@@ -64,6 +64,8 @@ class Selector:
             found = self._retrieve()
         except STAGE_FAULTS as problem:
             return self._most_popular(noted(problem, self.watch.at))
+        if self.plan.versions.ranker is None:  # this source has no ranker
+            return self._as_retrieved(found)
         try:
             return self._ranked(found)
         except STAGE_FAULTS as problem:
@@ -93,9 +95,9 @@ class Selector:
         scores = _scores(found, heads, values, page.order, page.penalties)
         return Selection("ranked", found.title_ids[page.order], scores)
 
-    def _as_retrieved(self, found: Candidates, why: Degradation) -> Selection:
+    def _as_retrieved(self, found: Candidates, *why: Degradation) -> Selection:
         scores = tuple(TitleScores(retrieval=score) for score in found.scores[: self.size].tolist())
-        return Selection("retrieved", found.title_ids[: self.size], scores, (why,))
+        return Selection("retrieved", found.title_ids[: self.size], scores, why)
 
     def _most_popular(self, why: Degradation) -> Selection:
         with self.watch.timed("popular"):

@@ -9,12 +9,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar, cast
 
 import bentoml
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -51,6 +51,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MATINEE_", frozen=True)
 
     home: Path = Field(description="the workspace of one source")
+    starts_at: AwareDatetime | None = Field(None, description="simulated sessions: the time when we start")
+
+
+def clock_from(starts_at: datetime | None) -> Callable[[], datetime]:
+    """The time in UTC; for simulated sessions, one that stands at `starts_at` now and runs on from there."""
+    if starts_at is None:
+        return lambda: datetime.now(UTC)
+    start, began = starts_at.astimezone(UTC), time.monotonic()
+    return lambda: start + timedelta(seconds=time.monotonic() - began)
 
 
 def service(name: str) -> Callable[[C], C]:
@@ -87,15 +96,14 @@ def at_shutdown(function: F) -> F:
     return cast("F", bentoml.on_shutdown(function))
 
 
-def open_source() -> tuple[LiveSource, Folders]:
-    """What this process answers from, and where it is.
+def open_source(settings: Settings) -> LiveSource:
+    """What this process answers from.
 
     Raises:
         NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError: it cannot serve.
     """
     manifest = Manifest.load(BENTO)
-    folders = Folders.of(BENTO, Settings().home)
-    return LiveSource(folders, manifest), folders
+    return LiveSource(Folders.of(BENTO, settings.home), manifest)
 
 
 class Process:
@@ -104,7 +112,9 @@ class Process:
     def __init__(self) -> None:
         """Load models and features; runs in the worker, after `refuse_to_start` let it pass."""
         use_threads(1)
-        self.source, self.folders = open_source()
+        settings = Settings()
+        self.now = clock_from(settings.starts_at)
+        self.source = open_source(settings)
         self._stop = threading.Event()
         self._looking = threading.Thread(target=self.source.keep_looking, args=(self._stop,), daemon=True)
         self._looking.start()
@@ -114,7 +124,7 @@ class Process:
     def refuse_to_start() -> None:
         """End the process with a readable reason, before any worker starts, if it could not serve."""
         try:
-            open_source()
+            open_source(Settings())
         except (NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
             sys.exit(f"refusing to start: {type(problem).__name__}: {problem}")
 
@@ -140,14 +150,14 @@ class Homepage(Process):
     def __init__(self) -> None:
         """Open the exposure log beside what every process has."""
         super().__init__()
-        self._exposures = ExposureLog(self.folders.exposures, name=writer_name())
+        self._exposures = ExposureLog(self.source.folders.exposures, name=writer_name())
         self._core = HomepageCore(self.source, self._exposures, lambda: uuid.uuid4().hex)
 
     @endpoint
     def page(self, request: PageRequest, /) -> Page:
         """The page of one user; its exposures are on disk when it is answered."""
         budget_ms = self.source.current().manifest.defaults.budget_ms
-        page = self._core.page(request, datetime.now(UTC), Deadline.within(budget_ms, time.monotonic))
+        page = self._core.page(request, self.now(), Deadline.within(budget_ms, time.monotonic))
         metrics.count(page, self.source.refusals)
         return page
 
@@ -187,7 +197,7 @@ class Artwork(Process):
     def choose(self, request: TitlesRequest, /) -> ArtworkAnswer:
         """One image for each of some titles, as on the user's page of the day."""
         with client_faults():
-            return Parts(self.source.current()).images(request, datetime.now(UTC))
+            return Parts(self.source.current()).images(request, self.now())
 
 
 @contextmanager

@@ -40,12 +40,12 @@ def needed(manifest: Manifest, experiments: LiveExperiments) -> Mapping[tuple[Ki
         UnreadableParameter: an arm sets what no page can follow.
     """
     kinds, defaults = NEEDS[manifest.service], manifest.defaults
-    wanted = {(kind, defaults.refs()[kind]): "the defaults" for kind in kinds}
+    wanted = {(kind, ref): "the defaults" for kind, ref in defaults.refs().items() if kind in kinds}
     for experiment in experiments.experiments:
         for arm in experiment.arms:
             refs = plan_of(Assignment((), arm.parameters), defaults).versions.model_dump()
             asks = f"arm {arm.name!r} of live experiment {experiment.name!r}"
-            wanted = {(kind, refs[kind]): asks for kind in kinds} | wanted
+            wanted = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | wanted
     return wanted
 
 

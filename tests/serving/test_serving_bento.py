@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -17,10 +18,11 @@ from serving.client import PageClient, PageRefused
 from serving.exposure_table import read
 from serving.manifest import Manifest, VersionNotPacked
 from serving.packing import MissingDefault
-from serving.running import ServeFailed, served
+from serving.running import ServeFailed, Serving, free_port, served
 from serving.versions import FeaturesDiffer
 
 NEW_USER = 10**12
+EVENING = datetime(2026, 3, 2, 20, tzinfo=UTC)
 pytestmark = pytest.mark.filterwarnings(  # old names that bentoml 1.4.39 uses
     "ignore::DeprecationWarning:_bentoml_sdk.*", "ignore:GitWildMatchPattern:DeprecationWarning"
 )
@@ -40,9 +42,9 @@ def make(world):
 def serve(world):
     """Serve a built Bento."""
 
-    def serve(built):
-        log = world.home / "serving.log"
-        return served(built.tag, home=world.home, bento_store=world.home / "bentos", log=log)
+    def serve(tag, starts_at=None):
+        how = Serving(tag, world.home, world.home / "bentos", port=free_port(), starts_at=starts_at)
+        return served(how, log=world.home / "serving.log")
 
     return serve
 
@@ -83,8 +85,10 @@ def test_a_build_writes_nowhere_but_into_its_store(world, make, tmp_path, monkey
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_built(world, make):
-    with pytest.raises(MissingDefault, match="needs a default ranker. Versions given: artwork/1, ranker/1"):
-        make(ranker=None)
+    with pytest.raises(
+        MissingDefault, match="needs a default retriever. Versions given: artwork/1, ranker/1"
+    ):
+        make(retriever=None)
     with pytest.raises(VersionNotPacked, match=r"ranker 'ranker/9' is not in this Bento"):
         make(ranker="ranker/9")
     with pytest.raises(UnknownService, match="There are: homepage, retriever, ranker, artwork"):
@@ -120,7 +124,7 @@ def test_requirements_are_the_projects_own_pins():
 def test_the_built_bento_serves_pages_over_http_and_takes_up_what_is_new(world, make, serve):
     built = make()
     started = time.monotonic()
-    with serve(built) as url, PageClient(url) as client:
+    with serve(built.tag, starts_at=EVENING) as url, PageClient(url) as client:
         assert time.monotonic() - started < 30  # 15 s wanted; other suites may share the machine
         _a_page_is_whole(world, client)
         _bad_input_is_told_by_field(url, client)
@@ -137,6 +141,8 @@ def _a_page_is_whole(world, client):
     rows = read(world.home / "exposures").to_pylist()
     logged = [row["title_id"] for row in rows if row["request_id"] == page.request_id]
     assert logged == [title.title_id for title in page.titles]
+    shown_at = {row["event_timestamp"] for row in rows if row["request_id"] == page.request_id}
+    assert all(EVENING <= moment < EVENING + timedelta(minutes=2) for moment in shown_at)
     assert [p.user_id for p in client.pages(range(1, 9), size=4)] == list(range(1, 9))
 
 
@@ -196,7 +202,7 @@ def _news_are_taken_up_without_a_restart(world, client):
 def test_a_bento_refuses_to_start_on_other_features_and_prints_the_difference(world, make, serve):
     built = make()
     world.publish(digest="changed")
-    with pytest.raises(ServeFailed, match=r"refused to start \(exit code 1\)") as failed, serve(built):
+    with pytest.raises(ServeFailed, match=r"refused to start \(exit code 1\)") as failed, serve(built.tag):
         pass
     assert "refusing to start: FeaturesDiffer: " in str(failed.value)
     assert "user_profile:user_profile_0: trained on d0, live is changed0" in str(failed.value)
@@ -213,7 +219,7 @@ def test_a_bento_refuses_to_start_on_other_features_and_prints_the_difference(wo
     ],
 )
 def test_each_part_serves_alone_what_it_does_for_the_page(make, serve, service, route, request_body, wrong):
-    with serve(make(service)) as url:
+    with serve(make(service).tag) as url:
         answer = httpx.post(url + route, json=request_body).json()
         refused = httpx.post(url + route, json=wrong)
     assert (answer["user_id"], answer["version"]) == (2, f"{service}/1")
@@ -225,7 +231,6 @@ def test_each_part_serves_alone_what_it_does_for_the_page(make, serve, service, 
     assert refused.json()["detail"][0]["loc"][0] in ("user_id", "title_ids")
 
 
-def test_a_process_that_ends_at_once_is_reported_with_the_end_of_its_log(world):
-    nowhere = served("nowhere:1", home=world.home, bento_store=world.home / "bentos", log=world.home / "log")
-    with pytest.raises(ServeFailed, match="(?s)nowhere:1 refused to start.*not found"), nowhere:
+def test_a_process_that_ends_at_once_is_reported_with_the_end_of_its_log(serve):
+    with pytest.raises(ServeFailed, match="(?s)nowhere:1 refused to start.*not found"), serve("nowhere:1"):
         pass

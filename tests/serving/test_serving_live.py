@@ -127,6 +127,32 @@ def test_a_damaged_experiments_file_changes_nothing(world, opened):
     assert "experiments" in source.refusals
 
 
+def test_a_snapshot_pointer_that_vanishes_is_refused_once_and_its_return_ends_the_refusal(
+    world, opened, caplog
+):
+    source = opened()
+    before = source.current()
+    (world.home / "online" / "CURRENT").rename(world.home / "aside")
+    source.look()
+    source.look()
+    assert source.current() is before
+    assert "no snapshot under" in source.refusals["snapshot"]
+    assert sum("refused" in record.message for record in caplog.records) == 1
+    (world.home / "aside").rename(world.home / "online" / "CURRENT")
+    source.look()
+    assert source.refusals == {}
+
+
+def test_a_damaged_newest_snapshot_at_start_means_the_older_one_and_a_refusal(world, opened):
+    older = world.reader.generation
+    newer = world.publish(as_of=NEXT_DAY, seed=1)
+    with (world.home / "online" / "snapshots" / newer / "catalogue.arrow").open("ab") as file:
+        file.write(b"x")
+    source = opened()
+    assert source.current().reader.generation == older
+    assert newer in source.refusals["snapshot"]
+
+
 def test_a_service_of_one_part_needs_and_loads_only_that_part(world, opened):
     assert set(opened("ranker").current().models) == {"ranker/1"}
     world.go_live({"retriever": "retriever/7"}, {"weights.play": 2.0})

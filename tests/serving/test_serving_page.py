@@ -206,6 +206,15 @@ def test_without_an_artwork_policy_the_first_image_is_shown_and_no_propensity_is
         assert (title.artwork_id, title.propensity) == (first, None)
 
 
+def test_a_source_without_ranker_or_artwork_policy_has_pages_and_that_is_no_fault(world, homepage):
+    plain = ask(homepage(world, ranker=None, artwork=None))
+    assert (plain.source, plain.degraded, len(plain.titles)) == ("retrieved", (), 10)
+    assert plain.versions.model_dump() == {"retriever": "retriever/1", "ranker": None, "artwork": None}
+    assert {title.propensity for title in plain.titles} == {None}
+    scores = [title.scores.retrieval for title in plain.titles]
+    assert scores == sorted(scores, reverse=True)
+
+
 class Ticking:
     """A clock that moves on by one second whenever it is read."""
 
