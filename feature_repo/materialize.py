@@ -22,6 +22,9 @@ from validations.expectations import DType
 RECORD = "online.duckdb"
 """The record's file, under the online root."""
 
+PROJECT = "matinee"
+"""The Feast project, as `feature_store.yaml` names it: what is materialized under it plain Feast finds."""
+
 LOCK_WAIT_S = 30.0
 _KINDS = {DType.FLOAT: Kind.FLOAT, DType.BIGINTS: Kind.BIGINTS}
 
@@ -55,7 +58,7 @@ def materialize(
         declarations: what is served.
         offline: stored table → its Parquet file, as `compute` wrote it.
         online_root: where the record and the snapshots live.
-        project: the Feast project.
+        project: the Feast project, `PROJECT` where plain Feast is to find the same rows.
         catalogue: see `snapshot.CATALOGUE_SCHEMA`.
 
     Raises:
