@@ -21,7 +21,7 @@ class RetrievalConfig(BaseModel):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="of the towers' hidden layers")
     negatives: int = Field(
-        0,
+        1024,
         ge=0,
         description="uniformly sampled negatives a batch; 0 asks the softmax over the whole catalogue",
     )
