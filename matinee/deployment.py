@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from experiments.live import LiveExperiments
@@ -66,9 +67,10 @@ def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
     return built
 
 
-def serving(day: Day, tag: str, port: int) -> Serving:
-    """How this workspace's Bento is served."""
-    return Serving(tag=tag, home=day.workspace.root, bento_store=day.workspace.bentos, port=port)
+def serving(day: Day, tag: str, port: int, starts_at: datetime | None = None) -> Serving:
+    """How this workspace's Bento is served; `starts_at` sets its clock, for simulated sessions."""
+    w = day.workspace
+    return Serving(tag=tag, home=w.root, bento_store=w.bentos, port=port, starts_at=starts_at)
 
 
 def newest_tag(day: Day, service: str) -> str:
