@@ -19,7 +19,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from feature_repo.reader import OnlineReader
 from serving.manifest import MANIFEST, NEEDS, Defaults, Manifest, ServiceName
 from serving.packing import pack_versions
-from serving.versions import check, load_all, signatures
+from serving.versions import check
 
 PACKAGES = ("serving", "models", "experiments", "feature_repo", "events", "validations")
 """Our packages that a Bento carries as sources: serving, and all that these import."""
@@ -53,8 +53,8 @@ def build(
 ) -> BuiltBento:
     """Build `service` with `versions` (pinned ref → artifact folder) into `bento_store` (a BENTOML_HOME).
 
-    `home` is the workspace whose online features it is to be served on: their digests go into the manifest,
-    and a version trained on others is refused here already. Equal inputs give an equal digest and tag, and
+    `home` is the workspace whose online features it is to be served on: a version trained on others is refused
+    here already. Equal inputs give an equal digest and tag, and
     a Bento that exists is not built again.
 
     Raises:
@@ -86,10 +86,8 @@ def stage(
 ) -> Manifest:
     """Lay out in `context` all that the Bento will hold."""
     packed = pack_versions(service, versions, defaults, context)
-    models = load_all(packed, context)
-    check(models, reader)
-    digests = {name: reader.digests(name) for model in models.values() for name in signatures(model)}
-    manifest = Manifest(service=service, versions=packed, defaults=defaults, feature_digests=digests)
+    check(packed, reader)
+    manifest = Manifest(service=service, versions=packed, defaults=defaults)
     (context / MANIFEST).write_text(manifest.model_dump_json(indent=1), "utf-8")
     (context / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), "utf-8")
     for package in PACKAGES:

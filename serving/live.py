@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from experiments.assignment import Assigner
 from experiments.live import LiveExperiments
 from feature_repo.reader import OnlineReader
 from feature_repo.snapshot import SnapshotError, current
-from models.artwork import ArtworkPolicy
 from models.data import Int64
-from models.ranker import Ranker
-from models.retrieval import Retriever
 from models.signature import SignatureMismatch
 from serving.manifest import Manifest
 from serving.plan import Plan, plan_of
-from serving.versions import Model, check, load
+from serving.versions import Models, check, load, needed
+
+if TYPE_CHECKING:
+    from models.artwork import ArtworkPolicy
+    from models.ranker import Ranker
+    from models.retrieval import Retriever
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5
 _SNAPSHOT, _EXPERIMENTS = "snapshot", "experiments"
-M = TypeVar("M", Retriever, Ranker, ArtworkPolicy)
+M = TypeVar("M")
 
 
 class VersionNotLoaded(LookupError):
-    """A plan names a model version that is not there, or that is another kind of model."""
+    """A plan names a model version that is not there."""
 
-    def __init__(self, ref: str | None, kind: type, models: Mapping[str, Model]) -> None:
-        loaded = ", ".join(sorted(models)) or "nothing"
-        super().__init__(f"no {kind.__name__} called {ref!r} is loaded. Loaded: {loaded}.")
+    def __init__(self, kind: str, ref: str | None, loaded: Collection[str]) -> None:
+        super().__init__(f"no {kind} {ref!r} is loaded. Loaded: {', '.join(sorted(loaded)) or 'none'}.")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Live:
     reader: OnlineReader
     experiments: LiveExperiments
     assigner: Assigner
-    models: Mapping[str, Model]
+    models: Models
     available: Int64
     manifest: Manifest
 
@@ -60,21 +61,21 @@ class Live:
         Raises:
             VersionNotLoaded: there is none.
         """
-        return self._expect(Retriever, plan.versions.retriever)
+        return _loaded(self.models.retrievers, "retriever", plan.versions.retriever)
 
     def ranker(self, plan: Plan) -> Ranker:
         """The plan's ranker; raises as `retriever` does."""
-        return self._expect(Ranker, plan.versions.ranker)
+        return _loaded(self.models.rankers, "ranker", plan.versions.ranker)
 
     def artwork(self, plan: Plan) -> ArtworkPolicy:
         """The plan's artwork policy; raises as `retriever` does."""
-        return self._expect(ArtworkPolicy, plan.versions.artwork)
+        return _loaded(self.models.artworks, "artwork policy", plan.versions.artwork)
 
-    def _expect(self, kind: type[M], ref: str | None) -> M:
-        model = self.models.get(ref or "")
-        if not isinstance(model, kind):
-            raise VersionNotLoaded(ref, kind, self.models)
-        return model
+
+def _loaded(models: Mapping[str, M], kind: str, ref: str | None) -> M:
+    if ref is None or ref not in models:
+        raise VersionNotLoaded(kind, ref, models)
+    return models[ref]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class LiveSource:
         self._reader = OnlineReader.open(folders.online)
         if self._reader.fault is not None:  # it has fallen back on an older snapshot
             self.refusals[_SNAPSHOT] = str(self._reader.fault)
-        self._live = self._made(self._reader, LiveExperiments.read(folders.experiments), {})
+        self._live = self._made(self._reader, LiveExperiments.read(folders.experiments), Models())
 
     def current(self) -> Live:
         """What to answer from now."""
@@ -157,11 +158,18 @@ class LiveSource:
         experiments = LiveExperiments.read(self.folders.experiments)
         return self._made(self._live.reader, experiments, self._live.models)
 
-    def _made(self, reader: OnlineReader, experiments: LiveExperiments, loaded: Mapping[str, Model]) -> Live:
-        models = load(self._manifest, self.folders.bento, experiments, loaded)
-        check(models, reader)
+    def _made(self, reader: OnlineReader, experiments: LiveExperiments, loaded: Models) -> Live:
+        versions = needed(self._manifest, experiments)
+        check(versions, reader)
+        models = load(versions, self.folders.bento, loaded)
         available = reader.catalogue.available(reader.as_of)
         return Live(reader.pinned(), experiments, Assigner(experiments), models, available, self._manifest)
+
+
+def check_servable(folders: Folders, manifest: Manifest) -> None:
+    """Raise what `LiveSource` would, apart from damaged artifacts, without loading a model."""
+    reader = OnlineReader.open(folders.online)
+    check(needed(manifest, LiveExperiments.read(folders.experiments)), reader)
 
 
 def _stamp(path: Path) -> str:

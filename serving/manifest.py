@@ -58,6 +58,9 @@ class PackedVersion(BaseModel):
     kind: Kind
     digest: str = Field(description="sha256 of the artifact")
     folder: str = Field(description="relative to the manifest")
+    reads: Mapping[str, Mapping[str, str]] = Field(
+        description="feature service → feature → digest it was trained on, in column order"
+    )
 
 
 class Defaults(BaseModel):
@@ -91,9 +94,6 @@ class Manifest(BaseModel):
     service: ServiceName
     versions: tuple[PackedVersion, ...]
     defaults: Defaults
-    feature_digests: Mapping[str, Mapping[str, str]] = Field(
-        description="feature service → feature → digest, in column order, online when the Bento was built"
-    )
 
     def find(self, kind: Kind, ref: str, asked_by: str) -> PackedVersion:
         """The `kind` of model called `ref`.

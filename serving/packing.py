@@ -1,4 +1,4 @@
-"""Model versions copied into a Bento, each checked against the features that are online."""
+"""Model versions copied into a Bento, each with what it reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import get_args
 
 from models import artifact
 from serving.manifest import REQUIRES, Defaults, Kind, PackedVersion, ServiceName, VersionNotPacked
+from serving.versions import Models, load, reads
 
 VERSIONS = "versions"
 
@@ -31,7 +32,7 @@ def pack_versions(
     Raises:
         MissingDefault: `defaults` names no model of the kind that the service cannot do without.
         VersionNotPacked: `defaults` names a version that is not given.
-        ArtifactError: a folder is no model.
+        ArtifactError: a folder is not one whole model.
     """
     refs = defaults.refs()
     if REQUIRES[service] not in refs:
@@ -39,14 +40,15 @@ def pack_versions(
     for kind, ref in refs.items():
         if ref not in versions:
             raise VersionNotPacked(kind, ref, "the defaults", versions)
-    return tuple(_packed(ref, versions[ref], context) for ref in sorted(versions))
+    packed = [_copied(ref, versions[ref], context) for ref in sorted(versions)]
+    trained_on = reads(load(packed, context, Models()))
+    return tuple(version.model_copy(update={"reads": trained_on[version.ref]}) for version in packed)
 
 
-def _packed(ref: str, source: Path, context: Path) -> PackedVersion:
+def _copied(ref: str, source: Path, context: Path) -> PackedVersion:
     folder = f"{VERSIONS}/{ref}"
-    digest = artifact.digest(source)
     shutil.copytree(source, context / folder)
-    return PackedVersion(ref=ref, kind=_kind(source), digest=digest, folder=folder)
+    return PackedVersion(ref=ref, kind=_kind(source), digest=artifact.digest(source), folder=folder, reads={})
 
 
 def _kind(source: Path) -> Kind:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from experiments.assignment import Assignment
-from models.artwork import PolicyName
 from models.objective import ObjectiveWeights
 from serving.answers import ShownArm, Versions
 from serving.manifest import Defaults
+
+Draw = Literal["thompson", "uniform", "editorial"]
+"""How an image is drawn from what the artwork model knows."""
 
 _WEIGHT = "weights."
 _VERSIONS = tuple(Versions.model_fields)
@@ -30,7 +32,7 @@ class Plan:
     arms: tuple[ShownArm, ...]
     versions: Versions
     weights: ObjectiveWeights
-    artwork_policy: PolicyName = "thompson"
+    artwork_policy: Draw = "thompson"
 
 
 def plan_of(assignment: Assignment, defaults: Defaults) -> Plan:
@@ -41,19 +43,19 @@ def plan_of(assignment: Assignment, defaults: Defaults) -> Plan:
     """
     versions: dict[str, str] = dict(defaults.refs().items())
     weights = defaults.weights.model_dump()
-    artwork_policy: PolicyName = "thompson"
+    artwork_policy: Draw = "thompson"
     for name, value in assignment.parameters.items():
         if name in _VERSIONS:
             versions[name] = str(value)
         elif name.removeprefix(_WEIGHT) in weights and name.startswith(_WEIGHT):
             weights[name.removeprefix(_WEIGHT)] = value
-        elif name == _DRAW and value in get_args(PolicyName):
-            artwork_policy = cast("PolicyName", value)
+        elif name == _DRAW and value in get_args(Draw):
+            artwork_policy = cast("Draw", value)
         else:
             known = (
                 *_VERSIONS,
                 *(_WEIGHT + weight for weight in weights),
-                f"{_DRAW} ({', '.join(get_args(PolicyName))})",
+                f"{_DRAW} ({', '.join(get_args(Draw))})",
             )
             raise UnreadableParameter(name, value, ", ".join(known))
     return Plan(

@@ -20,7 +20,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_repo.snapshot import SnapshotError
 from models.signature import SignatureMismatch
-from models.threads import use_threads
 from serving import metrics
 from serving.answers import (
     ArtworkAnswer,
@@ -34,7 +33,7 @@ from serving.answers import (
 from serving.deadline import Deadline
 from serving.exposures import ExposureLog
 from serving.json_only import JsonOnly
-from serving.live import Folders, LiveSource
+from serving.live import Folders, LiveSource, check_servable
 from serving.manifest import Manifest, NotABento
 from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles
@@ -96,25 +95,17 @@ def at_shutdown(function: F) -> F:
     return cast("F", bentoml.on_shutdown(function))
 
 
-def open_source(settings: Settings) -> LiveSource:
-    """What this process answers from.
-
-    Raises:
-        NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError: it cannot serve.
-    """
-    manifest = Manifest.load(BENTO)
-    return LiveSource(Folders.of(BENTO, settings.home), manifest)
-
-
 class Process:
     """What every service process has: a source of live versions that keeps looking for newer ones."""
 
     def __init__(self) -> None:
         """Load models and features; runs in the worker, after `refuse_to_start` let it pass."""
+        from models.threads import use_threads  # noqa: PLC0415  (brings PyTorch, which only workers need)
+
         use_threads(1)
         settings = Settings()
         self.now = clock_from(settings.starts_at)
-        self.source = open_source(settings)
+        self.source = LiveSource(Folders.of(BENTO, settings.home), Manifest.load(BENTO))
         self._stop = threading.Event()
         self._looking = threading.Thread(target=self.source.keep_looking, args=(self._stop,), daemon=True)
         self._looking.start()
@@ -124,7 +115,7 @@ class Process:
     def refuse_to_start() -> None:
         """End the process with a readable reason, before any worker starts, if it could not serve."""
         try:
-            open_source(Settings())
+            check_servable(Folders.of(BENTO, Settings().home), Manifest.load(BENTO))
         except (NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
             sys.exit(f"refusing to start: {type(problem).__name__}: {problem}")
 

@@ -1,26 +1,27 @@
-"""The model versions inside a Bento: which are needed, loading them, and whether they fit the features online."""
+"""The model versions inside a Bento: which are needed, loading them, and whether they fit the features online.
+
+PyTorch is imported when a model is loaded, and no earlier: what only checks should not wait for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.assignment import Assignment
 from experiments.live import LiveExperiments
 from feature_repo.reader import OnlineReader
-from models.artwork import ArtworkPolicy
-from models.ranker import Ranker
-from models.retrieval import Retriever
+from models import artifact
 from models.signature import Signature, SignatureMismatch
 from serving.manifest import NEEDS, Kind, Manifest, PackedVersion
 from serving.plan import plan_of
 
-Model = Retriever | Ranker | ArtworkPolicy
-_LOAD: Mapping[Kind, Callable[[Path], Model]] = {
-    "retriever": Retriever.load,
-    "ranker": Ranker.load,
-    "artwork": ArtworkPolicy.load,
-}
+if TYPE_CHECKING:
+    from models.artwork import ArtworkPolicy
+    from models.ranker import Ranker
+    from models.retrieval import Retriever
 
 
 class FeaturesDiffer(SignatureMismatch):
@@ -33,57 +34,86 @@ class FeaturesDiffer(SignatureMismatch):
         )
 
 
-def needed(manifest: Manifest, experiments: LiveExperiments) -> Mapping[tuple[Kind, str], str]:
-    """Every (kind, ref) that a request may meet, and who asks for it.
+@dataclass(frozen=True)
+class Models:
+    """Loaded models by pinned ref."""
+
+    retrievers: Mapping[str, Retriever] = field(default_factory=dict)
+    rankers: Mapping[str, Ranker] = field(default_factory=dict)
+    artworks: Mapping[str, ArtworkPolicy] = field(default_factory=dict)
+
+
+def needed(manifest: Manifest, experiments: LiveExperiments) -> tuple[PackedVersion, ...]:
+    """Every version that a request may meet: the defaults and what live arms ask for.
 
     Raises:
         UnreadableParameter: an arm sets what no page can follow.
+        VersionNotPacked: the Bento does not hold one of them, or holds it as another kind of model.
     """
     kinds, defaults = NEEDS[manifest.service], manifest.defaults
-    wanted = {(kind, ref): "the defaults" for kind, ref in defaults.refs().items() if kind in kinds}
+    asked: dict[tuple[Kind, str], str] = {
+        (kind, ref): "the defaults" for kind, ref in defaults.refs().items() if kind in kinds
+    }
     for experiment in experiments.experiments:
         for arm in experiment.arms:
             refs = plan_of(Assignment((), arm.parameters), defaults).versions.model_dump()
             asks = f"arm {arm.name!r} of live experiment {experiment.name!r}"
-            wanted = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | wanted
-    return wanted
+            asked = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | asked
+    return tuple(manifest.find(kind, ref, asked_by) for (kind, ref), asked_by in asked.items())
 
 
-def load(
-    manifest: Manifest, folder: Path, experiments: LiveExperiments, loaded: Mapping[str, Model]
-) -> Mapping[str, Model]:
-    """All versions that are needed, those in `loaded` taken as they are; the others of `loaded` are let go.
+def check(versions: Iterable[PackedVersion], reader: OnlineReader) -> None:
+    """Raise `FeaturesDiffer` unless the snapshot holds the features that every version was trained on."""
+    for version in versions:
+        for service, digests in version.reads.items():
+            signature = Signature(tuple(digests), tuple(digests.values()))
+            if differences := signature.difference(reader.digests(service)):
+                raise FeaturesDiffer(version.ref, service, reader.generation, differences)
+
+
+def load(versions: Iterable[PackedVersion], folder: Path, loaded: Models) -> Models:
+    """`versions`, those in `loaded` taken as they are; the others in `loaded` are let go.
 
     Raises:
-        VersionNotPacked: the Bento holds no such version, or one of another kind.
-        ArtifactError: it is damaged.
+        ArtifactError: a folder does not hold the version that the manifest says.
     """
-    found = dict[str, Model]()
-    for (kind, ref), asked_by in needed(manifest, experiments).items():
-        packed = manifest.find(kind, ref, asked_by)
-        found[ref] = loaded[ref] if ref in loaded else _LOAD[kind](folder / packed.folder)
-    return found
+    from models.artwork import ArtworkPolicy  # noqa: PLC0415  (see above)
+    from models.ranker import Ranker  # noqa: PLC0415
+    from models.retrieval import Retriever  # noqa: PLC0415
+
+    wanted: dict[Kind, dict[str, Path]] = {"retriever": {}, "ranker": {}, "artwork": {}}
+    for version in versions:
+        wanted[version.kind][version.ref] = _intact(version, folder)
+    return Models(
+        {
+            ref: loaded.retrievers.get(ref) or Retriever.load(path)
+            for ref, path in wanted["retriever"].items()
+        },
+        {ref: loaded.rankers.get(ref) or Ranker.load(path) for ref, path in wanted["ranker"].items()},
+        {
+            ref: loaded.artworks.get(ref) or ArtworkPolicy.load(path)
+            for ref, path in wanted["artwork"].items()
+        },
+    )
 
 
-def load_all(packed: Iterable[PackedVersion], folder: Path) -> Mapping[str, Model]:
-    """Every version of a Bento, by ref; raises as `load` does."""
-    return {version.ref: _LOAD[version.kind](folder / version.folder) for version in packed}
+def _intact(version: PackedVersion, folder: Path) -> Path:
+    path = folder / version.folder
+    if (found := artifact.digest(path)) != version.digest:
+        problem = f"is not {version.ref} as it was packed ({found[:12]}…, not {version.digest[:12]}…)."
+        raise artifact.ArtifactError(path, problem)
+    return path
 
 
-def check(models: Mapping[str, Model], reader: OnlineReader) -> None:
-    """Raise `FeaturesDiffer` unless the snapshot holds the features that every model was trained on."""
-    for ref, model in models.items():
-        for service, signature in signatures(model).items():
-            if differences := signature.difference(reader.digests(service)):
-                raise FeaturesDiffer(ref, service, reader.generation, differences)
-
-
-def signatures(model: Model) -> Mapping[str, Signature]:
-    """What a model reads, by feature service."""
-    match model:
-        case Retriever():
-            return {"retrieval_user": model.user_signature, "retrieval_title": model.title_signature}
-        case Ranker():
-            return {"ranking": model.signature}
-        case ArtworkPolicy():
-            return {"artwork_context": model.signature}
+def reads(models: Models) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    """Ref → feature service → feature → digest: what each model was trained on."""
+    signatures: dict[str, dict[str, Signature]] = {
+        ref: {"retrieval_user": model.user_signature, "retrieval_title": model.title_signature}
+        for ref, model in models.retrievers.items()
+    }
+    signatures |= {ref: {"ranking": model.signature} for ref, model in models.rankers.items()}
+    signatures |= {ref: {"artwork_context": model.signature} for ref, model in models.artworks.items()}
+    return {
+        ref: {name: dict(zip(s.features, s.digests, strict=True)) for name, s in services.items()}
+        for ref, services in signatures.items()
+    }

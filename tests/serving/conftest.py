@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ from models.settings import RankerConfig, RetrievalConfig
 from models.signature import Signature
 from models.threads import use_threads
 from models.towers import TitleTower, UserTower
-from serving.manifest import Defaults
+from serving.manifest import Defaults, Manifest
+from serving.packing import pack_versions
 
 with warnings.catch_warnings():
     # bentoml 1.4.39 uses old names of pathspec and pydantic while it, and a service, is imported
@@ -101,6 +103,13 @@ class World:
             folder = self.home / "models" / name / str(number)
             model.save(folder)
             self.versions[f"{name}/{number}"] = folder
+
+    def manifest(self, service: str = "homepage", **changes: object) -> Manifest:
+        """What a Bento of all versions would say, its folders being where they are."""
+        with tempfile.TemporaryDirectory() as context:
+            packed = pack_versions(service, self.versions, self.defaults(**changes), Path(context))
+        in_place = tuple(v.model_copy(update={"folder": str(self.versions[v.ref])}) for v in packed)
+        return Manifest(service=service, versions=in_place, defaults=self.defaults(**changes))
 
     def go_live(self, *arms: dict[str, object], name: str = "trial") -> None:
         """One experiment over everybody, equal shares, in which each of `arms` sets some parameters."""

@@ -59,7 +59,7 @@ def test_a_bento_holds_exactly_what_it_was_built_from(world, make):
         packed, given = source / version.folder, world.versions[version.ref]
         assert folder_digest(packed) == folder_digest(given)
         assert version.kind == version.ref.split("/")[0]
-    assert manifest.feature_digests["ranking"] == world.reader.digests("ranking")
+    assert manifest.versions[1].reads == {"ranking": world.reader.digests("ranking")}
     assert manifest.defaults == world.defaults()
     pinned = (built.path / "env" / "python" / "requirements.txt").read_text()
     assert "torch==2.13.*" in pinned

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
 
+from models.artifact import ArtifactError
 from models.signature import SignatureMismatch
-from serving.live import Folders, LiveSource
-from serving.manifest import Manifest, NotABento, PackedVersion, VersionNotPacked
+from serving.live import Folders, LiveSource, check_servable
+from serving.manifest import Manifest, NotABento, VersionNotPacked
 from serving.plan import UnreadableParameter
 from serving.versions import FeaturesDiffer
 
@@ -20,14 +25,14 @@ def opened(world):
     """Open a source over what the workspace holds now."""
 
     def opened(service="homepage"):
-        versions = tuple(
-            PackedVersion(ref=ref, kind=ref.split("/")[0], digest="", folder=str(folder))
-            for ref, folder in world.versions.items()
-        )
-        manifest = Manifest(service=service, versions=versions, defaults=world.defaults(), feature_digests={})
-        return LiveSource(Folders.of(world.home, world.home), manifest)
+        return LiveSource(Folders.of(world.home, world.home), world.manifest(service))
 
     return opened
+
+
+def held(source):
+    models = source.current().models
+    return {*models.retrievers, *models.rankers, *models.artworks}
 
 
 def test_a_new_snapshot_is_taken_up_and_a_request_in_flight_keeps_its_own(world, opened):
@@ -62,10 +67,14 @@ def test_a_snapshot_with_other_features_is_refused_and_the_last_good_one_stays(w
     assert (source.current().reader.generation, source.refusals) == (good, {})
 
 
-def test_a_process_does_not_start_on_features_its_models_were_not_trained_on(world, opened):
+def test_a_process_does_not_start_on_features_its_models_were_not_trained_on(world):
+    manifest = world.manifest()
     world.publish(digest="changed")
-    with pytest.raises(FeaturesDiffer, match=r"artwork/1|retriever/1|ranker/1") as refused:
-        opened()
+    folders = Folders.of(world.home, world.home)
+    with pytest.raises(FeaturesDiffer, match=r"retriever/1 does not fit") as refused:
+        LiveSource(folders, manifest)
+    with pytest.raises(FeaturesDiffer, match=re.escape(str(refused.value))):
+        check_servable(folders, manifest)
     assert isinstance(refused.value, SignatureMismatch)
     assert "trained on d0, live is changed0" in str(refused.value)
     assert "does not fit feature service" in str(refused.value)
@@ -74,16 +83,16 @@ def test_a_process_does_not_start_on_features_its_models_were_not_trained_on(wor
 def test_experiments_are_taken_up_and_only_the_versions_they_need_are_held(world, opened):
     world.save_models(number=2)
     source = opened()
-    assert set(source.current().models) == {"retriever/1", "ranker/1", "artwork/1"}
-    ranker = source.current().models["ranker/1"]
+    assert held(source) == {"retriever/1", "ranker/1", "artwork/1"}
+    ranker = source.current().models.rankers["ranker/1"]
     world.go_live({"ranker": "ranker/1"}, {"ranker": "ranker/2"})
     source.look()
-    assert set(source.current().models) == {"retriever/1", "ranker/1", "ranker/2", "artwork/1"}
-    assert source.current().models["ranker/1"] is ranker
+    assert held(source) == {"retriever/1", "ranker/1", "ranker/2", "artwork/1"}
+    assert source.current().models.rankers["ranker/1"] is ranker
     assert source.current().plan(5).arms[0].experiment == "trial"
     world.go_live()
     source.look()
-    assert set(source.current().models) == {"retriever/1", "ranker/1", "artwork/1"}
+    assert held(source) == {"retriever/1", "ranker/1", "artwork/1"}
     assert source.current().plan(5).arms == ()
 
 
@@ -154,13 +163,27 @@ def test_a_damaged_newest_snapshot_at_start_means_the_older_one_and_a_refusal(wo
 
 
 def test_a_service_of_one_part_needs_and_loads_only_that_part(world, opened):
-    assert set(opened("ranker").current().models) == {"ranker/1"}
+    assert held(opened("ranker")) == {"ranker/1"}
     world.go_live({"retriever": "retriever/7"}, {"weights.play": 2.0})
-    assert set(opened("ranker").current().models) == {"ranker/1"}
+    assert held(opened("ranker")) == {"ranker/1"}
     with pytest.raises(
         VersionNotPacked, match="arm 'arm0' of live experiment 'trial': retriever 'retriever/7'"
     ):
         opened("retriever")
+
+
+def test_a_version_that_was_exchanged_after_packing_is_not_loaded(world):
+    world.save_models(number=2, seed=4)
+    manifest = world.manifest()
+    shutil.rmtree(world.versions["ranker/1"])
+    shutil.copytree(world.versions["ranker/2"], world.versions["ranker/1"])  # whole, but another one
+    with pytest.raises(ArtifactError, match="is not ranker/1 as it was packed"):
+        LiveSource(Folders.of(world.home, world.home), manifest)
+
+
+def test_what_only_checks_does_not_wait_for_pytorch():
+    look = "import sys, serving.service; sys.exit(bool({'torch', 'faiss', 'scipy.stats'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", look], check=True)
 
 
 def test_a_folder_without_a_manifest_is_no_bento(tmp_path):

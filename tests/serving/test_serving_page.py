@@ -18,21 +18,10 @@ from serving.deadline import Deadline
 from serving.exposure_table import read
 from serving.exposures import ExposureLog
 from serving.live import Folders, LiveSource
-from serving.manifest import Manifest, PackedVersion
 from serving.page import Homepage
 
 NOW = datetime(2026, 3, 2, 18, 30, tzinfo=UTC)
 NEW_USER = 10**12
-
-
-def manifest_of(world, **defaults):
-    versions = tuple(
-        PackedVersion(ref=ref, kind=ref.split("/")[0], digest="", folder=str(folder))
-        for ref, folder in world.versions.items()
-    )
-    return Manifest(
-        service="homepage", versions=versions, defaults=world.defaults(**defaults), feature_digests={}
-    )
 
 
 @pytest.fixture
@@ -45,9 +34,7 @@ def homepage(world):
         log = ExposureLog(folders.exposures, name=f"test-{len(with_log)}")
         with_log.append(log)
         ids = itertools.count()
-        return Homepage(
-            LiveSource(folders, manifest_of(world, **defaults)), log, lambda: f"request-{next(ids)}"
-        )
+        return Homepage(LiveSource(folders, world.manifest(**defaults)), log, lambda: f"request-{next(ids)}")
 
     yield opened
     for log in with_log:
@@ -63,18 +50,17 @@ def shown(page):
     return [title.title_id for title in page.titles]
 
 
-def break_stage(homepage, *refs):
-    """Take model versions away from a running process."""
+def lose(homepage, kind):
+    """Take the models of a kind away from a running process."""
     live = homepage.source._live
-    models = {ref: model for ref, model in live.models.items() if ref not in refs}
-    homepage.source._live = replace(live, models=models)
+    homepage.source._live = replace(live, models=replace(live.models, **{kind: {}}))
 
 
 def test_a_page_is_what_retrieval_ranking_and_reranking_say_one_after_the_other(world, homepage):
     home = homepage(world)
     page = ask(home, user_id=3, size=10)
     live, reader = home.source.current(), world.reader
-    retriever, ranker = live.models["retriever/1"], live.models["ranker/1"]
+    retriever, ranker = live.models.retrievers["retriever/1"], live.models.rankers["ranker/1"]
     watched = reader.history(3)
     found = retriever.candidates(reader.vector("retrieval_user", 3), watched, 40, exclude=watched)
     heads = ranker.score(reader.matrix("ranking", 3, found.title_ids))
@@ -181,16 +167,16 @@ def test_an_arm_says_how_images_are_drawn(world, homepage, policy, propensities)
 @pytest.mark.parametrize(
     ("lost", "source", "stage", "kept"),
     [
-        pytest.param("ranker/1", "retrieved", "rank", {"retriever", "artwork"}, id="ranker"),
-        pytest.param("retriever/1", "popular", "retrieve", {"artwork"}, id="retriever"),
-        pytest.param("artwork/1", "ranked", "artwork", {"retriever", "ranker"}, id="artwork"),
+        pytest.param("rankers", "retrieved", "rank", {"retriever", "artwork"}, id="ranker"),
+        pytest.param("retrievers", "popular", "retrieve", {"artwork"}, id="retriever"),
+        pytest.param("artworks", "ranked", "artwork", {"retriever", "ranker"}, id="artwork"),
     ],
 )
 def test_a_failing_stage_leaves_the_next_best_answer_and_the_page_says_which(
     world, homepage, lost, source, stage, kept
 ):
     home = homepage(world)
-    break_stage(home, lost)
+    lose(home, lost)
     page = ask(home, size=12)
     assert (page.source, len(page.titles)) == (source, 12)
     assert [(problem.stage, problem.reason) for problem in page.degraded] == [(stage, "VersionNotLoaded")]
@@ -200,7 +186,7 @@ def test_a_failing_stage_leaves_the_next_best_answer_and_the_page_says_which(
 
 def test_without_an_artwork_policy_the_first_image_is_shown_and_no_propensity_is_claimed(world, homepage):
     home = homepage(world)
-    break_stage(home, "artwork/1")
+    lose(home, "artworks")
     for title in ask(home, size=40).titles:
         first = None if title.title_id % 10 == 9 else title.title_id * 100
         assert (title.artwork_id, title.propensity) == (first, None)
