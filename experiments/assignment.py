@@ -47,8 +47,8 @@ class Assigner:
         for entry in live.experiments:
             layer = slots.setdefault(entry.declaration.layer, [()] * BUCKETS)
             ready = _ready(entry)
-            for place in range(*entry.slot):
-                layer[place] = (*layer[place], ready)
+            low, high = entry.slot
+            layer[low:high] = [(*held, ready) for held in layer[low:high]]
         self._layers = tuple((seed_of("layer", name), slots[name]) for name in sorted(slots))
 
     def assign(self, unit_id: int, context: Mapping[str, JSON] = NO_CONTEXT) -> Assignment:

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -160,7 +161,7 @@ class Experiment(Declaration):
     hypothesis: Text
     owner: Text
     arms: Mapping[Name, Arm] = Field(min_length=2)
-    control: Name = "control"
+    control: Name = Field("control", validate_default=True)
     slot: tuple[float, float] = (0.0, 1.0)
     rollout: float = Field(1.0, gt=0, le=1)
     targeting: Mapping[str, tuple[JSON, ...]] = Field({}, description="attribute → values that take part")
@@ -196,13 +197,20 @@ class Experiment(Declaration):
             raise ValueError(f"targeting by {', '.join(nobody)} allows no value, so nobody takes part.")
         return targeting
 
-    @model_validator(mode="after")
-    def _control_and_dates(self) -> Self:
-        if self.control not in self.arms:
-            raise ValueError(f"control {self.control!r} is no arm. The arms are: {', '.join(self.arms)}.")
-        if self.start >= self.end:
-            raise ValueError(f"it ends at {self.end:%Y-%m-%d %H:%M}, not after its start.")
-        return self
+    @field_validator("control")
+    @classmethod
+    def _control_is_an_arm(cls, control: str, info: ValidationInfo) -> str:
+        arms = info.data.get("arms", {control: None})
+        if control not in arms:
+            raise ValueError(f"control {control!r} is no arm. The arms are: {', '.join(arms)}.")
+        return control
+
+    @field_validator("end")
+    @classmethod
+    def _end_is_after_start(cls, end: datetime, info: ValidationInfo) -> datetime:
+        if "start" in info.data and info.data["start"] >= end:
+            raise ValueError(f"it ends at {end:%Y-%m-%d %H:%M}, not after its start.")
+        return end
 
     @property
     def treatments(self) -> tuple[str, ...]:

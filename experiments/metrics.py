@@ -69,15 +69,18 @@ def exposed_units(exposures: pa.Table, experiment: Experiment) -> pa.Table:
 
 
 def statistics_of(units: pa.Table, outcomes: pa.Table, experiment: Experiment) -> Statistics:
-    """Sufficient statistics of `units` (`exposed_units`), each with its row of `outcomes` (`unit_id`, columns).
+    """Sufficient statistics of `units` (`exposed_units`), each with its row of `outcomes`.
 
-    A unit without a row of outcomes did nothing and counts as 0 in every column; outcomes of units that
-    were never exposed are not read.
+    `outcomes` has a column for each that the metrics read, and says whose they are in `unit_id`, or in a column
+    called as the experiment's unit. A unit without a row did nothing and counts as 0 in every column; rows of
+    units that were never exposed are not read.
 
     Raises:
         InvalidOutcomes: a column is missing, holds null or NaN, or a unit has two rows.
     """
     columns = outcome_columns(experiment.metrics.all)
+    if "unit_id" not in outcomes.column_names and experiment.unit in outcomes.column_names:
+        outcomes = outcomes.rename_columns({experiment.unit: "unit_id"})
     with _connection(units=units, outcomes=outcomes) as con:
         _check_outcomes(con, outcomes.column_names, columns)
         sums = _moments(con, experiment.metrics.all)
