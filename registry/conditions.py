@@ -1,4 +1,7 @@
-"""A typed condition as a SQLAlchemy expression with bound values; no SQL is made of text."""
+"""A typed condition as a SQLAlchemy expression with bound values; no SQL is made of text.
+
+What hangs on versions is asked for as a set of their ids, once, and not once for each version.
+"""
 
 from __future__ import annotations
 
@@ -50,59 +53,55 @@ def compiled(condition: Condition) -> ColumnElement[bool]:
         case Comparison(field) if field.name in COLUMNS:
             return _holds(COLUMNS[field.name], condition)
         case Comparison(field):
-            return sa.exists().where(_SOME[field.name](condition))
+            return _SOME[field.name](condition)
 
 
 def _some_tag(comparison: Comparison) -> ColumnElement[bool]:
     row = TagRow
-    return sa.and_(
-        row.version_id == VersionRow.id,
-        row.key == comparison.field.key,
-        _holds(row.value.expression, comparison),
+    held = sa.select(row.version_id).where(
+        row.key == comparison.field.key, _holds(row.value.expression, comparison)
     )
+    return VersionRow.id.in_(held)
 
 
 def _some_param(comparison: Comparison) -> ColumnElement[bool]:
     row = ParameterRow
     column = row.number if isinstance(comparison.values[0], float) else row.value
-    return sa.and_(
-        row.version_id == VersionRow.id,
-        row.key == comparison.field.key,
-        _holds(column.expression, comparison),
+    held = sa.select(row.version_id).where(
+        row.key == comparison.field.key, _holds(column.expression, comparison)
     )
+    return VersionRow.id.in_(held)
 
 
 def _some_metric(comparison: Comparison) -> ColumnElement[bool]:
     row = MetricRow
     labels = (getattr(row, label) == value for label, value in comparison.field.labels)
-    held = _holds(row.value.expression, comparison)
-    return sa.and_(row.version_id == VersionRow.id, row.name == comparison.field.key, *labels, held)
+    measured = sa.select(row.version_id).where(row.name == comparison.field.key, *labels)
+    return VersionRow.id.in_(measured.where(_holds(row.value.expression, comparison)))
 
 
 def _some_alias(comparison: Comparison) -> ColumnElement[bool]:
     row = AliasRow
     held = _holds(row.alias.expression, comparison)
-    return sa.and_(row.model_id == VersionRow.model_id, row.number == VersionRow.number, held)
+    return sa.exists().where(row.model_id == VersionRow.model_id, row.number == VersionRow.number, held)
 
 
 def _some_feature(comparison: Comparison) -> ColumnElement[bool]:
     """By name or by digest."""
     held = _holds(FeatureRow.name.expression, comparison) | _holds(FeatureRow.digest.expression, comparison)
-    return sa.and_(
-        ServiceMemberRow.service_digest == VersionRow.service_digest,
-        ServiceMemberRow.feature_digest == FeatureRow.digest,
-        held,
-    )
+    services = sa.select(ServiceMemberRow.service_digest).join(FeatureRow).where(held)
+    return sa.and_(VersionRow.service_digest.is_not(None), VersionRow.service_digest.in_(services))
 
 
 def _some_arm(comparison: Comparison) -> ColumnElement[bool]:
     """As `experiment/arm`, of any run of any experiment."""
-    return sa.and_(
-        BindingRow.version_id == VersionRow.id,
-        BindingRow.arm_id == ArmRow.id,
-        ArmRow.experiment_id == ExperimentRow.id,
-        _holds(ExperimentRow.name + "/" + ArmRow.name, comparison),
+    bound = (
+        sa.select(BindingRow.version_id)
+        .join(ArmRow, ArmRow.id == BindingRow.arm_id)
+        .join(ExperimentRow, ExperimentRow.id == ArmRow.experiment_id)
+        .where(BindingRow.version_id.is_not(None))  # with a NULL in the list, NOT IN is never true
     )
+    return VersionRow.id.in_(bound.where(_holds(ExperimentRow.name + "/" + ArmRow.name, comparison)))
 
 
 _SOME: Mapping[str, Callable[[Comparison], ColumnElement[bool]]] = {

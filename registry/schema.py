@@ -156,7 +156,7 @@ class MetricRow(Base):
     """A measured number; `name` is the key with its cut-off, as in `recall_at_200`."""
 
     __tablename__ = "metric"
-    __table_args__ = (Index(None, "name", "value"),)
+    __table_args__ = (Index(None, "name", "version_id", "value"),)
     version_id: Mapped[int] = _version_id()
     name: Mapped[str] = mapped_column(primary_key=True)
     dataset: Mapped[str] = mapped_column(primary_key=True)

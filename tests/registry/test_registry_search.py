@@ -67,7 +67,7 @@ def library(module_ledger, lineage):
     for ref, alias in [("ranker/1", "shadow"), ("ranker/2", "Shadow"), ("Retriever/1", "shadow")]:
         ledger.promote(ref, alias, by="ada", reason="test")
     arms = (
-        ArmRecord("control", {"r": "ranker/1"}),
+        ArmRecord("control", {"r": "ranker/1"}, {"weight": 1}),
         ArmRecord("treated", {"r": "ranker/2", "s": "Retriever/1"}),
     )
     ledger.record_experiment(ExperimentRecord("rows", "page", arms), by="ada")
@@ -247,6 +247,7 @@ def test_features_find_the_versions_made_from_them_by_name_or_by_digest(library)
     ]:
         expected = {version.ref for version in versions if version.service in services}
         assert {version.ref for version in library.search(text, limit=1000).versions} == expected != set()
+        assert len(library.search(f"NOT {text}", limit=1000).versions) == ALL_40 - len(expected)
 
 
 def test_a_version_without_a_training_set_is_found_by_what_it_is_not(ledger, draft, training_set):

@@ -235,7 +235,7 @@ def _metric() -> None:
         _refers("metric", "version_id", "model_version.id", cascade=True),
         sa.PrimaryKeyConstraint("version_id", "name", "dataset", "split", name="pk_metric"),
     )
-    op.create_index("ix_metric_name_value", "metric", ["name", "value"])
+    op.create_index("ix_metric_name_version_id_value", "metric", ["name", "version_id", "value"])
 
 
 def _parameter() -> None:
