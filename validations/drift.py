@@ -125,9 +125,8 @@ def kolmogorov_smirnov(reference: Values, current: Values) -> float:
 
 def _drift(name: str, reference: pa.ChunkedArray, current: pa.ChunkedArray, limits: DriftLimits) -> Drift:
     before, after = _sorted_values(reference), _sorted_values(current)
-    like = before if len(before) else after
-    expected = _histogram(before, like, limits.bins, len(reference))
-    found = _histogram(after, like, limits.bins, len(current))
+    expected = _histogram(before, before, limits.bins, len(reference))
+    found = _histogram(after, before, limits.bins, len(current))
     comparable = len(before) > 0 and len(after) > 0
     return Drift(
         name,
@@ -144,9 +143,10 @@ def _histogram(values: Values, like: Values, bins: int, rows: int) -> Counts:
     """Sorted `values` counted in bins that hold equally many of `like`, which is sorted too, ties allowing.
 
     Before those bins comes one for values below all of `like`, and after them one for values above,
-    then the rows that are null. A value as frequent as zero often is ends a bin of its own.
+    then the rows that are null. A value as frequent as zero often is ends a bin of its own. Where `like`
+    is empty, one bin holds whatever values there are.
     """
-    ranks = np.ceil(np.linspace(0, len(like), bins + 1)[1:]).astype(np.int64) - 1
+    ranks = -(-np.arange(1, bins + 1) * len(like) // bins) - 1  # the k/bins quantile, rounded up to a value
     edges = np.unique(like[ranks]) if len(like) else like
     below = np.searchsorted(values, like[:1], side="left")
     upto = np.searchsorted(values, edges, side="right")

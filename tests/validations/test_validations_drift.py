@@ -1,5 +1,6 @@
 """Drift figures against closed forms and SciPy, and how often they cry wolf."""
 
+import itertools
 import math
 
 import numpy as np
@@ -63,6 +64,27 @@ def test_psi_of_a_column_is_that_of_its_tenths():
     assert one(reference, current).psi == pytest.approx(float(np.sum((q - p) * np.log(q / p))), rel=1e-12)
 
 
+@pytest.mark.parametrize("rows", [3, 10, 15, 47])
+def test_bins_end_at_the_quantiles_of_the_reference(rows):
+    rng = np.random.default_rng(rows)
+    reference, current = rng.poisson(3, rows), rng.poisson(4, 60)
+    edges = np.unique(np.quantile(reference, np.arange(1, 11) / 10, method="inverted_cdf"))
+    cuts = [-np.inf, reference.min() - 0.5, *edges, np.inf]
+    counts = [
+        np.array([np.sum((low < side) & (side <= high)) for low, high in itertools.pairwise(cuts)] + [0])
+        for side in (reference, current)
+    ]
+    assert one(reference, current).psi == pytest.approx(population_stability_index(*counts))
+
+
+def test_what_chance_explains_is_the_published_formula():
+    drift = one([0] * 50 + [1] * 50, [0] * 100 + [1] * 300, DriftLimits(chance=0.01))
+    # two bins hold rows, so χ² has one degree of freedom; N = 100, M = 400
+    assert drift.psi_by_chance == pytest.approx((1 / 100 + 1 / 400) * scipy.stats.norm.isf(0.005) ** 2)
+    # Kolmogorov's whole series differs from its first term by less than a thousandth out here
+    assert drift.ks_by_chance == pytest.approx(scipy.stats.kstwobign.isf(0.01) / math.sqrt(80), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("reference", "current"),
     [
@@ -85,6 +107,20 @@ def test_nulls_alone_move_psi_and_not_the_statistic_of_values():
     assert drift.ks == 0
     assert drift.psi > 0.2
     assert drift.null_share == (0, 0.5)
+
+
+def test_nan_counts_as_null():
+    poisoned, holed = one([1.0, 2.0] * 500, [1.0, math.nan] * 500), one([1.0, 2.0] * 500, [1.0, None] * 500)
+    assert poisoned == holed
+    assert (poisoned.ks, poisoned.null_share, poisoned.median) == (0.5, (0, 0.5), (1.5, 1.0))
+
+
+def test_a_small_shift_of_everything_is_seen_by_the_statistic_before_psi_sees_it():
+    reference = np.arange(10_000)
+    drift = one(reference, reference + 1_200)
+    assert drift.ks == pytest.approx(0.12)
+    assert drift.exceeds(DriftLimits(psi=10))
+    assert not drift.exceeds(DriftLimits(psi=10, ks=0.13))
 
 
 def test_a_column_without_values_has_no_statistic():
