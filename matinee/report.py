@@ -12,7 +12,7 @@ def print_metrics(versions: Sequence[ModelVersion]) -> None:
     """Every test metric, a model's beside popularity's of the same cut-off."""
     rows = []
     for version in versions:
-        found = {metric.name: metric.value for metric in version.metrics}
+        found = {metric.name: metric.value for metric in version.metrics if metric.split != "valid"}
         for name, value in found.items():
             if not name.startswith("popularity_"):
                 beside = {

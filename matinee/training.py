@@ -135,8 +135,10 @@ def train_ranker_version(
     valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed)
     ranker = train_ranker(train, valid, config, signature(service), _told(stage))
     test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed)
+    source = bench.desk.source.name
     metrics = [
-        *as_metrics(evaluate_ranking(ranker, test), bench.desk.source.name, "test"),
+        *as_metrics(_determined(evaluate_ranking(ranker, test)), source, "test"),
+        *as_metrics(_determined(evaluate_ranking(ranker, valid)), source, "valid"),
         *_two_stage_metrics(bench, retriever, ranker),
     ]
     bench.registry.record_training_set(
@@ -145,6 +147,12 @@ def train_ranker_version(
     version = register(bench, "ranker", ranker, service, made.digest, metrics, config, inputs)
     stage.note = f"{version.ref}: {_against_popularity(metrics, 'ndcg_at_20')}"
     return version
+
+
+def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the heads that have no AUC: their labels are all alike, as few outcomes are closed yet."""
+    heads = {name.removesuffix("_auc") for name in metrics if name.endswith("_auc") and "_user_" not in name}
+    return {name: value for name, value in metrics.items() if name.split("_")[0] in heads}
 
 
 def _two_stage_metrics(bench: Bench, retriever: Retriever, ranker: Ranker) -> tuple[Metric, ...]:
