@@ -38,7 +38,7 @@ def _moved(estimate: Estimate) -> str:
 
 
 def _margins(guardrails: Sequence[GuardrailResult]) -> str:
-    told = ", ".join(f"{g.estimate.metric} ({g.margin:.0%})" for g in guardrails)
+    told = ", ".join(f"{g.estimate.metric} ({100 * g.margin:.3g}%)" for g in guardrails)
     return f"every guardrail is within its margin: {told}"
 
 
@@ -49,7 +49,7 @@ def _objections(comparison: Comparison) -> str:
         return f"{comparison.treatment} makes things worse, {moved}"
     said = [_moved(comparison.primary) + ("" if comparison.success else ", which is no clear win")]
     said += [
-        f"{g.estimate.metric} may lose {g.margin:.0%} or more"
+        f"{g.estimate.metric} may lose {100 * g.margin:.3g}% or more"
         for g in comparison.guardrails
         if not g.non_inferior
     ]

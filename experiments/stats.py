@@ -12,12 +12,13 @@ from scipy.special import gammaln
 def log_sample_ratio_e_value(
     counts: Sequence[int],  # (K,) units seen in each arm
     shares: Sequence[float],  # (K,) what the design gives each arm; they sum to 1
-    concentration: float = 10_000,
+    concentration: float = 1_000,
 ) -> float:
     """Natural log of the evidence against the designed shares, in the multinomial test of Lindon & Malek (2022).
 
     The Bayes factor of p ~ Dirichlet(concentration · shares) against p = shares (their eq. 6). While the design
-    holds, it exceeds 1/α at any time, however often one looks, with probability of at most α (Ville).
+    holds, it exceeds 1/α at any time, however often one looks, with probability of at most α (Ville). The prior's
+    concentration expects shares that are off by a point or two, at which both 2,000 and a million units can tell.
 
     >>> log_sample_ratio_e_value([0, 0], [0.5, 0.5])
     0.0

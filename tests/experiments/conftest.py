@@ -68,3 +68,8 @@ def many(demo):
             declared[f"e{i}-{j}"] = Experiment.model_validate(demo.model_dump() | fields)
     book = ExperimentBook(layers, parameters, declared)
     return LiveExperiments(experiments=tuple(compiled(book, e, pinned, NOON) for e in declared.values()))
+
+
+@pytest.fixture(scope="session")
+def noon():
+    return NOON
