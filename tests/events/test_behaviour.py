@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from events.behaviour import daypart, examination, page_diversity, renewal_probability
+from events.behaviour import Visits, daypart, examination, page_diversity, renewal_probability, watching
 from events.logging_policy import first_different
 from events.world import Pages, UnknownIds
 from events.world_config import micros
@@ -97,19 +97,44 @@ def test_the_oracle_beats_the_charts_and_the_charts_beat_chance(world, history):
     assert plays(oracle) > 1.4 * plays(charts) > 1.4 * 1.2 * plays(chance)
 
 
-def test_a_better_image_is_played_more(world):
+def test_a_better_image_is_hovered_over_more_and_once_hovered_over_played_more(world):
     """Same members, same titles: only the image differs."""
     titles, _ = random_pages(world, 4000, 12, seed=6)
     appeal, start = world.catalogue.artwork.appeal, world.catalogue.artwork_start
     order = [start[t] + np.argsort(appeal[start[t] : start[t + 1]]) for t in range(len(world.catalogue))]
     members = np.random.default_rng(7).integers(1, 201, len(titles))
 
-    def plays(place):
+    def hovers_and_clicked_share(place):
         artworks = 1 + np.array([order[t][place] for t in titles.ravel() - 1]).reshape(titles.shape)
-        pages = Pages.numbered(titles, artworks)
-        return world.respond(members, pages, AT, np.random.default_rng(8)).plays.num_rows
+        hovers = world.respond(members, Pages.numbered(titles, artworks), AT, np.random.default_rng(8)).hovers
+        return hovers.num_rows, pc.mean(hovers["clicked"].cast("float64")).as_py()
 
-    assert plays(-1) > 1.15 * plays(0)
+    best, worst = hovers_and_clicked_share(-1), hovers_and_clicked_share(0)
+    assert best[0] > 1.1 * worst[0]
+    assert best[1] > worst[1] + 0.02
+
+
+def test_when_the_evening_is_spent_the_rest_is_only_sampled(world):
+    """Thirty films one after the other, all adored: no evening is that long."""
+    titles, artworks = random_pages(world, 200, 30, seed=12)
+    shape, members = titles.shape, np.arange(200)
+    visits = Visits(
+        members, titles - 1, artworks - 1, np.full(200, micros(AT)), np.zeros(shape), np.zeros(shape, bool)
+    )
+    minutes, share, begun = watching(
+        world.catalogue,
+        world.members,
+        visits,
+        np.ones(shape, bool),
+        np.full(shape, 9.0),
+        np.random.default_rng(1),
+    )
+    assert (share[:, 0] > 0).all()
+    assert (share[:, 0] == 1).mean() > 0.5
+    assert (minutes[:, -5:] <= 4).all()
+    evening = world.members.evening_minutes * np.exp(4 * 0.3)  # four standard deviations of a long evening
+    assert (minutes.sum(1) <= evening + 30 * 4).all()
+    np.testing.assert_allclose(begun[:, -1], minutes[:, :-1].sum(1))
 
 
 def test_the_same_generator_gives_the_same_responses(world):
