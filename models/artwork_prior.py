@@ -9,7 +9,7 @@ import scipy.optimize
 from scipy.special import expit
 
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale
-from models.artwork_residuals import Residuals, centred, effect_variance, residuals, summed, within_titles
+from models.artwork_residuals import Residuals, centred, effect_variance, residuals, summed, within_variance
 from models.artwork_settings import ArtworkConfig
 from models.creative_quality import CreativeQuality
 from models.data import Float32, Int64
@@ -61,7 +61,7 @@ def fit_prior(
     taste = _fit_taste(z, images.rows(log.artwork_id), log.play, x, offset, config)
     explained = offset + _taste_logit(taste, x, z, images.rows(log.artwork_id))
     found = residuals(images, log, explained)
-    quality_sd = _bounded(effect_variance(within_titles(found, images)), config)
+    quality_sd = _bounded(within_variance(found, images), config)
     validity = quality.validity if quality is not None and quality.validity.usable else None
     rho = 0.0 if validity is None else min(validity.rho, 0.95)
     return Prior(

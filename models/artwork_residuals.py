@@ -65,13 +65,21 @@ def summed(rows: Int64, values: Float64, size: int) -> Float64:
     return np.bincount(rows, values, size).astype(np.float64)
 
 
-def within_titles(found: Residuals, images: ArtworkImages) -> Residuals:
-    """What is left once each title's own mean effect is taken out: u - I Σu/ΣI, and I (1 - I/ΣI)."""
+def title_shares(found: Residuals, images: ArtworkImages) -> Float64:
+    """Each image's share of its title's information, I/ΣI; 1 where a title has none."""
     titles, row = images.title_rows
     total = summed(row, found.information, len(titles))[row]
-    share = np.divide(found.information, total, out=np.zeros_like(total), where=total > 0)
-    surplus = summed(row, found.score, len(titles))[row]
-    return Residuals(found.score - share * surplus, found.information * (1 - share))
+    return np.divide(found.information, total, out=np.ones_like(total), where=total > 0)
+
+
+def within_variance(found: Residuals, images: ArtworkImages) -> float:
+    """τ² of effects once each title's mean is taken out: with w = I/ΣI, E[(u - wΣu)²] = I(1 - w) + I²(1 - w) τ²."""
+    titles, row = images.title_rows
+    share = title_shares(found, images)
+    score = found.score - share * summed(row, found.score, len(titles))[row]
+    left = found.information * (1 - share)
+    total = float((found.information * left).sum())
+    return max(0.0, float((score**2 - left).sum()) / total) if total > 0 else 0.0
 
 
 def centred(values: Float64, images: ArtworkImages, weights: Float64) -> Float64:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models import artifact
 from models.artifact import Artifact
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale
-from models.artwork_residuals import Residuals, baseline, centred, effect_variance, residuals, within_titles
+from models.artwork_residuals import Residuals, baseline, centred, residuals, title_shares, within_variance
 from models.artwork_settings import CreativeQualityConfig
 from models.data import Float32, MalformedData
 from models.signature import Signature
@@ -27,7 +27,7 @@ class Validity:
     """How well scores of held-out titles agree with what their images really add to the play rate.
 
     `rho` is the correlation with the true effects, corrected for their noise; `low` its one-sided lower confidence
-    bound. `sd` (τ_q) is the standard deviation of true effects within a title, in logits.
+    bound. `sd` (τ_q) is the standard deviation of true effects, in logits.
     """
 
     rho: float
@@ -43,7 +43,7 @@ class Validity:
 
 @dataclass(frozen=True)
 class CreativeQuality:
-    """Scores images by a weighted sum of their standardised features; scores vary by about 1 within a title."""
+    """Scores images by a weighted sum of their standardised features; their standard deviation is about 1."""
 
     scale: Scale
     weights: Float64  # (m,)
@@ -109,7 +109,7 @@ def train_creative_quality(
     ridge = max(gains, key=lambda r: gains[r])
     validity = _validity(held_out[ridge], found, images, config.confidence)
     weights = _ridge(z, found, np.ones(len(z), dtype=bool), ridge)
-    spread = _sd(z @ weights, found)
+    spread = _sd(z @ weights, found, images)
     if not spread > 0:
         raise MalformedData("no image differs from the others of its title: there is nothing to score.")
     metrics = {
@@ -140,24 +140,24 @@ def _gain(scores: Float64, found: Residuals) -> float:
     return float(scores @ found.score - 0.5 * (scores**2 @ found.information))
 
 
-def _sd(scores: Float64, found: Residuals) -> float:
-    """Standard deviation of scores centred within titles, over images that were shown."""
-    shown = found.information > 0
-    return float(np.sqrt((scores[shown] ** 2).mean())) if shown.any() else 0.0
+def _sd(scores: Float64, found: Residuals, images: ArtworkImages) -> float:
+    """Standard deviation over images that were shown; centring on the title took a share of each one's variance."""
+    free = float((1 - title_shares(found, images)).sum())
+    return float(np.sqrt((scores[found.information > 0] ** 2).sum() / free)) if free > 0 else 0.0
 
 
 def _validity(scores: Float64, found: Residuals, images: ArtworkImages, confidence: float) -> Validity:
     """γ by one Newton step, with a standard error that lets a title's images be alike (clustered by title)."""
     titles, row = images.title_rows
     fisher = float(scores**2 @ found.information)
-    variance = effect_variance(within_titles(found, images))
+    variance = within_variance(found, images)
     if fisher <= 0 or variance <= 0:
         return Validity(0.0, 0.0, float(np.sqrt(variance)), len(titles))
     slope = float(scores @ found.score) / fisher
     errors = np.bincount(row, weights=scores * (found.score - slope * scores * found.information))
     standard_error = float(np.sqrt((errors**2).sum())) / fisher
     quantile = float(scipy.stats.norm.ppf(confidence))
-    to_rho = _sd(scores, found) / np.sqrt(variance)
+    to_rho = _sd(scores, found, images) / np.sqrt(variance)
     rho, low = slope * to_rho, (slope - quantile * standard_error) * to_rho
     return Validity(
         rho=float(np.clip(rho, -1, 1)),
