@@ -51,11 +51,11 @@ def conflict(first: Experiment, second: Experiment) -> bool:
         and second.start < first.end
         and first.slot_buckets[0] < second.slot_buckets[1]
         and second.slot_buckets[0] < first.slot_buckets[1]
-        and not _parted(first, second)
+        and not parted(first, second)
     )
 
 
-def _parted(first: Experiment, second: Experiment) -> bool:
+def parted(first: Experiment, second: Experiment) -> bool:
     """Whether an attribute both target keeps them apart."""
     shared = first.targeting.keys() & second.targeting.keys()
     return any(not set(first.targeting[key]) & set(second.targeting[key]) for key in shared)
