@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -163,6 +164,22 @@ def test_a_closed_log_refuses_and_a_disk_that_refuses_is_told_to_the_caller(tmp_
     with pytest.raises(LogClosed):
         log.append(record("r3"))
     assert shown(tmp_path / "log") == ["r2:0", "r2:1"]
+
+
+def test_after_half_a_line_on_a_full_disk_the_log_goes_on_in_a_new_segment(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with ExposureLog(tmp_path, name="a") as log:
+        log.append(record("r1"))
+        size = (tmp_path / "a-00000.exposures").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))  # room for part of a line
+        try:
+            with pytest.raises(OSError, match="too large"):
+                log.append(record("r2"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (tmp_path / "a-00000.exposures").stat().st_size == size + 100
+        log.append(record("r3"))
+    assert shown(tmp_path) == ["r1:0", "r1:1", "r3:0", "r3:1"]
 
 
 WRITER = """

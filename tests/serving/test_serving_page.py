@@ -14,7 +14,7 @@ import pytest
 from models.diversity import rerank
 from models.objective import ObjectiveWeights, objective
 from serving.answers import PageRequest
-from serving.deadline import Deadline
+from serving.deadline import Deadline, DeadlineExceeded, Stopwatch
 from serving.exposure_table import read
 from serving.exposures import ExposureLog
 from serving.live import Folders, LiveSource
@@ -182,6 +182,26 @@ def test_a_failing_stage_leaves_the_next_best_answer_and_the_page_says_which(
     assert [(problem.stage, problem.reason) for problem in page.degraded] == [(stage, "VersionNotLoaded")]
     assert {kind for kind, ref in page.versions.model_dump().items() if ref is not None} == kept
     assert read(world.home / "exposures").num_rows == 12
+
+
+def test_a_known_user_whose_titles_cannot_be_retrieved_is_not_shown_what_they_watched(world, homepage):
+    home = homepage(world)
+    lose(home, "retrievers")
+    watched = set(world.reader.history(1).tolist())
+    assert watched & set(world.defaults().popular)
+    assert not watched & set(shown(ask(home, user_id=1, size=60)))
+
+
+def test_a_stage_is_not_entered_after_the_deadline_and_what_it_finishes_late_counts():
+    seconds = iter([0.0, 0.5, 0.6, 2.0, 2.1])  # set the deadline, enter, start, stop; then too late to enter
+    watch = Stopwatch(Deadline.within(1000, lambda: next(seconds)))
+    with watch.stage("rank"):
+        late = True
+    assert late
+    assert watch.timings_ms == {"rank": 1400.0}
+    with pytest.raises(DeadlineExceeded, match="over at stage 'rerank'"), watch.stage("rerank"):
+        late = False
+    assert late
 
 
 def test_without_an_artwork_policy_the_first_image_is_shown_and_no_propensity_is_claimed(world, homepage):
