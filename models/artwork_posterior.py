@@ -84,9 +84,9 @@ class _Batch:
         return logit
 
     def variance(self, theta: Float64) -> Float64:
-        """Bernoulli variances p(1 - p), (B, n), 0 where there is no impression."""
-        p = expit(self.logit(theta))
-        return np.where(self.shown, p * (1 - p), 0.0)
+        """Bernoulli variances p(1 - p), (B, n); of no weight where the design is 0."""
+        p: Float64 = expit(self.logit(theta))
+        return p * (1 - p)
 
     def slope(self, theta: Float64, prior: Belief) -> Float64:
         """Gradient of the log posterior, (B, 1 + d)."""

@@ -99,13 +99,14 @@ def test_non_inferior_is_better_than_control_less_the_margin(rng, direction, fac
 def test_a_ratio_guardrail_scales_the_numerator_of_control(rng):
     due = rng.integers(0, 4, 400).astype(float)
     renewals = rng.binomial(due.astype(int), 0.8).astype(float)
-    guardrail = Guardrail(name="r", value="renewals", per="due", margin=0.2)
+    guardrail = Guardrail(name="r", value="renewals", per="due", margin=0.02)
     control, treatment = (
         arm_of("c", renewals=renewals, due=due),
         arm_of("t", renewals=renewals[::-1], due=due[::-1]),
     )
-    scaled = estimate(RATIO, arm_of("c", renewals=0.8 * renewals, due=due), treatment, 0.05)
+    scaled = estimate(RATIO, arm_of("c", renewals=0.98 * renewals, due=due), treatment, 0.05)
     assert p_inferior(guardrail, control, treatment) == pytest.approx(scaled.p_value / 2, rel=1e-9)
+    assert 0.01 < scaled.p_value < 0.99
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,10 @@ SLOT = ("unit: user_id", "unit: user_id\nslot: [0, 0.5]")
     [
         pytest.param({}, {}, True, id="same units at the same time"),
         pytest.param({"d": DATES}, {"d": ("start: 2020-01-01", "start: 2030-01-01")}, False, id="one after the other"),
+        pytest.param({"d": ("start: 2020-01-01", "start: 2030-01-01")}, {"d": DATES}, False, id="one before the other"),
         pytest.param({"d": DATES}, {"d": ("start: 2020-01-01", "start: 2029-12-31")}, True, id="a day in common"),
         pytest.param({"s": SLOT}, {"s": ("unit: user_id", "unit: user_id\nslot: [0.5, 1]")}, False, id="side by side"),
+        pytest.param({"s": ("unit: user_id", "unit: user_id\nslot: [0.5, 1]")}, {"s": SLOT}, False, id="the other way round"),
         pytest.param({"s": SLOT}, {"s": ("unit: user_id", "unit: user_id\nslot: [0.4999, 1]")}, True, id="a bucket in common"),
         pytest.param({"t": ("unit: user_id", "unit: user_id\ntargeting: {country: [NO]}")},
                      {"t": ("unit: user_id", "unit: user_id\ntargeting: {country: [DE]}")}, False, id="other countries"),

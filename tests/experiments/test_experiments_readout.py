@@ -61,6 +61,24 @@ def test_success_ships_only_within_every_guardrail(demo, exposures, noon, effect
     assert found.verdict is verdict
     assert said in found.sentence
     assert found.winner == ("treatment" if verdict is Verdict.SHIP else None)
+    assert found.comparisons[0].success == (effects.get("minutes", 0) > 0)
+
+
+def test_a_loss_within_its_margin_still_stops_a_win_when_it_is_certain(demo, exposures, noon):
+    """Plays fall by 5 %: half the margin of 10 %, yet clearly a fall."""
+    found = read_out_tables(demo, exposures, outcomes_of(minutes=0.1, plays=-0.05), noon)
+    (comparison,) = found.comparisons
+    assert [g.non_inferior for g in comparison.guardrails] == [True, True]
+    assert comparison.deteriorated == ("plays_per_member",)
+    assert (found.verdict, found.winner) == (Verdict.STOP, None)
+
+
+def test_a_guardrail_holds_below_its_own_alpha(demo, exposures, noon):
+    found = read_out_tables(demo, exposures, outcomes_of(renewal=-0.02), noon)
+    p = found.comparisons[0].guardrails[1].p_value
+    for factor, holds in ((1.001, True), (0.999, False)):
+        again = read_out(demo, found.statistics, noon, DecisionRule(alpha_guardrail=factor * p))
+        assert again.comparisons[0].guardrails[1].non_inferior == holds
 
 
 def test_a_guardrail_that_is_merely_undecided_keeps_a_win_from_shipping(varied, demo, exposures, noon):

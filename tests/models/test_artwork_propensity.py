@@ -44,7 +44,8 @@ def test_win_probabilities_err_by_less_than_1e_5(seed, spread):
     rng = np.random.default_rng(100 * spread + seed)
     arms = int(rng.integers(2, 8))
     mean = rng.normal(0, rng.choice([0.01, 0.1, 0.5]), arms)
-    sd = 0.3 / rng.uniform(1, spread, arms)
+    sd = 0.3 * spread ** -rng.uniform(0, 1, arms)
+    sd[:2] = 0.3, 0.3 / spread
     found = win_probabilities(mean[None], sd[None], np.ones((1, arms), bool))[0]
     assert np.abs(found - oracle(mean, sd)).max() < 1e-5
 
@@ -56,6 +57,14 @@ def test_two_arms_have_a_closed_form():
     assert win_probabilities(mean, sd, np.ones((1, 2), bool))[0] == pytest.approx(
         [expected, 1 - expected], abs=1e-6
     )
+
+
+def test_an_absent_arm_does_not_change_the_others():
+    """Two arms beside two gaps win as often as two arms alone."""
+    mean, sd = np.array([[0.3, 0.1, 9.0, np.nan]]), np.array([[0.2, 0.5, 1.0, np.nan]])
+    present = np.array([[True, True, False, False]])
+    alone = win_probabilities(mean[:, :2], sd[:, :2], present[:, :2])
+    assert win_probabilities(mean, sd, present)[0] == pytest.approx([*alone[0], 0, 0], abs=1e-12)
 
 
 def test_equal_arms_share_equally_and_absent_arms_get_nothing():
