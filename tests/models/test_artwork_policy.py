@@ -251,6 +251,19 @@ def test_a_choice_comes_with_the_probability_it_was_drawn_with(world, policy):
     assert np.abs(p.sum(axis=1) - 1).max() < 1e-9
 
 
+def test_probabilities_follow_from_the_belief_by_hand(world, policy):
+    """Means θ·[1, x], half the posterior's standard deviation, a floor of 2 %."""
+    mine = world.images.artwork_id[world.images.title_id == 50]
+    row, x = mine - 1000, world.users[5]
+    design = np.concatenate([[1], (x - policy.contexts.mean) / policy.contexts.sd])
+    mean = policy.belief.mean[row] @ design
+    sd = 0.5 * np.sqrt((design**2 / policy.belief.precision[row]).sum(axis=1))
+    draws = np.random.default_rng(0).normal(mean, sd, (400_000, len(mine))).argmax(axis=1)
+    expected = 0.02 + (1 - 0.02 * len(mine)) * np.bincount(draws, minlength=len(mine)) / len(draws)
+    ids, present = padded([mine])
+    assert policy.probabilities(x[None], ids, present)[0] == pytest.approx(expected, abs=0.003)
+
+
 @pytest.mark.parametrize("name", ["uniform", "editorial"])
 def test_the_other_policies_say_their_propensities_too(world, policy, name):
     titles = np.arange(50, 90)
@@ -355,6 +368,9 @@ def test_uniform_valued_on_a_uniform_log_is_the_logs_own_play_rate(world, log, p
     assert found.policy == found.uniform
     assert found.uniform.snips == pytest.approx(log.play[:5_000].mean(), abs=1e-9)
     assert found.lift == 0
+    assert (found.low, found.high) == pytest.approx(
+        (0, 0), abs=1e-12
+    )  # the same rows: no doubt about the difference
     assert found.policy.effective_sample_size == pytest.approx(5_000)
 
 
