@@ -73,6 +73,16 @@ def test_a_row_is_served_until_it_is_older_than_its_time_to_live(tmp_path, age_d
     assert kept.tolist() == ([10, 20, 30] if served else [10, 30])
 
 
+def test_a_generation_is_as_of_its_newest_table(tmp_path):
+    declared = small.declarations()
+    offline = small.write_offline(tmp_path / "offline", declared, small.MONDAY)
+    offline |= {
+        "title_profile": small.write_offline(tmp_path, declared, small.MONDAY + small.DAY)["title_profile"]
+    }
+    generation = materialize(declared, offline, tmp_path / "online", "test", small.catalogue())
+    assert generation.as_of == small.MONDAY + small.DAY
+
+
 def test_a_feature_that_changed_its_meaning_keeps_no_old_value(tmp_path):
     """User 20 is computed under the old meaning of `minutes` only: null, not a value that means something else."""
     run(tmp_path, day=0, seed=1)

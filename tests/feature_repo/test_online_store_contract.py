@@ -217,13 +217,20 @@ def test_projects_in_one_file_do_not_see_each_other(ours, tmp_path):
 # Where ours differs from Feast's, on purpose.
 
 
-def test_a_late_row_never_overwrites_a_newer_one(ours):
-    write("floats", rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0]))(ours)
-    for column in ("event_timestamp", "created_timestamp"):
-        late = rows(user_id=[1], a=[9.0], b=[9.0], c=[9.0])
-        late[column] -= HOUR
-        write("floats", late)(ours)
+@pytest.mark.parametrize("late", ["event_timestamp", "created_timestamp"])
+def test_a_late_row_never_overwrites_a_newer_one(ours, late):
+    held = rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0])
+    held["event_timestamp"] -= 5 * HOUR  # so that event and created cannot be taken for each other
+    write("floats", held)(ours)
+    write("floats", held.assign(a=[9.0], **{late: held[late] - HOUR}))(ours)
     assert ours.get_online_features(["floats:a"], [{"user_id": 1}]).to_dict()["a"] == [1.0]
+
+
+def test_a_row_of_the_same_moment_that_was_made_later_is_a_correction(ours):
+    held = rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0])
+    write("floats", held)(ours)
+    write("floats", held.assign(a=[9.0], created_timestamp=held["created_timestamp"] + HOUR))(ours)
+    assert ours.get_online_features(["floats:a"], [{"user_id": 1}]).to_dict()["a"] == [9.0]
 
 
 def test_of_one_batch_the_newest_row_of_a_key_counts_and_of_equals_the_last(ours):

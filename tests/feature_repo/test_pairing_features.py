@@ -136,6 +136,17 @@ def test_a_part_that_expressions_share_is_computed_once():
     assert together.sizes[1] < alone
 
 
+@pytest.mark.parametrize("operator", "-/")
+def test_operands_that_change_places_make_another_feature(operator):
+    left, right = USER_COLUMNS[0], TITLE_COLUMNS[0]
+    user, titles = values([6.0, 0.0, 0.0], [[2.0] * TITLES, [0.0] * TITLES, [0.0] * TITLES])
+    both_ways = [Binary(operator, left, right), Binary(operator, right, left)]
+    expected = [[4.0, -4.0]] if operator == "-" else [[3.0, np.float32(1 / 3)]]
+    np.testing.assert_array_equal(
+        by_pairing(both_ways, user, titles), np.array(expected * TITLES, dtype=np.float32)
+    )
+
+
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_declared_pairs_give_the_same_bits_together_and_one_by_one(source):
     declared = declare(SOURCES[source])
