@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matinee.session import print_table
 from registry import ModelVersion, Registry
 
 
 def print_metrics(versions: Sequence[ModelVersion]) -> None:
-    """Every test metric, a model's beside popularity's of the same cut-off."""
-    rows = []
+    """Every test metric, a model's beside popularity's of the same cut-off, users and titles."""
     for version in versions:
         found = {metric.name: metric.value for metric in version.metrics if metric.split != "valid"}
-        for name, value in found.items():
-            if not name.startswith("popularity_"):
-                beside = {
-                    key.removesuffix(f"_{name}"): v
-                    for key, v in found.items()
-                    if key.endswith(f"_{name}") and key.startswith("popularity_")
-                }
-                rows.append(
-                    [version.ref, name, f"{value:.4g}", ", ".join(f"{k} {v:.4f}" for k, v in beside.items())]
-                )
-    print_table(
-        "measured on the test period",
-        ("version", "metric", "value", "popularity, same users and titles"),
-        rows,
+        peers = sorted(
+            {name.rsplit(f"_{metric}", 1)[0] for metric in found for name in found if _beside(name, metric)}
+        )
+        rows = [
+            [name, f"{value:.4g}", *(_figure(found, f"{peer}_{name}") for peer in peers)]
+            for name, value in found.items() if not name.startswith("popularity_")
+        ]  # fmt: skip
+        print_table(
+            f"{version.ref}, measured on periods it was not trained on",
+            ("metric", version.name, *peers),
+            rows,
+        )
+
+
+def _beside(name: str, metric: str) -> bool:
+    return (
+        name.startswith("popularity_")
+        and not metric.startswith("popularity_")
+        and name.endswith(f"_{metric}")
     )
+
+
+def _figure(found: Mapping[str, float], name: str) -> str:
+    return f"{found[name]:.4g}" if name in found else ""
 
 
 def print_registry(registry: Registry) -> None:

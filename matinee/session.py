@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,10 @@ from matinee.progress import Stages
 from matinee.settings import Settings
 from matinee.workspace import Workspace
 
-console = Console()
+WIDTH = 130
+"""Columns where output goes to a file or a pipe; a terminal has its own."""
+
+console = Console(width=None if sys.stdout.isatty() else WIDTH)
 errors = Console(stderr=True)
 
 

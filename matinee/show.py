@@ -24,29 +24,25 @@ def print_page(page: Page, rows: int | None = None) -> None:
         "versions": ", ".join(ref for ref in page.versions.model_dump().values() if ref),
         "weights": ", ".join(f"{name} {value:g}" for name, value in page.weights.items()),
     })  # fmt: skip
-    columns = ("#", "title", "year", "genres", "artwork", "drawn with p", "retrieval", "play", "completion", "retention", "objective", "diversity")  # fmt: skip
+    columns = ("#", "title", "genres", "image", "p", "retr.", "play", "compl.", "ret.", "obj.", "div.")
     print_table("page", columns, [_title_row(title) for title in page.titles[:rows]])
+    console.print(
+        "[dim]p: propensity of the image; retr.: retrieval score; play, compl., ret.: heads; obj.: what the page "
+        "is ranked by; div.: taken off for likeness to titles above[/dim]"
+    )
 
 
 def _title_row(title: ShownTitle) -> Sequence[object]:
     s = title.scores
-    artwork = "" if title.artwork_id is None else str(title.artwork_id)
-    year = "" if title.year is None else str(title.year)
+    name = title.name if title.year is None else f"{title.name} ({title.year})"
+    image = "" if title.artwork_id is None else str(title.artwork_id)
     scores = (s.retrieval, s.play, s.completion, s.retention, s.objective, s.diversity_penalty)
-    place, genres = str(title.position + 1), ", ".join(title.genres[:3])
-    return (
-        place,
-        title.name,
-        year,
-        genres,
-        artwork,
-        _number(title.propensity),
-        *(_number(v) for v in scores),
-    )
+    place, genres = str(title.position + 1), ", ".join(title.genres[:2])
+    return (place, name, genres, image, _number(title.propensity), *(_number(value) for value in scores))
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value + 0.0:.2f}"
 
 
 def print_timings(timings: Timings) -> None:

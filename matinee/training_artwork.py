@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from feature_repo.training_set import training_set
-from matinee.datasets import entity_matrix
+from matinee.datasets import Float32, entity_matrix
 from matinee.desk import Desk, literal
 from matinee.lineage import as_metrics, inputs_digest, trained_already, training_set_record
 from matinee.periods import Period
@@ -47,12 +47,22 @@ def artwork_log(bench: Bench, periods: Sequence[Period]) -> ArtworkLog:
         spine, bench.service("artwork_context"), bench.desk.declarations, bench.desk.offline, moments,
         threads=bench.desk.threads,
     )  # fmt: skip
+    return _log(spine, made.features)
+
+
+def context_free_log(bench: Bench) -> ArtworkLog:
+    """Every image shown before the test period: what an image adds on average needs no context."""
+    spine = _shown(bench.desk, datetime.min.replace(tzinfo=UTC), bench.split.test.start)
+    return _log(spine, np.empty((len(spine), 0), dtype=np.float32))
+
+
+def _log(spine: pa.Table, context: Float32) -> ArtworkLog:
     return ArtworkLog(
         impression_id=spine["impression_id"].to_numpy(),
         user_id=spine["user_id"].to_numpy(),
         title_id=spine["title_id"].to_numpy(),
         artwork_id=spine["artwork_id"].to_numpy(),
-        context=made.features,
+        context=context,
         play=spine["play"].cast(pa.float32()).to_numpy(),
         propensity=spine["artwork_propensity"].to_numpy(),
     )
@@ -84,7 +94,7 @@ def train_quality_version(bench: Bench, seed: int, stage: Stage) -> ModelVersion
     if kept := trained_already(bench.registry, "creative_quality", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept
-    log = artwork_log(bench, bench.split.train)
+    log = context_free_log(bench)
     quality = train_creative_quality(
         artwork_images(bench.desk, bench.split.as_of), log, signature(service), config
     )
