@@ -12,7 +12,7 @@ import pyarrow as pa
 from events.importing import load
 from events.lake import Ingest
 from feature_repo.compute import offline_path, plan, run
-from feature_repo.materialize import materialize
+from feature_repo.materialize import PROJECT, materialize
 from feature_repo.snapshot import Generation
 from matinee.context import Day, world_config
 from matinee.desk import literal
@@ -104,9 +104,7 @@ def publish(day: Day, stage: Stage) -> Generation:
     day.gatekeeper.require(day.as_of)
     declarations = day.workspace.declarations
     files = {t.name: offline_path(day.workspace.offline, t.name, day.as_of) for t in declarations.stored}
-    generation = materialize(
-        declarations, files, day.workspace.online, day.workspace.source.name, catalogue(day)
-    )
+    generation = materialize(declarations, files, day.workspace.online, PROJECT, catalogue(day))
     stage.note = f"generation {generation.id}"
     return generation
 
