@@ -23,6 +23,15 @@ Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
 
+NEGATIVES = 8
+"""Candidates that stand beside a play where a source does not tell what was shown."""
+CANDIDATES = pa.schema([
+    ("user_id", pa.int64()), ("title_id", pa.int64()),
+    ("period_start", pa.timestamp("us", tz="UTC")), ("period_end", pa.timestamp("us", tz="UTC")),
+])  # fmt: skip
+NO_CANDIDATES = CANDIDATES.empty_table()
+
+
 def entity_matrix(desk: Desk, service: FeatureService, as_of: datetime) -> tuple[Int64, Float32]:
     """(ids ascending, float32 (n, F)) of a service whose tables are all about one entity."""
     parts = [snapshot_matrix(offline_path(desk.offline, t.name, as_of), t) for t in service.tables]
@@ -89,15 +98,14 @@ def play_log(desk: Desk, before: datetime) -> PlayLog:
     return PlayLog(rows["title_id"].to_numpy(), rows["happened"].to_numpy(), rows["known"].to_numpy())
 
 
-def ranking_set(
-    desk: Desk, split: Split, periods: Sequence[Period], rows: int, seed: int
-) -> tuple[RankingSet, TrainingSet]:
+def ranking_set(desk: Desk, split: Split, periods: Sequence[Period], rows: int, seed: int,
+                candidates: pa.Table | None = None) -> tuple[RankingSet, TrainingSet]:  # fmt: skip
     """Labelled rows of `periods`, about `rows` of them, chosen by a hash and so the same every time.
 
-    With impressions, a row is a title that was shown; without, a play or one of four titles drawn from
-    what was available and not played (docs/decisions/0003).
+    With impressions, a row is a title that was shown. Without, it is a play, or one of `NEGATIVES` of the user's
+    `candidates` that they never played (docs/decisions/0003).
     """
-    spine = ranking_spine(desk, split, periods, rows, seed)
+    spine = ranking_spine(desk, split, periods, rows, seed, candidates)
     made = training_set(spine, desk.declarations.service("ranking"), desk.declarations, desk.offline, split.as_ofs,
                         threads=desk.threads)  # fmt: skip
     starts = np.array([int(moment.timestamp()) * 1_000_000 for moment in split.as_ofs])
@@ -130,11 +138,20 @@ def _float(column: pa.ChunkedArray) -> Float32:
     return values
 
 
-def ranking_spine(desk: Desk, split: Split, periods: Sequence[Period], rows: int, seed: int) -> pa.Table:
+def ranking_spine(
+    desk: Desk,
+    split: Split,
+    periods: Sequence[Period],
+    rows: int,
+    seed: int,
+    candidates: pa.Table | None = None,
+) -> pa.Table:
     """user_id, title_id, event_timestamp and the labels play, completion, retention, with position."""
     start, end = literal(periods[0].start), literal(periods[-1].end)
     shown = _shown(desk.source, start, end, literal(split.as_of), seed)
     with desk.events() as connection:
+        if not desk.source.has("impressions"):
+            connection.register("candidates", NO_CANDIDATES if candidates is None else candidates)
         connection.execute(f"CREATE TEMP TABLE shown AS {shown}")
         ((total,),) = connection.execute("SELECT count(*) FROM shown").fetchall()
         if not total:
@@ -161,19 +178,18 @@ def _shown(source: Source, start: str, end: str, as_of: str, seed: int) -> str:
             FROM (SELECT * FROM impressions WHERE {within}) i
             LEFT JOIN ({played} QUALIFY row_number() OVER (PARTITION BY impression_id ORDER BY play_id) = 1) p
               USING (impression_id)"""
-    # Four others a play, drawn from what was played so far: harder than uniform, and blind to the future.
     return f"""
         WITH real AS (SELECT user_id, title_id, event_timestamp, play_id FROM plays WHERE {within}),
-        catalogue AS (SELECT title_id, row_number() OVER (ORDER BY event_timestamp, play_id) - 1 AS place
-                      FROM plays WHERE event_timestamp < {start} AND created_timestamp < {start}),
-        size AS (SELECT count(*) AS n FROM catalogue),
-        drawn AS (SELECT user_id, event_timestamp, hash(play_id, k, {seed}) % greatest(n, 1) AS place
-                  FROM real, range(4) t(k), size),
-        others AS (SELECT DISTINCT d.user_id, c.title_id, d.event_timestamp FROM drawn d JOIN catalogue c USING (place)
-                   WHERE NOT EXISTS (SELECT 1 FROM ({played}) p WHERE p.user_id = d.user_id AND p.title_id = c.title_id))
-        SELECT user_id, title_id, event_timestamp, NULL::DOUBLE AS position, true AS play, NULL::DOUBLE AS completion FROM real
+        others AS (
+            SELECT r.user_id, c.title_id, r.event_timestamp
+            FROM real r JOIN candidates c ON c.user_id = r.user_id
+             AND r.event_timestamp >= c.period_start AND r.event_timestamp < c.period_end
+            WHERE NOT EXISTS (SELECT 1 FROM ({played}) p WHERE p.user_id = c.user_id AND p.title_id = c.title_id)
+            QUALIFY row_number() OVER (PARTITION BY r.play_id ORDER BY hash(c.title_id, r.play_id, {seed})) <= {NEGATIVES})
+        SELECT user_id, title_id, event_timestamp, NULL::DOUBLE AS position, true AS play, NULL::DOUBLE AS completion
+        FROM real
         UNION ALL
-        SELECT user_id, title_id, event_timestamp, NULL, false, NULL FROM others"""
+        SELECT DISTINCT user_id, title_id, event_timestamp, NULL, false, NULL FROM others"""
 
 
 def _retention(source: Source, split: Split) -> str:

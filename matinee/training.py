@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel
 
 from feature_repo.declarations import FeatureService
 from feature_repo.training_set import training_set
-from matinee.datasets import Float32, Int64, entity_matrix, play_log, ranking_set, retrieval_period, spine_of
+from matinee.datasets import (
+    CANDIDATES,
+    Float32,
+    Int64,
+    entity_matrix,
+    play_log,
+    ranking_set,
+    retrieval_period,
+    spine_of,
+)
 from matinee.desk import Desk
 from matinee.lineage import as_metrics, inputs_digest, service_record, trained_already, training_set_record
 from matinee.periods import Split
@@ -42,6 +52,7 @@ from registry import Metric, ModelVersion, Registry, VersionDraft
 
 RETRIEVAL_KS = (20, 100, 200)
 RANKING_ROWS = {"train": 150_000, "valid": 40_000, "test": 60_000}
+N_CANDIDATES = 200
 JUDGED_USERS = 400
 """Users of the test period whose two-stage lists are scored; every one costs 200 rows of heavy features."""
 
@@ -131,10 +142,11 @@ def train_ranker_version(
     if kept := trained_already(bench.registry, "ranker", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept
-    train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed)
-    valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed)
+    found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
+    train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
+    valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
     ranker = train_ranker(train, valid, config, signature(service), _told(stage))
-    test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed)
+    test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed, found)
     source = bench.desk.source.name
     metrics = [
         *as_metrics(_determined(evaluate_ranking(ranker, test)), source, "test"),
@@ -147,6 +159,26 @@ def train_ranker_version(
     version = register(bench, "ranker", ranker, service, made.digest, metrics, config, inputs)
     stage.note = f"{version.ref}: {_against_popularity(metrics, 'ndcg_at_20')}"
     return version
+
+
+def retrieved(bench: Bench, retriever: Retriever) -> pa.Table:
+    """What the retriever would have put before each user who played something, period by period."""
+    tables = []
+    for period in (*bench.split.train, bench.split.valid, bench.split.test):
+        data = retrieval_period(bench.desk, period, bench.split.as_of)
+        users = np.unique(data.play_user)
+        lists = retriever.with_titles(data.title_ids, data.title_features).candidates_batch(
+            data.user_features[users], histories_of(data.histories, users), N_CANDIDATES
+        )
+        sizes = [len(one.title_ids) for one in lists]
+        pairs = {
+            "user_id": np.repeat(data.user_ids[users], sizes),
+            "title_id": np.concatenate([one.title_ids for one in lists]) if lists else np.zeros(0, np.int64),
+            "period_start": [period.start] * sum(sizes),
+            "period_end": [period.end] * sum(sizes),
+        }
+        tables.append(pa.table(pairs, schema=CANDIDATES))
+    return pa.concat_tables(tables)
 
 
 def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -188,7 +220,7 @@ class CandidateRows:
 def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> CandidateRows:
     scored = judged(test)
     found = retriever.with_titles(test.title_ids, test.title_features).candidates_batch(
-        test.user_features[scored.users], histories_of(test.histories, scored.users), 200
+        test.user_features[scored.users], histories_of(test.histories, scored.users), N_CANDIDATES
     )
     titles = np.concatenate([one.title_ids for one in found])
     users = np.repeat(test.user_ids[scored.users], [len(one.title_ids) for one in found])

@@ -10,7 +10,8 @@ from events.lake import Lake
 from events.schema import TABLES
 from events.sources import MOVIELENS, WORLD
 from feature_repo.families import declare
-from matinee.datasets import Desk, ranking_spine
+from matinee.datasets import CANDIDATES, ranking_spine
+from matinee.desk import Desk
 from matinee.periods import split
 
 AS_OF = datetime(2026, 2, 1, tzinfo=UTC)
@@ -89,16 +90,23 @@ def test_a_decision_not_known_by_as_of_leaves_retention_unknown(desk):
     assert row["retention"] is None
 
 
-def test_without_impressions_a_play_stands_beside_titles_the_user_never_played(desk):
+def test_without_impressions_a_play_stands_beside_candidates_the_user_never_played(desk):
     made = split(MOVIELENS, AS_OF)
-    before, within = made.train[0].start - timedelta(days=9), made.test.start + timedelta(days=9)
-    others = [at(before, play_id=i, user_id=2, title_id=100 + i % 7, rating=3.0) for i in range(50)]
+    within = made.test.start + timedelta(days=9)
     mine = [at(within + i * HOUR, play_id=200 + i, user_id=1, title_id=100 + i, rating=5.0) for i in range(3)]
-    rows = spine(desk(MOVIELENS, plays=[*others, *mine]))
+    offered = [(1, title, made.test) for title in range(100, 107)] + [
+        (1, 500, made.valid),
+        (2, 600, made.test),
+    ]
+    candidates = pa.table(
+        [[u for u, _, _ in offered], [t for _, t, _ in offered], [p.start for *_, p in offered], [p.end for *_, p in offered]],
+        schema=CANDIDATES,
+    )  # fmt: skip
+    rows = ranking_spine(desk(MOVIELENS, plays=mine), made, [made.test], 1000, 0, candidates).to_pylist()
     assert sorted(r["title_id"] for r in rows if r["play"] == 1) == [100, 101, 102]
-    negatives = {r["title_id"] for r in rows if r["play"] == 0}
-    assert negatives
-    assert negatives <= {103, 104, 105, 106}
+    negatives = [(r["event_timestamp"], r["title_id"]) for r in rows if r["play"] == 0]
+    # offered in this period to this user, and never played: 103 to 106 beside each of the three plays
+    assert sorted(negatives) == sorted((within + i * HOUR, t) for i in range(3) for t in range(103, 107))
 
 
 def test_rows_are_chosen_by_a_hash_so_the_same_ones_every_time(desk):
