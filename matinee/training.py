@@ -17,6 +17,7 @@ from feature_repo.declarations import FeatureService
 from feature_repo.training_set import training_set
 from matinee.datasets import (
     CANDIDATES,
+    NEGATIVES,
     Float32,
     Int64,
     entity_matrix,
@@ -138,7 +139,9 @@ def train_ranker_version(
 ) -> ModelVersion:
     """Heads for play, completion and retention on the train periods, tested alone and behind the retriever."""
     service, split = bench.service("ranking"), bench.split
-    inputs = inputs_digest(bench.desk, split, (service,), {**config.model_dump(), "rows": RANKING_ROWS})
+    inputs = inputs_digest(
+        bench.desk, split, (service,), {**config.model_dump(), "rows": RANKING_ROWS, "negatives": NEGATIVES}
+    )
     if kept := trained_already(bench.registry, "ranker", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept
