@@ -7,9 +7,11 @@ import time
 from datetime import datetime, timedelta
 
 from experiments.live import LiveExperiments
+from experiments.reading import load
 from experiments.readout import Readout
 from feature_repo.repository import apply as apply_to_feast
 from matinee.abtest import members, run_sessions
+from matinee.configs import CONFIGS
 from matinee.context import Day, load_world
 from matinee.day import run_day
 from matinee.deployment import build_bento, newest_tag, services_of
@@ -51,38 +53,35 @@ def _experiment(day: Day, stages: Stages) -> Readout:
     """Run the A/B test on the served page once for each Bento and declaration, and read it out."""
     marker = day.workspace.root / "experiment.json"
     with stages.stage("A/B test, simulated") as stage:
-        at = _start(day)
-        wanted = _inputs(day)
         done = json.loads(marker.read_text()) if marker.exists() else {}
-        if done.get("inputs") != wanted:
-            _run(day, at, stage)
-            made = readout(day, EXPERIMENT, at + timedelta(days=1))
-            marker.write_text(json.dumps({"inputs": wanted, "readout": json.loads(made.to_json())}))
-            return made
-        stage.skip("this Bento was tested; its read-out is in the ledger")
-        return Readout.from_json(json.dumps(done["readout"]))
+        wanted = _inputs(day)
+        if done.get("inputs") == wanted:
+            stage.skip("this Bento was tested; its read-out is in the ledger")
+            return Readout.from_json(json.dumps(done["readout"]))
+        at = _start(day)
+        _run(day, at, stage)
+        made = readout(day, EXPERIMENT, at + timedelta(days=1))
+        marker.write_text(json.dumps({"inputs": wanted, "readout": json.loads(made.to_json())}))
+        return made
 
 
 def _inputs(day: Day) -> dict[str, str]:
-    live = LiveExperiments.read(day.workspace.live).named(EXPERIMENT)
+    """What decides the outcome of the test."""
+    declared = load(CONFIGS).experiments[EXPERIMENT]
     return {
         "bento": newest_tag(day, "homepage"),
-        "arms": repr([a.parameters for a in live.arms]),
+        "experiment": declared.model_dump_json(),
         "members": str(MEMBERS),
     }
 
 
 def _start(day: Day) -> datetime:
-    """Make the experiment live with today's champions, restarted where they have changed."""
+    """Make the experiment live with today's champions, on a simulated day that no earlier run has used."""
     live = LiveExperiments.read(day.workspace.live)
-    mine = [entry for entry in live.experiments if entry.name == EXPERIMENT]
-    pinned = {str(arm.parameters["ranker"]) for entry in mine for arm in entry.arms}
-    if mine and pinned == {day.registry.get("ranker@champion").ref}:
-        return mine[0].started_at
-    if mine:
-        stop_experiment(day, EXPERIMENT, by="demo", reason="its ranker is no longer champion")
+    if EXPERIMENT in {entry.name for entry in live.experiments}:
+        stop_experiment(day, EXPERIMENT, by="demo", reason="to be run again on another Bento")
     runs = sum(run.name == EXPERIMENT for run in day.registry.experiments())
-    at = day.as_of + timedelta(days=runs)  # each run on a simulated day of its own
+    at = day.as_of + timedelta(days=runs)
     start_experiment(day, EXPERIMENT, at, by="demo")
     return at
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from experiments.checking import check
 from experiments.config import Experiment, Problem
@@ -68,32 +69,25 @@ def _is_reference(value: object) -> bool:
 
 
 def readout(day: Day, name: str, at: datetime) -> Readout:
-    """Read an experiment out from the exposure log and what came of it, and record the verdict."""
-    experiment = LiveExperiments.read(day.workspace.live).named(name).declaration
-    made = read_out_tables(experiment, exposed(day), outcomes(day), at)
+    """Read an experiment's current run out from the exposure log and what came of it, and record the verdict."""
+    entry = LiveExperiments.read(day.workspace.live).named(name)
+    log = read(day.workspace.exposures)
+    log = log.filter(
+        pc.greater_equal(log["event_timestamp"], pa.scalar(entry.started_at, log["event_timestamp"].type))
+    )
+    made = read_out_tables(entry.declaration, log, outcomes(day, log), at)
     day.registry.record_readout(name, made.model_dump(mode="json"))
     return made
 
 
-def exposed(day: Day) -> pa.Table:
-    """The exposure log, one row for each (request, experiment) a user met."""
-    log = read(day.workspace.exposures)
+def outcomes(day: Day, log: pa.Table) -> pa.Table:
+    """One row a user in an exposure log: what they watched of what they were shown, and whether they renewed since."""
     with day.desk.events() as connection:
         connection.register("log", log)
         return connection.sql("""
-            SELECT DISTINCT request_id, user_id, arm.experiment AS experiment, arm.arm AS arm, event_timestamp
-            FROM (SELECT request_id, user_id, event_timestamp, unnest(arms) AS arm FROM log)""").to_arrow_table()
-
-
-def outcomes(day: Day) -> pa.Table:
-    """One row an exposed user: what they watched from what they were shown, and whether they renewed."""
-    with day.desk.events() as connection:
-        connection.register("log", read(day.workspace.exposures))
-        return connection.sql("""
-            WITH shown AS (SELECT impression_id, user_id, event_timestamp FROM log),
-            first AS (SELECT user_id, min(event_timestamp) AS since FROM shown GROUP BY user_id),
-            watched AS (SELECT s.user_id, count(p.play_id) AS plays, sum(p.watch_minutes) AS watch_minutes
-                        FROM shown s LEFT JOIN plays p USING (impression_id) GROUP BY s.user_id),
+            WITH first AS (SELECT user_id, min(event_timestamp) AS since FROM log GROUP BY user_id),
+            watched AS (SELECT l.user_id, count(p.play_id) AS plays, sum(p.watch_minutes) AS watch_minutes
+                        FROM log l LEFT JOIN plays p USING (impression_id) GROUP BY l.user_id),
             due AS (SELECT f.user_id, count(*) FILTER (status <> 'started') AS renewals_due,
                            count(*) FILTER (status = 'renewed') AS renewals
                     FROM first f JOIN memberships m ON m.user_id = f.user_id AND m.event_timestamp >= f.since
