@@ -52,7 +52,8 @@ def print_timings(timings: Timings) -> None:
         f"{timings.features} features, one thread"
     )
     rows = [[t.stage, f"{t.p50:.2f}", f"{t.p99:.2f}"] for t in timings.stages]
-    print_table(title, ("stage", "p50 ms", "p99 ms"), rows)
+    console.print(title, highlight=False)
+    print_table("", ("stage", "p50 ms", "p99 ms"), rows)
 
 
 def print_readout(readout: Readout) -> None:
