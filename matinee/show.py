@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.tree import Tree
 
-from experiments.estimates import Estimate
-from experiments.readout import Readout
-from matinee.recommending import Timings
 from matinee.session import console, print_pairs, print_table
-from registry.lineage import Lineage
-from serving.answers import Page, ShownTitle
+
+if TYPE_CHECKING:  # a lineage can be shown without torch, a page without tea-tasting
+    from experiments.estimates import Estimate
+    from experiments.readout import Readout
+    from matinee.recommending import Timings
+    from registry.lineage import Lineage
+    from serving.answers import Page, ShownTitle
 
 
 def print_page(page: Page, rows: int | None = None) -> None:

@@ -241,7 +241,7 @@ def test_of_one_batch_the_newest_row_of_a_key_counts_and_of_equals_the_last(ours
     assert found["a"] == [1.0, 4.0]
 
 
-@pytest.mark.parametrize(("age", "found"), [(timedelta(minutes=59), 1.0), (timedelta(minutes=61), None)])
+@pytest.mark.parametrize(("age", "found"), [(timedelta(minutes=30), 1.0), (timedelta(minutes=90), None)])
 def test_a_row_past_its_time_to_live_is_not_found(ours, age, found):
     old = rows(user_id=[1], a=[1.0])
     old["event_timestamp"] -= age
