@@ -13,7 +13,7 @@ from events.importing import load
 from events.lake import Ingest
 from feature_repo.compute import offline_path, plan, run
 from feature_repo.materialize import PROJECT, materialize
-from feature_repo.snapshot import Generation
+from feature_repo.snapshot import Generation, generations
 from matinee.context import Day, world_config
 from matinee.desk import literal
 from matinee.gatekeeping import GateFailed, record_gate
@@ -104,8 +104,12 @@ def publish(day: Day, stage: Stage) -> Generation:
     day.gatekeeper.require(day.as_of)
     declarations = day.workspace.declarations
     files = {t.name: offline_path(day.workspace.offline, t.name, day.as_of) for t in declarations.stored}
+    before = generations(day.workspace.online)
     generation = materialize(declarations, files, day.workspace.online, PROJECT, catalogue(day))
-    stage.note = f"generation {generation.id}"
+    if generation.id in before:
+        stage.skip(f"generation {generation.id} stands")
+    else:
+        stage.note = f"generation {generation.id}"
     return generation
 
 
