@@ -23,7 +23,7 @@ demo: install  ## set up, then run the main job end to end on the built-in world
 	$(BIN)/matinee demo
 
 test: install lint  ## set up, then lint, types, layers and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

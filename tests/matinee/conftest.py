@@ -12,13 +12,6 @@ ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything that shares the one day's workspace runs in one worker."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("a day"))
-
-
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """A small world, in workspaces of this session only."""
