@@ -83,9 +83,13 @@ def test_retention_is_the_first_decision_on_the_membership_after_the_impression(
     assert row["retention"] == label
 
 
-def test_a_decision_not_known_by_as_of_leaves_retention_unknown(desk):
+@pytest.mark.parametrize(("decided", "later"), [
+    pytest.param(AS_OF + HOUR, timedelta(0), id="not yet taken"),
+    pytest.param(AS_OF - HOUR, 2 * HOUR, id="taken, and heard of too late"),
+])  # fmt: skip
+def test_a_decision_not_known_by_as_of_leaves_retention_unknown(desk, decided, later):
     when = AS_OF - timedelta(days=2)
-    decision = at(AS_OF + HOUR, membership_id=1, user_id=1, status="renewed")
+    decision = at(decided, later, membership_id=1, user_id=1, status="renewed")
     (row,) = spine(desk(impressions=[impression(1, when)], memberships=[decision]))
     assert row["retention"] is None
 
