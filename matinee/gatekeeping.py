@@ -23,7 +23,10 @@ class GateFailed(RuntimeError):
 
     def __init__(self, reports: tuple[GateReport, ...]) -> None:
         self.reports = reports
-        super().__init__("\n".join(report.summary for report in reports))
+        lines = [
+            line for report in reports for line in (report.summary, *(f"  {f}" for f in report.findings[:5]))
+        ]
+        super().__init__("\n".join(lines))
 
 
 class NotValidated(RuntimeError):
