@@ -23,7 +23,7 @@ WIDTH = 130
 """Columns where output goes to a file or a pipe; a terminal has its own."""
 
 console = Console(width=None if sys.stdout.isatty() else WIDTH)
-errors = Console(stderr=True)
+errors = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
 
 
 def _sources(incomplete: str) -> list[str]:

@@ -131,6 +131,12 @@ def validate(source: Source = None, as_of: AsOf = None, as_json: AsJson = False)
                 errors.print(f"[red]{report.summary}[/red]")
                 for finding in report.findings:
                     errors.print(f"  {finding}", highlight=False)
+                    rows = "; ".join(
+                        f"row {s.row} ({', '.join(map(str, s.key))}): {'null' if s.value is None else s.value}"
+                        for s in finding.sample
+                    )
+                    if rows:
+                        errors.print(f"    {rows}", highlight=False, markup=False)
             errors.print(f"Data Docs: {day.gatekeeper.docs / 'index.html'}", highlight=False)
             raise typer.Exit(1) from None
     if as_json:
