@@ -7,11 +7,10 @@ import time
 from datetime import datetime, timedelta
 
 from experiments.live import LiveExperiments
-from experiments.reading import load
+from experiments.reading import SHIPPED, load
 from experiments.readout import Readout
 from feature_repo.repository import apply as apply_to_feast
 from matinee.abtest import members, run_sessions
-from matinee.configs import CONFIGS
 from matinee.context import Day, load_world
 from matinee.day import run_day
 from matinee.deployment import build_bento, newest_tag, services_of
@@ -67,7 +66,7 @@ def _experiment(day: Day, stages: Stages) -> Readout:
 
 def _inputs(day: Day) -> dict[str, str]:
     """What decides the outcome of the test."""
-    declared = load(CONFIGS).experiments[EXPERIMENT]
+    declared = load(SHIPPED).experiments[EXPERIMENT]
     return {
         "bento": newest_tag(day, "homepage"),
         "experiment": declared.model_dump_json(),

@@ -11,15 +11,14 @@ import pyarrow.compute as pc
 from experiments.checking import check
 from experiments.config import Experiment, Problem
 from experiments.live import LiveExperiments, start, stop
-from experiments.reading import load
+from experiments.reading import SHIPPED, load
 from experiments.readout import Readout, read_out_tables
-from matinee.configs import CONFIGS
 from matinee.context import Day
 from registry import ArmRecord, ExperimentRecord, RegistryError
 from serving.exposure_table import read
 
 
-def problems(day: Day, folder: Path = CONFIGS) -> tuple[Problem, ...]:
+def problems(day: Day, folder: Path = SHIPPED) -> tuple[Problem, ...]:
     """Everything wrong with a folder of experiments, model references checked against the ledger."""
 
     def known(reference: str) -> bool:
@@ -32,7 +31,7 @@ def problems(day: Day, folder: Path = CONFIGS) -> tuple[Problem, ...]:
     return check(load(folder), known)
 
 
-def start_experiment(day: Day, name: str, at: datetime, by: str, folder: Path = CONFIGS) -> LiveExperiments:
+def start_experiment(day: Day, name: str, at: datetime, by: str, folder: Path = SHIPPED) -> LiveExperiments:
     """Pin an experiment's model references, record it in the ledger, and make it live."""
     declared = load(folder)
     live = start(

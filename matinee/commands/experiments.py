@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from matinee.configs import CONFIGS
+from experiments.reading import SHIPPED
 from matinee.session import AsJson, Source, console, errors, opened, print_json, print_table
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ Folder = Annotated[Path, typer.Option(help="Folder of experiment YAML.")]
 
 
 @app.command()
-def check(folder: Folder = CONFIGS, source: Source = None, as_json: AsJson = False) -> None:
+def check(folder: Folder = SHIPPED, source: Source = None, as_json: AsJson = False) -> None:
     """Validate a folder of experiments; exit code 1 where something is wrong."""
     from matinee import experimenting
 
@@ -36,7 +36,7 @@ def check(folder: Folder = CONFIGS, source: Source = None, as_json: AsJson = Fal
 
 
 @app.command()
-def start(name: str, folder: Folder = CONFIGS, source: Source = None, by: str = "cli") -> None:
+def start(name: str, folder: Folder = SHIPPED, source: Source = None, by: str = "cli") -> None:
     """Pin the model versions of an experiment's arms and make it live."""
     from matinee import experimenting
 
