@@ -21,7 +21,6 @@ from matinee.lineage import events_digest, record_declarations
 from matinee.progress import Stage, Stages
 from matinee.training import train_ranker_version, train_retriever_version
 from matinee.training_artwork import train_artwork_version, train_quality_version
-from models.retrieval import Retriever
 from models.settings import RankerConfig, RetrievalConfig
 from registry import ModelVersion
 from validations.report import GateReport
@@ -137,14 +136,8 @@ def train_retriever(day: Day, stage: Stage) -> ModelVersion:
 def train_ranker(day: Day, stage: Stage, retriever: str = "retriever") -> ModelVersion:
     """Train, test and register the ranker behind a retriever."""
     record_declarations(day.registry, day.workspace.declarations)
-    return train_ranker_version(
-        day.bench, load_retriever(day, retriever), RankerConfig(seed=day.settings.seed), stage
-    )
-
-
-def load_retriever(day: Day, ref: str) -> Retriever:
-    """The retriever the ledger knows by `ref`, its files verified."""
-    return Retriever.load(fetched(day, ref))
+    config = RankerConfig(seed=day.settings.seed)
+    return train_ranker_version(day.bench, fetched(day, retriever), config, stage)
 
 
 def fetched(day: Day, ref: str) -> Path:

@@ -30,6 +30,7 @@ from matinee.desk import Desk
 from matinee.lineage import as_metrics, inputs_digest, service_record, trained_already, training_set_record
 from matinee.periods import Split
 from matinee.progress import Stage
+from models import artifact
 from models.data import RetrievalPeriod
 from models.evaluate import (
     evaluate_popularity,
@@ -98,12 +99,8 @@ def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage)
     metrics = _retrieval_metrics(bench, retriever, test)
     ids, features = entity_matrix(bench.desk, title, split.as_of)
     digest = inputs_digest(bench.desk, split, (user, title), {})
-    bench.registry.record_training_set(
-        training_set_record(bench.desk, split, user, digest, sum(len(p.play_user) for p in train))
-    )
-    version = register(
-        bench, "retriever", retriever.with_titles(ids, features), user, digest, metrics, config, inputs
-    )
+    trained = Trained(user, digest, sum(len(period.play_user) for period in train), config, inputs)
+    version = register(bench, "retriever", retriever.with_titles(ids, features), trained, metrics)
     stage.note = f"{version.ref}: {_against_popularity(metrics, 'recall_at_200')}"
     return version
 
@@ -135,16 +132,16 @@ def popularity_list(bench: Bench, as_of: datetime, size: int = 200) -> Int64:
 
 
 def train_ranker_version(
-    bench: Bench, retriever: Retriever, config: RankerConfig, stage: Stage
+    bench: Bench, retriever_folder: Path, config: RankerConfig, stage: Stage
 ) -> ModelVersion:
     """Heads for play, completion and retention on the train periods, tested alone and behind the retriever."""
     service, split = bench.service("ranking"), bench.split
-    inputs = inputs_digest(
-        bench.desk, split, (service,), {**config.model_dump(), "rows": RANKING_ROWS, "negatives": NEGATIVES}
-    )
+    recipe = {"rows": RANKING_ROWS, "negatives": NEGATIVES, "retriever": artifact.digest(retriever_folder)}
+    inputs = inputs_digest(bench.desk, split, (service,), {**config.model_dump(), **recipe})
     if kept := trained_already(bench.registry, "ranker", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept
+    retriever = Retriever.load(retriever_folder)
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
     valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
@@ -156,10 +153,8 @@ def train_ranker_version(
         *as_metrics(_determined(evaluate_ranking(ranker, valid)), source, "valid"),
         *_two_stage_metrics(bench, retriever, ranker),
     ]
-    bench.registry.record_training_set(
-        training_set_record(bench.desk, split, service, made.digest, len(train))
-    )
-    version = register(bench, "ranker", ranker, service, made.digest, metrics, config, inputs)
+    trained = Trained(service, made.digest, len(train), config, inputs)
+    version = register(bench, "ranker", ranker, trained, metrics)
     stage.note = f"{version.ref}: {_against_popularity(metrics, 'ndcg_at_20')}"
     return version
 
@@ -169,19 +164,24 @@ def retrieved(bench: Bench, retriever: Retriever) -> pa.Table:
     tables = []
     for period in (*bench.split.train, bench.split.valid, bench.split.test):
         data = retrieval_period(bench.desk, period, bench.split.as_of)
-        users = np.unique(data.play_user)
-        lists = retriever.with_titles(data.title_ids, data.title_features).candidates_batch(
-            data.user_features[users], histories_of(data.histories, users), N_CANDIDATES
-        )
-        sizes = [len(one.title_ids) for one in lists]
+        users, titles = _candidate_pairs(retriever, data, np.unique(data.play_user))
         pairs = {
-            "user_id": np.repeat(data.user_ids[users], sizes),
-            "title_id": np.concatenate([one.title_ids for one in lists]) if lists else np.zeros(0, np.int64),
-            "period_start": [period.start] * sum(sizes),
-            "period_end": [period.end] * sum(sizes),
+            "user_id": users,
+            "title_id": titles,
+            "period_start": [period.start] * len(users),
+            "period_end": [period.end] * len(users),
         }
         tables.append(pa.table(pairs, schema=CANDIDATES))
     return pa.concat_tables(tables)
+
+
+def _candidate_pairs(retriever: Retriever, data: RetrievalPeriod, rows: Int64) -> tuple[Int64, Int64]:
+    """(user ids, title ids) of the candidates that the users in `rows` would have had at the period's start."""
+    lists = retriever.with_titles(data.title_ids, data.title_features).candidates_batch(
+        data.user_features[rows], histories_of(data.histories, rows), N_CANDIDATES
+    )
+    titles = np.concatenate([np.zeros(0, np.int64), *(one.title_ids for one in lists)])
+    return np.repeat(data.user_ids[rows], [len(one.title_ids) for one in lists]), titles
 
 
 def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -191,7 +191,7 @@ def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _two_stage_metrics(bench: Bench, retriever: Retriever, ranker: Ranker) -> tuple[Metric, ...]:
-    """nDCG@20 of retrieved and ranked lists, of the retriever's order alone, and of popularity."""
+    """Retrieved and then ranked lists for the same users and titles as popularity's."""
     name = bench.desk.source.name
     test = judged_only(retrieval_period(bench.desk, bench.split.test, bench.split.as_of), JUDGED_USERS)
     rows = _candidate_rows(bench, retriever, test)
@@ -221,12 +221,7 @@ class CandidateRows:
 
 
 def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> CandidateRows:
-    scored = judged(test)
-    found = retriever.with_titles(test.title_ids, test.title_features).candidates_batch(
-        test.user_features[scored.users], histories_of(test.histories, scored.users), N_CANDIDATES
-    )
-    titles = np.concatenate([one.title_ids for one in found])
-    users = np.repeat(test.user_ids[scored.users], [len(one.title_ids) for one in found])
+    users, titles = _candidate_pairs(retriever, test, judged(test).users)
     spine = spine_of(users, titles, test.as_of)
     service = bench.service("ranking")
     made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of], threads=bench.desk.threads)  # fmt: skip
@@ -234,20 +229,35 @@ def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -
     return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
 
 
-def register(bench: Bench, name: str, model: Saveable, service: FeatureService, training_digest: str,
-              metrics: Sequence[Metric], config: BaseModel, inputs: str) -> ModelVersion:  # fmt: skip
-    """Save a model into the ledger with its lineage and its figures."""
+@dataclass(frozen=True)
+class Trained:
+    """What a model was trained on: features, training set with its rows, configuration, digest of all inputs."""
+
+    service: FeatureService
+    training_set: str
+    rows: int
+    config: BaseModel
+    inputs: str
+
+
+def register(
+    bench: Bench, name: str, model: Saveable, trained: Trained, metrics: Sequence[Metric]
+) -> ModelVersion:
+    """Save a model into the ledger with its training set, its lineage and its figures."""
+    bench.registry.record_training_set(
+        training_set_record(bench.desk, bench.split, trained.service, trained.training_set, trained.rows)
+    )
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / name
         model.save(saved)
         files: dict[str, Path | bytes] = {path.name: path for path in sorted(saved.iterdir())}
-        settings = config.model_dump(mode="json")
+        settings = trained.config.model_dump(mode="json")
         return bench.registry.register(VersionDraft(
             name=name, files=files, metrics=metrics, config=settings, seed=settings.get("seed"),
             params={key: value for key, value in settings.items() if isinstance(value, str | float | int)},
-            tags={"source": bench.desk.source.name, "as_of": bench.split.as_of.isoformat(), "inputs": inputs},
-            signature=signature(service).to_json(),
-            training_set=training_digest, service=service_record(service).digest,
+            tags={"source": bench.desk.source.name, "as_of": bench.split.as_of.isoformat(), "inputs": trained.inputs},
+            signature=signature(trained.service).to_json(),
+            training_set=trained.training_set, service=service_record(trained.service).digest,
             source=bench.desk.source.name, created_by="matinee train",
         ))  # fmt: skip
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 from feature_repo.training_set import training_set
 from matinee.datasets import Float32, entity_matrix
 from matinee.desk import Desk, literal
-from matinee.lineage import as_metrics, inputs_digest, trained_already, training_set_record
+from matinee.lineage import as_metrics, inputs_digest, trained_already
 from matinee.periods import Period
 from matinee.progress import Stage
-from matinee.training import Bench, register, signature
+from matinee.training import Bench, Trained, register, signature
+from models import artifact
 from models.artwork_data import ArtworkImages, ArtworkLog
 from models.artwork_evaluate import evaluate_artwork
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
@@ -99,11 +100,10 @@ def train_quality_version(bench: Bench, seed: int, stage: Stage) -> ModelVersion
         artwork_images(bench.desk, bench.split.as_of), log, signature(service), config
     )
     digest = inputs_digest(bench.desk, bench.split, (service,), {})
-    bench.registry.record_training_set(
-        training_set_record(bench.desk, bench.split, service, digest, len(log))
-    )
     metrics = as_metrics(dict(quality.metrics), bench.desk.source.name, "cross-validated")
-    version = register(bench, "creative_quality", quality, service, digest, metrics, config, inputs)
+    version = register(
+        bench, "creative_quality", quality, Trained(service, digest, len(log), config, inputs), metrics
+    )
     stage.note = f"{version.ref}: validity {quality.metrics['validity']:.2f}"
     return version
 
@@ -111,7 +111,8 @@ def train_quality_version(bench: Bench, seed: int, stage: Stage) -> ModelVersion
 def train_artwork_version(bench: Bench, quality: Path, seed: int, stage: Stage) -> ModelVersion:
     """Fit priors and posteriors on the train periods, evaluate off-policy on the test period, register."""
     service, config = bench.service("artwork_context"), ArtworkConfig(seed=seed)
-    inputs = inputs_digest(bench.desk, bench.split, (service, bench.service("artwork_image")), config)
+    recipe = {**config.model_dump(), "quality": artifact.digest(quality)}
+    inputs = inputs_digest(bench.desk, bench.split, (service, bench.service("artwork_image")), recipe)
     if kept := trained_already(bench.registry, "artwork", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept
@@ -121,10 +122,9 @@ def train_artwork_version(bench: Bench, quality: Path, seed: int, stage: Stage) 
         images, log, signature(service), signature(bench.service("artwork_image")), CreativeQuality.load(quality), config
     )  # fmt: skip
     measured = evaluate_artwork(policy, images, artwork_log(bench, [bench.split.test])).metrics
-    bench.registry.record_training_set(
-        training_set_record(bench.desk, bench.split, service, log.digest, len(log))
-    )
     metrics = as_metrics(measured, bench.desk.source.name, "test")
-    version = register(bench, "artwork", policy, service, log.digest, metrics, config, inputs)
+    version = register(
+        bench, "artwork", policy, Trained(service, log.digest, len(log), config, inputs), metrics
+    )
     stage.note = f"{version.ref}: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
     return version
