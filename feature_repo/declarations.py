@@ -126,7 +126,8 @@ class UnknownFeature(LookupError):
 class FeatureTable:
     """Features of one entity that are computed, checked and stored together.
 
-    A `stored=False` table is evaluated at request time from the stored ones.
+    A `stored=False` table is evaluated at request time from the stored ones. Of each entity the online store
+    keeps the `keep` newest rows. A table is fresh while its newest `as_of` is at most `slo_hours` old.
     """
 
     name: str
@@ -136,6 +137,8 @@ class FeatureTable:
     features: tuple[Feature, ...]
     ttl_days: int = 7
     stored: bool = True
+    keep: int = 1
+    slo_hours: float = 30.0
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]

@@ -11,12 +11,12 @@ import typer
 from feature_repo.compute import plan as plan_steps
 from feature_repo.declarations import Declarations, UnknownFeature
 from feature_repo.docs import described, write_site
+from matinee.commands import checks
 from matinee.session import (
     AsJson,
     AsOf,
     Source,
     console,
-    errors,
     opened,
     print_json,
     print_pairs,
@@ -25,6 +25,7 @@ from matinee.session import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Features: list, compute, validate, materialize, document.")
+app.command()(checks.validate)
 
 
 def _listing(declarations: Declarations) -> dict[str, Any]:
@@ -112,37 +113,6 @@ def compute(source: Source = None, as_of: AsOf = None) -> None:
 
     with opened(source, as_of) as day, staged() as stages, stages.stage("compute features") as stage:
         compute_features(day, stage)
-
-
-@app.command()
-def validate(source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:
-    """Put the computed tables through the gate; exit code 1, with findings, where one fails."""
-    from matinee.day import validate as validate_day
-    from matinee.gatekeeping import GateFailed
-
-    with opened(source, as_of) as day:
-        try:
-            with staged() as stages, stages.stage("gate") as stage:
-                reports = validate_day(day, stage, [day.as_of])
-        except GateFailed as failure:
-            if as_json:
-                print_json([report.to_dict() for report in failure.reports])
-            for report in failure.reports:
-                errors.print(f"[red]{report.summary}[/red]")
-                for finding in report.findings:
-                    errors.print(f"  {finding}", highlight=False)
-                    rows = "; ".join(
-                        f"row {s.row} ({', '.join(map(str, s.key))}): {'null' if s.value is None else s.value}"
-                        for s in finding.sample
-                    )
-                    if rows:
-                        errors.print(f"    {rows}", highlight=False, markup=False)
-            errors.print(f"Data Docs: {day.gatekeeper.docs / 'index.html'}", highlight=False)
-            raise typer.Exit(1) from None
-    if as_json:
-        print_json([report.to_dict() for report in reports])
-    else:
-        console.print(f"Data Docs: {day.gatekeeper.docs / 'index.html'}", highlight=False)
 
 
 @app.command()
