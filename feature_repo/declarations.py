@@ -15,6 +15,7 @@ import ibis
 from ibis.expr import types as ir
 
 from feature_repo.arithmetic import Expression, references
+from feature_repo.session import Reading
 from validations.expectations import Between, DType, Expectation, NullShare
 
 COMPUTE_VERSION = 1
@@ -77,7 +78,32 @@ class Derived:
         return f"derived: {self.expression}"
 
 
-Computation = Aggregated | Attribute | Derived
+@dataclass(frozen=True)
+class Kept:
+    """A column of each of the entity's `newest` known events: one row an event, at the event's own time."""
+
+    relation: str
+    column: str
+    newest: int
+
+    def text(self) -> str:
+        """The normalised computation."""
+        return f"{self.relation}: {self.column} of each of the newest {self.newest}"
+
+
+@dataclass(frozen=True)
+class InSession:
+    """What the user's `newest` plays say at the moment of a request: evaluated then, from the plays kept."""
+
+    reading: Reading
+    newest: int
+
+    def text(self) -> str:
+        """The normalised computation."""
+        return f"at request time, of the newest {self.newest} plays: {self.reading}"
+
+
+Computation = Aggregated | Attribute | Derived | Kept | InSession
 
 
 @dataclass(frozen=True)
@@ -128,6 +154,9 @@ class FeatureTable:
 
     A `stored=False` table is evaluated at request time from the stored ones. Of each entity the online store
     keeps the `keep` newest rows. A table is fresh while its newest `as_of` is at most `slo_hours` old.
+
+    Rows of which more than one is kept are events: they stand at their own time, the features in `identified_by`
+    tell an entity's apart, and what is pushed to the Feast source `push_source` is added to them.
     """
 
     name: str
@@ -139,6 +168,8 @@ class FeatureTable:
     stored: bool = True
     keep: int = 1
     slo_hours: float = 30.0
+    identified_by: tuple[str, ...] = ()
+    push_source: str = ""
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
