@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from textwrap import indent
 
 import ibis
 
@@ -14,23 +16,30 @@ from feature_repo.relations import Relations
 from validations.expectations import DType
 
 
-def compile_table(table: FeatureTable, source: Source) -> str:
+def compile_table(table: FeatureTable, source: Source, only: Collection[str] | None = None) -> str:
     """One row an entity known at `as_of`, features in declared order, read from `known_*`.
 
-    Computed in DOUBLE and rounded to the declared type once, in the outermost SELECT.
+    Computed in DOUBLE and rounded to the declared type once, in the outermost SELECT, where each feature's digest
+    stands beside it. With `only`, just these features, from the same values as in the whole.
     """
     if not table.stored:
         raise ValueError(f"feature table {table.name!r} is evaluated at request time: it has no snapshot.")
     if any(feature.dtype is DType.BIGINTS for feature in table.features):
         return _history_sql(table)
-    r = Relations(source)
+    wanted = [feature for feature in table.features if only is None or feature.name in only]
+    read = {feature.name for one in wanted for feature in (one, *one.reads)}
+    part = replace(table, features=tuple(feature for feature in table.features if feature.name in read))
+    return _entity_sql(Relations(source), part, wanted)
+
+
+def _entity_sql(r: Relations, table: FeatureTable, wanted: Iterable[Feature]) -> str:
     parts = {name: features for name, features in _by_relation(table.features).items() if features}
     key = table.entity.join_key
-    aggregated = [
-        f'"{name}_part" AS ({_aggregate_sql(r, name, key, features)})' for name, features in parts.items()
-    ]
-    stored = f'"stored" AS ({_stored_sql(r, table, parts)})'
-    return f"WITH {', '.join([*aggregated, stored])}\nSELECT {key}, {_final_columns(table)}\nFROM stored ORDER BY {key}"
+    named = [(f"{name}_part", _aggregate_sql(r, name, key, features)) for name, features in parts.items()]
+    named.append(("stored", _stored_sql(r, table, parts)))
+    above = ",\n".join(f'"{name}" AS (\n{indent(sql, "  ")}\n)' for name, sql in named)
+    columns = ",\n  ".join([key, *(_final_column(feature) for feature in wanted)])
+    return f"WITH {above}\nSELECT\n  {columns}\nFROM stored\nORDER BY {key}"
 
 
 def _by_relation(features: Iterable[Feature]) -> dict[str, list[Feature]]:
@@ -58,13 +67,10 @@ def _attribute_sql(r: Relations, table: FeatureTable) -> str:
 def _stored_sql(r: Relations, table: FeatureTable, parts: dict[str, list[Feature]]) -> str:
     """Every entity once, with aggregates joined on; nothing counted becomes its declared empty value."""
     key = table.entity.join_key
-    joins = "".join(f' LEFT JOIN "{name}_part" USING ({key})' for name in parts)
-    columns = [
-        _with_empty(feature)
-        for feature in table.features
-        if not isinstance(feature.computation, Derived)
-    ]  # fmt: skip
-    return f"SELECT {key}, {', '.join(columns)} FROM ({_attribute_sql(r, table)}){joins}"
+    joins = "".join(f'\nLEFT JOIN "{name}_part" USING ({key})' for name in parts)
+    stored = (_with_empty(f) for f in table.features if not isinstance(f.computation, Derived))
+    columns = ",\n  ".join([key, *stored])
+    return f"SELECT\n  {columns}\nFROM (\n{indent(_attribute_sql(r, table), '  ')}\n){joins}"
 
 
 def _with_empty(feature: Feature) -> str:
@@ -73,10 +79,8 @@ def _with_empty(feature: Feature) -> str:
     return f'"{feature.name}"'
 
 
-def _final_columns(table: FeatureTable) -> str:
-    return ",\n  ".join(
-        f'CAST({_final(feature)} AS {feature.dtype.value}) AS "{feature.name}"' for feature in table.features
-    )
+def _final_column(feature: Feature) -> str:
+    return f'CAST({_final(feature)} AS {feature.dtype.value}) AS "{feature.name}" /* {feature.digest} */'
 
 
 def _final(feature: Feature) -> str:
@@ -87,22 +91,27 @@ def _final(feature: Feature) -> str:
 
 def _history_sql(table: FeatureTable) -> str:
     """The newest titles of each user's whole history, oldest first."""
-    feature = table.features[0].name
-    return f"""
-        WITH ranked AS (
-            SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC, play_id DESC) AS newest
-            FROM known_history)
-        SELECT user_id, list(title_id ORDER BY newest DESC) AS {feature}
-        FROM ranked WHERE newest <= {HISTORY_LENGTH} GROUP BY user_id ORDER BY user_id"""
+    feature = table.features[0]
+    return f"""\
+WITH ranked AS (
+  SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC, play_id DESC) AS newest
+  FROM known_history
+)
+SELECT
+  user_id,
+  list(title_id ORDER BY newest DESC) AS {feature.name} /* {feature.digest} */
+FROM ranked
+WHERE newest <= {HISTORY_LENGTH}
+GROUP BY user_id
+ORDER BY user_id"""
 
 
 def pair_sql(feature: Feature) -> str:
     """A user × title feature over columns written `table:feature`, rounded to float32 once."""
     if not isinstance(feature.computation, Derived):
         raise TypeError(f"{feature.name!r} is not a user × title feature.")
-    return (
-        f'CAST({to_sql(feature.computation.expression, _qualified)} AS FLOAT) AS "user_title:{feature.name}"'
-    )
+    value = to_sql(feature.computation.expression, _qualified)
+    return f'CAST({value} AS FLOAT) AS "user_title:{feature.name}" /* {feature.digest} */'
 
 
 def _qualified(ref: Ref) -> str:

@@ -110,7 +110,8 @@ Computation = Aggregated | Attribute | Derived | Kept | InSession
 class Feature:
     """One feature: its derived name, its computation, and what a person needs to know to use it.
 
-    `needs` names the event columns without which it does not exist; `over` is its window in days.
+    `needs` names the event columns without which it does not exist; `over` is its window in days. `reads` are
+    the features that its arithmetic reads: it means something else when one of them does.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Feature:
     owner: str = "recommendations"
     entity: str = ""  # set by the table that holds it
     weight: Weight = Weight.HEAVY
+    reads: tuple[Feature, ...] = field(default=(), repr=False)  # set by the table, or the declarations
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():
@@ -133,8 +135,16 @@ class Feature:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the normalised computation, dtype, entity and window (16 hex digits)."""
-        parts = [COMPUTE_VERSION, self.computation.text(), self.dtype.value, self.entity, self.over]
+        """sha256 over the normalised computation, dtype, entity, window and what it reads (16 hex digits)."""
+        parts: list[object] = [
+            COMPUTE_VERSION,
+            self.computation.text(),
+            self.dtype.value,
+            self.entity,
+            self.over,
+        ]
+        if self.reads:
+            parts.append([read.digest for read in self.reads])
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -145,6 +155,15 @@ class UnknownFeature(LookupError):
         near = get_close_matches(reference, list(known), n=1, cutoff=0.5)
         super().__init__(
             f"{where} has no feature {reference!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+
+
+class ReadsArithmetic(ValueError):
+    """A derived feature that reads another of its own table, which is not there yet when it is computed."""
+
+    def __init__(self, feature: str, reads: str) -> None:
+        super().__init__(
+            f"{feature} reads {reads!r}, which is derived too: write its arithmetic out over what it is derived from."
         )
 
 
@@ -176,18 +195,14 @@ class FeatureTable:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"feature table {self.name!r} declares {', '.join(twice[:5])} more than once.")
         mine = tuple(replace(f, entity=self.entity.name, weight=self.weight) for f in self.features)
-        object.__setattr__(self, "features", mine)
         if self.stored:
-            self._refuse_unknown_references(set(names))
+            readable = {(self.name, f.name): f for f in mine}
+            mine = tuple(_reading(self.name, feature, readable) for feature in mine)
+        object.__setattr__(self, "features", mine)
 
-    def _refuse_unknown_references(self, names: set[str]) -> None:
-        for feature in self.features:
-            if isinstance(feature.computation, Derived):
-                for ref in references(feature.computation.expression):
-                    if ref.table != self.name or ref.feature not in names:
-                        raise UnknownFeature(
-                            ref.feature, f"{self.name}:{feature.name}: table {self.name!r}", names
-                        )
+    def linked(self, stored: Mapping[tuple[str, str], Feature]) -> Self:
+        """This table, its features knowing those of other tables that they read, by (table, feature)."""
+        return replace(self, features=tuple(_reading(self.name, f, stored) for f in self.features))
 
     def __getitem__(self, name: str) -> Feature:
         for feature in self.features:
@@ -209,6 +224,25 @@ class FeatureTable:
     def without(self, lacking: Mapping[str, tuple[str, ...]]) -> Self:
         """This table less the features named in `lacking`."""
         return replace(self, features=tuple(f for f in self.features if f.name not in lacking))
+
+
+def _reading(table: str, feature: Feature, readable: Mapping[tuple[str, str], Feature]) -> Feature:
+    """The feature, knowing which others its arithmetic reads.
+
+    Raises:
+        UnknownFeature: it reads what is not there.
+        ReadsArithmetic: it reads what its own table derives in the same pass.
+    """
+    if not isinstance(feature.computation, Derived):
+        return feature
+    refs = references(feature.computation.expression)
+    for ref in refs:
+        if (ref.table, ref.feature) not in readable:
+            known = [name for holder, name in readable if holder == ref.table]
+            raise UnknownFeature(ref.feature, f"{table}:{feature.name}: table {ref.table!r}", known)
+        if ref.table == table and isinstance(readable[table, ref.feature].computation, Derived):
+            raise ReadsArithmetic(f"{table}:{feature.name}", ref.feature)
+    return replace(feature, reads=tuple(readable[ref.table, ref.feature] for ref in refs))
 
 
 @dataclass(frozen=True)
@@ -238,6 +272,14 @@ class Declarations:
     tables: tuple[FeatureTable, ...]
     services: tuple[FeatureService, ...]
     unavailable: tuple[tuple[str, Feature, tuple[str, ...]], ...]  # table, feature, what is lacking
+
+    def __post_init__(self) -> None:
+        """Let request-time features know what they read, here where all tables meet."""
+        stored = {(t.name, f.name): f for t in self.tables if t.stored for f in t.features}
+        tables = {t.name: t if t.stored else t.linked(stored) for t in self.tables}
+        services = (replace(s, tables=tuple(tables.get(t.name, t) for t in s.tables)) for s in self.services)
+        object.__setattr__(self, "tables", tuple(tables.values()))
+        object.__setattr__(self, "services", tuple(services))
 
     def table(self, name: str) -> FeatureTable:
         """The table of that name."""
