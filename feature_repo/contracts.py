@@ -7,16 +7,19 @@ from validations.expectations import Between, ColumnContract, DType, TableContra
 
 
 def contract(table: FeatureTable) -> TableContract:
-    """Key, timestamps and every feature with what is expected of it; the table's digest goes along."""
+    """Key, timestamps and every feature with what is expected of it; the digests go along.
+
+    An entity has one row, or several where rows are events, which `identified_by` tells apart.
+    """
     columns = (
         ColumnContract(table.entity.join_key, DType.BIGINT, (KNOWN,)),
         ColumnContract("event_timestamp", DType.TIMESTAMP, (KNOWN,)),
         ColumnContract("created_timestamp", DType.TIMESTAMP, (KNOWN,)),
-        *(ColumnContract(f.name, f.dtype, f.expect) for f in table.features),
+        *(ColumnContract(f.name, f.dtype, f.expect, f.digest) for f in table.features),
     )
     return TableContract(
         table=table.name,
-        key=(table.entity.join_key,),
+        key=(table.entity.join_key, *(table.identified_by if table.keep > 1 else ())),
         columns=columns,
         not_after=("event_timestamp", "created_timestamp"),
         row_count=Between(low=1),

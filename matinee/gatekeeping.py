@@ -13,6 +13,7 @@ from feature_repo.compute import offline_path
 from feature_repo.contracts import contract
 from feature_repo.declarations import Declarations, FeatureTable
 from registry import GateRecord, Registry
+from validations.contracts import contract_digest
 from validations.gate import check
 from validations.history import GateHistory
 from validations.report import GateReport
@@ -82,7 +83,7 @@ class Gatekeeper:
 
     def _fingerprint(self, table: FeatureTable, path: Path) -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
-        return f"{content[:32]}/{table.digest}"
+        return f"{content[:32]}/{contract_digest(contract(table))[:32]}"
 
     def _passed(self) -> dict[str, str]:
         path = self.folder / "passed.json"

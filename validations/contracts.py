@@ -63,12 +63,13 @@ def _column_to_dict(column: ColumnContract) -> dict[str, Any]:
         "name": column.name,
         "dtype": column.dtype.value,
         "expectations": [_expectation_to_dict(expectation) for expectation in column.expectations],
+        "digest": column.digest,
     }
 
 
 def _column_from_dict(values: Mapping[str, Any]) -> ColumnContract:
     expectations = tuple(_expectation_from_dict(expectation) for expectation in values["expectations"])
-    return ColumnContract(values["name"], DType(values["dtype"]), expectations)
+    return ColumnContract(values["name"], DType(values["dtype"]), expectations, values["digest"])
 
 
 def _expectation_to_dict(expectation: Expectation) -> dict[str, Any]:

@@ -86,11 +86,12 @@ def _fits(expectation: Expectation, dtype: DType) -> bool:
 
 @dataclass(frozen=True)
 class ColumnContract:
-    """One column: its type and what is expected of it."""
+    """One column: its type and what is expected of it; `digest` names the computation it comes from, if any."""
 
     name: str
     dtype: DType
     expectations: tuple[Expectation, ...] = ()
+    digest: str = ""
 
     def __post_init__(self) -> None:
         for expectation in self.expectations:
