@@ -6,6 +6,7 @@ packed place and documentation follow.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from events.schema import THEME_COLUMNS
@@ -320,8 +321,13 @@ def declare(source: Source) -> Declarations:
     ]
     gone = {(table, feature.name): missing for table, feature, missing in lacking}
     tables = [t.without({f.name: gone[t.name, f.name] for f in t.features if (t.name, f.name) in gone}) for t in (*whole, pairs)]  # fmt: skip
-    kept = tuple(table for table in tables if table.features)
+    kept = tuple(_lasting(table, source) for table in tables if table.features)
     return Declarations(source.name, kept, _services({t.name: t for t in kept}), tuple(lacking))
+
+
+def _lasting(table: FeatureTable, source: Source) -> FeatureTable:
+    """The table with a time to live that reaches the end of the label period its snapshot is for."""
+    return replace(table, ttl_days=max(table.ttl_days, source.period.days))
 
 
 def _services(tables: dict[str, FeatureTable]) -> tuple[FeatureService, ...]:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from feature_repo.arithmetic import references
 from feature_repo.compile import pair_sql
-from feature_repo.compute import offline_path, recorded_digest
-from feature_repo.declarations import Declarations, Derived, FeatureService, FeatureTable
+from feature_repo.compute import offline_path
+from feature_repo.content import digest_of
+from feature_repo.declarations import Declarations, Derived, Feature, FeatureService, FeatureTable
+from feature_repo.point_in_time import History, engine, fetch, files_seen, find, quoted
+from validations.expectations import DType
+
+Float32 = NDArray[np.float32]
+
+MOMENT = "event_timestamp"
+"""The spine's column with the time of each label, and a computed table's with its `as_of`."""
+
+_ROWS = 16_384  # joined or computed at a time
+_NUMBERS = {DType.FLOAT, DType.DOUBLE, DType.BIGINT, DType.BOOLEAN}
 
 
 class NoSnapshot(LookupError):
@@ -31,6 +43,13 @@ class NoSnapshot(LookupError):
         )
 
 
+class NotForTraining(TypeError):
+    """A feature that has no place in a float32 matrix, or no computation for the past."""
+
+    def __init__(self, table: str, feature: Feature, reason: str) -> None:
+        super().__init__(f"{table}:{feature.name} cannot be in a training set: {reason}.")
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """Labels and features row by row, in the order of the spine.
@@ -39,7 +58,7 @@ class TrainingSet:
     """
 
     spine: pa.Table
-    features: NDArray[np.float32]
+    features: Float32
     names: tuple[str, ...]
     digests: tuple[str, ...]
     digest: str
@@ -47,12 +66,15 @@ class TrainingSet:
 
 def training_set(spine: pa.Table, service: FeatureService, declarations: Declarations, folder: Path,
                  as_ofs: Sequence[datetime], *, threads: int = 2) -> TrainingSet:  # fmt: skip
-    """Join each row of `spine` to the newest snapshot at or before its `event_timestamp`.
+    """Join each row of `spine` to its entities' newest rows at or before its `event_timestamp`.
 
-    A snapshot holds what was known strictly before its `as_of`, so no feature is younger than its label.
+    A snapshot holds what was known strictly before its `as_of`, so no feature is younger than its label. An
+    entity that the newest snapshot lacks is looked up in older ones, as far back as its table's time to live;
+    beyond that, and where it never was, its features are NaN. The same rows as Feast's `get_historical_features`.
 
     Args:
-        spine: label rows with the entities' join keys and `event_timestamp` (UTC); other columns ride along.
+        spine: label rows with the entities' join keys and `event_timestamp` (without a zone it is UTC); other
+            columns ride along.
         service: the features wanted; user × title ones are computed in SQL from the joined row.
         declarations: where the service's tables are declared.
         folder: the offline folder `feature_repo.compute` wrote to.
@@ -61,37 +83,74 @@ def training_set(spine: pa.Table, service: FeatureService, declarations: Declara
 
     Raises:
         NoSnapshot: a label is older than every snapshot.
+        NotForTraining: a feature is no number, or is known at request time only.
+        SpineLacks: a table's join key is no column of `spine`.
     """
     moments = sorted(as_ofs)
-    with duckdb.connect(config={"threads": threads}) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("spine_rows", spine.append_column("row_id", pa.array(np.arange(len(spine)))))
-        connection.execute(_matched(moments))
-        _refuse_labels_without_snapshot(connection, service, moments)
-        sql = _joined(service, declarations, folder, moments)
-        return _collect(connection, sql, spine, service, _digest(spine, service, folder, moments))
+    _refuse_features(service)
+    _refuse_labels_without_snapshot(spine, service, moments)
+    matrix = _Matrix.blank(len(spine), service, declarations)
+    with engine(threads) as connection:
+        used: list[Path] = []
+        for table in matrix.stored:
+            history = _history(table, folder, moments, spine)
+            used += _join(connection, spine, history, table.names, matrix.blocks[table.name])
+        for table in service.tables:
+            if not table.stored:
+                _cross(connection, table, matrix)
+    digest = digest_of(spine, service.digests, folder, used)
+    return TrainingSet(spine, matrix.wanted, tuple(service.digests), tuple(service.digests.values()), digest)
 
 
-def _matched(moments: Sequence[datetime]) -> str:
-    """The spine with the `as_of` each row may see: an ASOF join on the narrow key, before any wide row."""
-    values = ", ".join(f"(TIMESTAMPTZ '{m.astimezone(UTC).isoformat(sep=' ')}')" for m in moments)
-    known = (
-        f"(VALUES {values}) snapshot(as_of)"
-        if moments
-        else "(SELECT NULL::TIMESTAMPTZ AS as_of LIMIT 0) snapshot"
-    )
-    return f"""
-        CREATE TEMP TABLE matched AS
-        SELECT s.*, snapshot.as_of FROM spine_rows s ASOF LEFT JOIN {known} ON s.event_timestamp >= snapshot.as_of"""
+@dataclass(frozen=True)
+class _Matrix:
+    """What is being filled: the service's features, and beside them what only its user × title features read."""
+
+    wanted: Float32  # (N, F) in model order
+    blocks: Mapping[str, Float32]  # table → its columns, (N, its F), those of the service within `wanted`
+    stored: tuple[FeatureTable, ...]
+
+    @classmethod
+    def blank(cls, rows: int, service: FeatureService, declarations: Declarations) -> _Matrix:
+        wanted = np.full((rows, len(service.digests)), np.nan, dtype=np.float32)
+        ends = list(accumulate(len(table.features) for table in service.tables))
+        blocks = {
+            table.name: wanted[:, end - len(table.features) : end]
+            for table, end in zip(service.tables, ends, strict=True)
+        }
+        stored = _sources(service, declarations)
+        for table in stored:
+            if table.name not in blocks:
+                blocks[table.name] = np.full((rows, len(table.names)), np.nan, dtype=np.float32)
+        return cls(wanted, blocks, stored)
+
+    def columns(self, read: Collection[str]) -> dict[str, Float32]:
+        """`table:feature` → (N,), of the stored features that are `read`."""
+        named = ((t, name, i) for t in self.stored for i, name in enumerate(t.names))
+        return {f"{t.name}:{n}": self.blocks[t.name][:, i] for t, n, i in named if f"{t.name}:{n}" in read}
 
 
-def _refuse_labels_without_snapshot(connection: duckdb.DuckDBPyConnection, service: FeatureService,
-                                    moments: Sequence[datetime]) -> None:  # fmt: skip
-    ((oldest,),) = connection.execute(
-        "SELECT min(event_timestamp) FROM matched WHERE as_of IS NULL"
-    ).fetchall()
-    if oldest is not None:
+def _refuse_features(service: FeatureService) -> None:
+    for table in service.tables:
+        for feature in table.features:
+            if feature.dtype not in _NUMBERS:
+                raise NotForTraining(table.name, feature, f"its values are {feature.dtype.value}, no numbers")
+            if not table.stored and not isinstance(feature.computation, Derived):
+                raise NotForTraining(table.name, feature, "it is known at request time only")
+
+
+def _refuse_labels_without_snapshot(
+    spine: pa.Table, service: FeatureService, moments: Sequence[datetime]
+) -> None:
+    """A label before all snapshots would teach that nothing is ever known; so far back none was computed."""
+    oldest = _instant(pc.min(spine[MOMENT]))
+    if oldest is not None and (not moments or oldest < moments[0]):
         raise NoSnapshot(service.tables[0].name, oldest, moments[0] if moments else None)
+
+
+def _instant(moment: pa.Scalar) -> datetime | None:
+    found: datetime | None = moment.cast(pa.timestamp("us", moment.type.tz or "UTC"), safe=False).as_py()
+    return found
 
 
 def _sources(service: FeatureService, declarations: Declarations) -> tuple[FeatureTable, ...]:
@@ -102,57 +161,71 @@ def _sources(service: FeatureService, declarations: Declarations) -> tuple[Featu
     return tuple(table for table in declarations.stored if table.name in named)
 
 
-def _joined(
-    service: FeatureService, declarations: Declarations, folder: Path, moments: Sequence[datetime]
-) -> str:
-    columns, joins = [], []
-    for table in _sources(service, declarations):
-        files = ", ".join(f"'{offline_path(folder, table.name, m)}'" for m in moments)
-        key = table.entity.join_key
-        joins.append(
-            f'LEFT JOIN read_parquet([{files}]) "{table.name}" '
-            f'ON "{table.name}".{key} = m.{key} AND "{table.name}".event_timestamp = m.as_of'
-        )
-        columns += [f'"{table.name}"."{name}" AS "{table.name}:{name}"' for name in table.names]
-    wanted = [
-        f'"{table.name}:{name}"' if table.stored else pair_sql(table[name])
-        for table in service.tables for name in table.names
+def _history(table: FeatureTable, folder: Path, moments: Sequence[datetime], spine: pa.Table) -> History:
+    """The table's snapshots that some label may see."""
+    lifetime = timedelta(days=table.ttl_days) or None
+    ends = pc.min_max(spine[MOMENT])
+    oldest, newest = _instant(ends["min"]), _instant(ends["max"])
+    seen = [
+        moment for moment in moments
+        if oldest and newest and moment <= newest and (lifetime is None or moment >= oldest - lifetime)
     ]  # fmt: skip
-    return f"""
-        WITH stored AS (SELECT m.row_id, {", ".join(columns)} FROM matched m {" ".join(joins)})
-        SELECT row_id, {", ".join(wanted)} FROM stored"""
+    return History(
+        name=table.name,
+        files=tuple(offline_path(folder, table.name, moment) for moment in seen),
+        keys=((table.entity.join_key, table.entity.join_key),),
+        event="event_timestamp",
+        created="created_timestamp",
+        lifetime=lifetime,
+    )
 
 
-def _collect(connection: duckdb.DuckDBPyConnection, sql: str, spine: pa.Table, service: FeatureService,
-             digest: str) -> TrainingSet:  # fmt: skip
-    """Stream the joined rows into one matrix, each at its place in the spine."""
-    names = tuple(service.digests)
-    features = np.full((len(spine), len(names)), np.nan, dtype=np.float32)
-    for batch in connection.sql(sql).to_arrow_reader(16_384):
-        rows = batch.column(0).to_numpy()
-        block = np.empty((len(rows), len(names)), dtype=np.float32)
-        for i in range(len(names)):
-            block[:, i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
-        features[rows] = block
-    return TrainingSet(spine, features, names, tuple(service.digests.values()), digest)
+def _join(connection: duckdb.DuckDBPyConnection, spine: pa.Table, history: History, names: Sequence[str],
+          block: Float32) -> list[Path]:  # fmt: skip
+    """Write the rows that labels see to their places in `block`; the files they came from."""
+    if not history.files:
+        return []
+    seen = find(connection, spine, MOMENT, history)
+    columns = [f"CAST({quoted(name)} AS FLOAT)" for name in names]
+    for rows, values in _batches(fetch(connection, seen, history, columns, rows=_ROWS)):
+        block[rows] = values
+    return [history.files[i] for i in files_seen(connection, seen)]
 
 
-def _digest(spine: pa.Table, service: FeatureService, folder: Path, moments: Sequence[datetime]) -> str:
-    """sha256 over the spine's content, the features in order, and the digest of every snapshot used."""
-    found = hashlib.sha256()
-    for column in spine.columns:
-        for chunk in column.chunks:
-            for buffer in chunk.buffers():
-                found.update(buffer or b"")
-    found.update(repr(list(service.digests.items())).encode())
-    for moment in moments:
-        for table in service.tables:
-            if table.stored:
-                found.update(repr(recorded_digest(offline_path(folder, table.name, moment))).encode())
-    return found.hexdigest()[:16]
+def _batches(batches: pa.RecordBatchReader) -> Iterator[tuple[NDArray[np.int64], Float32]]:
+    """Each batch as (row ids, float32 (n, columns) with NaN for null)."""
+    for batch in batches:
+        values = np.empty((len(batch), batch.num_columns - 1), dtype=np.float32)
+        for i in range(values.shape[1]):
+            values[:, i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
+        yield batch.column(0).to_numpy(), values
 
 
-def snapshot_matrix(path: Path, table: FeatureTable) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _cross(connection: duckdb.DuckDBPyConnection, table: FeatureTable, matrix: _Matrix) -> None:
+    """Arithmetic over stored features, in SQL over the rows joined so far."""
+    computations = [f.computation for f in table.features]
+    read = {str(r) for c in computations if isinstance(c, Derived) for r in references(c.expression)}
+    connection.register("joined", _as_arrow(matrix.columns(read)))
+    sql = f"SELECT row_id, {', '.join(pair_sql(feature) for feature in table.features)} FROM joined"
+    for rows, values in _batches(connection.sql(sql).to_arrow_reader(_ROWS)):
+        matrix.blocks[table.name][rows] = values
+    connection.unregister("joined")
+
+
+def _as_arrow(columns: Mapping[str, Float32]) -> pa.RecordBatchReader:
+    """Columns with NaN as null, and `row_id`, a batch at a time."""
+    schema = pa.schema([("row_id", pa.int64()), *((name, pa.float32()) for name in columns)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(next(iter(columns.values()))), _ROWS):
+            part = [pa.array(column[start : start + _ROWS], from_pandas=True) for column in columns.values()]
+            row_id = pa.array(np.arange(start, start + len(part[0])))
+            yield pa.record_batch([row_id, *part], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def snapshot_matrix(path: Path, table: FeatureTable) -> tuple[NDArray[np.int64], Float32]:
     """A computed table as (entity ids ascending, float32 (n, F) with NaN for null)."""
     with duckdb.connect(config={"threads": 1}) as connection:
         rows = connection.sql(

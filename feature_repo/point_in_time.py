@@ -1,0 +1,220 @@
+"""Which row of a feature table each label may see, found on narrow columns; only then are wide rows read.
+
+Of the rows of its entity, a label at t sees the newest by (event, created) among those that had happened by t,
+were known by t, and had not outlived their table. Of rows equal in both, the one written last counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+PLACE = "place of the row"
+"""The column that says where a row lies: file × 2⁴⁰ + row of that file."""
+
+_FILE = 1 << 40
+_OWN = ("file_index", "file_row_number")  # what DuckDB calls them; a column of that name would hide them
+
+
+class SpineLacks(LookupError):
+    """The labels have no column that a table is joined on."""
+
+    def __init__(self, column: str, needed_by: str, has: Sequence[str]) -> None:
+        super().__init__(f"{needed_by} is joined on {column!r}, but the spine has only: {', '.join(has)}.")
+
+
+class ColumnMissing(LookupError):
+    """A file lacks a column, or has one whose name DuckDB keeps for itself."""
+
+    def __init__(self, what: str, files: Sequence[Path]) -> None:
+        super().__init__(f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: {what}.")
+
+
+@dataclass(frozen=True)
+class History:
+    """The rows of one feature table through time, in Parquet files whose order counts.
+
+    `keys` are pairs of a spine's column and this table's. Without `created` rows are known when they happen; a
+    null one is never known. Without `lifetime` rows do not expire; with it they live until event + lifetime, that
+    moment included.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    keys: tuple[tuple[str, str], ...]
+    event: str
+    created: str | None
+    lifetime: timedelta | None
+
+    @property
+    def relation(self) -> str:
+        """SQL of all its rows and columns, and `PLACE`."""
+        return read_places(self.files, range(len(self.files)))
+
+
+@contextmanager
+def engine(threads: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that reads times without a zone as UTC and keeps the order of files."""
+    with duckdb.connect(config={} if threads is None else {"threads": threads}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+
+
+def read_places(files: Sequence[Path], numbers: Sequence[int]) -> str:
+    """SQL that reads `files`, which are those of these `numbers`, with the `PLACE` of each row."""
+    listed = ", ".join(_text(str(path)) for path in files)
+    number = f"list_extract({list(numbers)}, CAST(file_index AS BIGINT) + 1)"
+    return f'(SELECT {number} * {_FILE} + file_row_number AS "{PLACE}", * FROM read_parquet([{listed}]))'
+
+
+def columns_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> dict[str, str]:
+    """Column → DuckDB's name of its type.
+
+    Raises:
+        ColumnMissing: a column has a name that would hide where rows lie.
+    """
+    listed = ", ".join(_text(str(path)) for path in files)
+    found = connection.sql(f"DESCRIBE FROM read_parquet([{listed}])").fetchall()
+    types = {name: kind for name, kind, *_ in found}
+    for taken in _OWN:
+        if taken in types:
+            raise ColumnMissing(f"a column may not be named {taken!r}, as DuckDB numbers rows by it", files)
+    return types
+
+
+def find(connection: duckdb.DuckDBPyConnection, spine: pa.Table, moment: str, history: History, *,
+         known_only: bool = True) -> str:  # fmt: skip
+    """Make a table of `row_id`, `place` and `event` for the rows of `spine` that see a row of `history`.
+
+    Args:
+        connection: where the table is made; it lives as long.
+        spine: labels; those with a null key or moment see nothing.
+        moment: the column with the time of each label, an instant; without a zone it is UTC.
+        history: what is looked at.
+        known_only: leave out rows whose `created` is later than the label, or null.
+
+    Returns:
+        The name of that table, to be read by `fetch`.
+
+    Raises:
+        SpineLacks: a column to join on is not there.
+        ColumnMissing: a file lacks a key or a time.
+    """
+    types = columns_of(connection, history.files)
+    _refuse_missing(history, types, spine)
+    created = history.created if known_only else None
+    times = [types[column] for column in (history.event, history.created) if column]
+    fine = any("NS" in kind for kind in times) or str(spine[moment].type).startswith("timestamp[ns")
+    labels = {f"k{i}": spine[ours] for i, (ours, _) in enumerate(history.keys)}
+    labels |= {"row_id": pa.array(np.arange(len(spine))), "moment": spine[moment]}
+    connection.register("labels", pa.table(labels))
+    name = f'"seen {history.name}"'
+    clock = _Clock(nanoseconds=fine)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_seen(history, created, clock)}")
+    connection.unregister("labels")
+    return name
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, seen: str, history: History, columns: Sequence[str], *,
+          rows: int = 16_384) -> pa.RecordBatchReader:  # fmt: skip
+    """Batches of `row_id` and the `columns` (SQL over the history's) of the rows found, in any order."""
+    used = files_seen(connection, seen)
+    if not used:
+        nothing = f"SELECT CAST(0 AS BIGINT) AS row_id, {', '.join(columns)} FROM {history.relation} LIMIT 0"
+        return connection.sql(nothing).to_arrow_reader(rows)
+    relation = read_places([history.files[i] for i in used], used)
+    wide = f'SELECT seen.row_id, {", ".join(columns)} FROM {relation} h JOIN {seen} seen ON h."{PLACE}" = seen.place'
+    return connection.sql(wide).to_arrow_reader(rows)
+
+
+def files_seen(connection: duckdb.DuckDBPyConnection, seen: str) -> list[int]:
+    """Which of a history's files hold a row that is seen, ascending."""
+    found = connection.sql(f"SELECT DISTINCT place // {_FILE} AS file FROM {seen} ORDER BY file").fetchall()
+    return [file for (file,) in found]
+
+
+def newest(history: History, types: dict[str, str], *, start: str, end: str) -> str:
+    """SQL of the `place` of each entity's newest row in [start, end], instants as SQL literals."""
+    clock = _Clock(nanoseconds=any("NS" in types[c] for c in (history.event, history.created) if c))
+    keys = ", ".join(quoted(theirs) for _, theirs in history.keys) or "NULL"
+    created = f", {clock.read(history.created)} DESC NULLS LAST" if history.created else ""
+    event = clock.read(history.event)
+    return f"""
+        SELECT "{PLACE}" AS place FROM {history.relation}
+        WHERE {event} BETWEEN {clock.of(start)} AND {clock.of(end)}
+        QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {event} DESC{created}, "{PLACE}" DESC) = 1"""
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Times as whole numbers, µs or, where some column is finer, ns since 1970: what orders and joins them fast."""
+
+    nanoseconds: bool
+
+    def of(self, instant: str) -> str:
+        if self.nanoseconds:
+            return f"epoch_ns(CAST({instant} AS TIMESTAMP_NS))"
+        return f"epoch_us(CAST({instant} AS TIMESTAMPTZ))"
+
+    def read(self, column: str) -> str:
+        return self.of(quoted(column))
+
+    def ticks(self, span: timedelta) -> int:
+        return span // timedelta(microseconds=1) * (1000 if self.nanoseconds else 1)
+
+
+def _refuse_missing(history: History, types: dict[str, str], spine: pa.Table) -> None:
+    for ours, theirs in history.keys:
+        if ours not in spine.column_names:
+            raise SpineLacks(ours, history.name, spine.column_names)
+        if theirs not in types:
+            raise ColumnMissing(f"no column {theirs!r} to join on", history.files)
+    for column in (history.event, history.created):
+        if column and column not in types:
+            raise ColumnMissing(f"no column {column!r} that says when a row is from", history.files)
+
+
+def _seen(history: History, created: str | None, clock: _Clock) -> str:
+    """The join: an ASOF on the moment a row became known, over rows that were news when they did.
+
+    A row that became known when a newer one of its entity already was can never be the newest, nor inside its
+    lifetime when that one is not. What is left is in the order of both times at once.
+    """
+    keys = [quoted(theirs) for _, theirs in history.keys]
+    group = f"PARTITION BY {', '.join(f'k{i}' for i in range(len(keys)))} " if keys else ""
+    read = "".join(f"{key} AS k{i}, " for i, key in enumerate(keys))
+    event = clock.read(history.event)
+    learned = clock.read(history.created) if history.created else "NULL"
+    known = f"greatest(event, {'learned' if created else 'event'})"
+    equal = "".join(f"l.k{i} = n.k{i} AND " for i in range(len(keys)))
+    alive = f" WHERE n.event >= l.moment - {clock.ticks(history.lifetime)}" if history.lifetime else ""
+    return f"""
+        WITH happened AS (
+            SELECT {read}{event} AS event, {learned} AS learned, "{PLACE}" AS place FROM {history.relation}),
+        ranked AS (
+            SELECT *, {known} AS known,
+              row_number() OVER ({group}ORDER BY event, learned NULLS FIRST, place) AS rank
+            FROM happened WHERE event IS NOT NULL{" AND learned IS NOT NULL" if created else ""}),
+        news AS (
+            SELECT * FROM ranked
+            WINDOW known_first AS ({group}ORDER BY known, rank)
+            QUALIFY rank = max(rank) OVER known_first AND lead(known) OVER known_first IS DISTINCT FROM known)
+        SELECT l.row_id, n.place, n.event
+        FROM (SELECT * REPLACE ({clock.of("moment")} AS moment) FROM labels) l
+        ASOF JOIN news n ON {equal}l.moment >= n.known{alive}"""
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
