@@ -248,7 +248,7 @@ def _membership(r: Relations) -> list[Feature]:
     return [
         Feature("renewal_count", Aggregated("memberships", m.count(where=m.status == "renewed"), 0.0),
                 "renewals so far", "renewals", (KNOWN, NON_NEGATIVE), needs),
-        Feature("days_to_period_end", Aggregated("memberships", m.days_to_end.argmin(m.days_ago)),
+        Feature("days_to_period_end", Aggregated("memberships", m.days_to_end.max(where=m.newest == 1)),
                 "days left of the paid period", "days", (Between(-1e5, 1e5),), needs),
     ]  # fmt: skip
 

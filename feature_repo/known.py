@@ -212,6 +212,8 @@ def _memberships(moment: str) -> str:
     age = f"(epoch_us({moment}) - epoch_us(event_timestamp))"
     return f"""
         SELECT user_id, ({age} + {_DAY - 1}) // {_DAY} AS days_ago, status,
+               row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC, created_timestamp DESC,
+                                  membership_id DESC) AS newest,
                {_exact(f"(epoch_us(period_end) - epoch_us({moment})) / {_DAY}.0")} AS days_to_end
         FROM memberships WHERE {_known(moment)}"""
 

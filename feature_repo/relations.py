@@ -142,8 +142,8 @@ class Relations:
 
     @cached_property
     def memberships(self) -> ir.Table:
-        """One row a start, renewal or cancellation."""
-        columns = {"user_id": "int64", "days_ago": "int64", "status": "string", "days_to_end": "float64"}
+        """One row a start, renewal or cancellation, a user's `newest` 1."""
+        columns = {"user_id": "int64", "days_ago": "int64", "newest": "int64", "status": "string", "days_to_end": "float64"}  # fmt: skip
         return ibis.table(columns, name="known_memberships")
 
     def named(self, relation: str) -> ir.Table:
