@@ -25,7 +25,7 @@ def plain(value):
     return value if value is None or isinstance(value, list) else float(np.float32(value))
 
 
-@pytest.mark.parametrize("seed", (0, 1, 102))
+@pytest.mark.parametrize("seed", [0, 1, 102])
 @pytest.mark.parametrize("source", SOURCES.values(), ids=lambda source: source.name)
 def test_every_stored_feature_agrees_with_going_through_the_events_one_by_one(warehouse, source, seed):
     events = RandomEvents(source, seed)
