@@ -2,24 +2,38 @@
 
     batch_engine: {type: feature_repo.engine.DuckDBEngine}
 
-Feast's local engine turns every value into a protobuf on the way. This one hands the offline store's Arrow table
-over as it is, and leaves to the local engine whatever that does not fit.
+Feast's local engine turns every value into a protobuf on the way, loses the rows of all Arrow chunks but the first, and
+cannot materialize a view without entities. This one hands the offline store's columns over whole; what it leaves to
+the local engine (transformations, aggregations, validation, writing back offline) goes there in batches, so that
+no row is lost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from feast import FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.dag.context import ExecutionContext
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.type_map import python_values_to_proto_values
 from feast.types import Int64
 
-from feature_repo.online_store import DuckDBOnlineStore, layout_for
-from feature_repo.record import Kind
+from feature_repo.materialize import entity_keys
+from feature_repo.online_store import DuckDBOnlineStore
+from feature_repo.values import MOMENT, layout_for, payload_of_columns, single_id
+
+BATCH_ROWS = 10_000
+"""Rows that the local engine writes at once, where the settings do not say."""
 
 
 class DuckDBEngineConfig(LocalComputeEngineConfig):  # type: ignore[misc] # feast ships no types
@@ -29,7 +43,17 @@ class DuckDBEngineConfig(LocalComputeEngineConfig):  # type: ignore[misc] # feas
 
 
 class DuckDBEngine(LocalComputeEngine):  # type: ignore[misc] # feast ships no types
-    """Materializes plain views of one INT64 key as Arrow, all others as the local engine does."""
+    """Materializes plain views as Arrow, all others as the local engine does."""
+
+    def get_execution_context(self, registry: BaseRegistry, task: Any) -> ExecutionContext:
+        """Feast's own, with batches: without them it writes the first chunk of rows only."""
+        context = super().get_execution_context(registry, task)
+        settings = context.repo_config.materialization_config
+        if settings.online_write_batch_size is None:
+            batched = settings.model_copy(update={"online_write_batch_size": BATCH_ROWS})
+            config = context.repo_config.model_copy(update={"materialization_config": batched})
+            context.repo_config = config
+        return context
 
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
@@ -37,20 +61,30 @@ class DuckDBEngine(LocalComputeEngine):  # type: ignore[misc] # feast ships no t
         view = task.feature_view
         if not (isinstance(self.online_store, DuckDBOnlineStore) and stays_arrow(view)):
             return super()._materialize_one(registry, task, **kwargs)
-        source, join_key = view.batch_source, view.entity_columns[0].name
-        rows: pa.Table = self.offline_store.pull_latest_from_table_or_query(
+        rows = record_rows(view, self._pulled(task))
+        if rows.num_rows:
+            self.online_store.write_arrow(self.repo_config, view, rows)
+        job_id = f"{view.name}-{task.start_time}-{task.end_time}"
+        return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
+
+    def _pulled(self, task: MaterializationTask) -> pa.Table:
+        """The newest offline row of each key between the task's moments, under the names of the view."""
+        view, source = task.feature_view, task.feature_view.batch_source
+        raw = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
+        pulled = self.offline_store.pull_latest_from_table_or_query(
             config=self.repo_config,
             data_source=source,
-            join_key_columns=[join_key],
-            feature_name_columns=[field.name for field in view.features],
-            timestamp_field=source.timestamp_field,
-            created_timestamp_column=source.created_timestamp_column,
+            join_key_columns=[raw.get(name, name) for name in join_keys(view)],
+            feature_name_columns=[raw.get(field.name, field.name) for field in view.features],
+            timestamp_field=raw.get(source.timestamp_field, source.timestamp_field),
+            created_timestamp_column=raw.get(
+                source.created_timestamp_column, source.created_timestamp_column
+            ),
             start_date=task.start_time,
             end_date=task.end_time,
         ).to_arrow()
-        self.online_store.write_arrow(self.repo_config, view, join_key, _with_moments(rows, view))
-        job_id = f"{view.name}-{task.start_time}-{task.end_time}"
-        return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
+        mapping = source.field_mapping or {}
+        return pulled.rename_columns([mapping.get(name, name) for name in pulled.column_names])
 
 
 def stays_arrow(view: FeatureView) -> bool:
@@ -58,21 +92,55 @@ def stays_arrow(view: FeatureView) -> bool:
     return (
         type(view) is FeatureView
         and bool(view.batch_source)
-        and not view.batch_source.field_mapping
-        and [column.dtype for column in view.entity_columns] == [Int64]
         and view.online
         and not view.offline
         and not view.enable_validation
-        and Kind.PROTO not in layout_for(view).kinds
+        and bool(view.features)
     )
 
 
-def _with_moments(rows: pa.Table, view: FeatureView) -> pa.Table:
-    """The two timestamps under the names the record gives them; without a created one it is unknown."""
-    source = view.batch_source
+def join_keys(view: FeatureView) -> list[str]:
+    """The columns of the view's key; none for a view without entities."""
+    return [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
+
+
+def record_rows(view: FeatureView, columns: pa.Table) -> pa.Table:
+    """Offline columns under the names of the view, as `record.upsert` takes them."""
+    source, layout = view.batch_source, layout_for(view)
     created = source.created_timestamp_column
-    unknown = pa.nulls(rows.num_rows, pa.timestamp("us", "UTC"))
-    columns = {name: rows[name] for name in rows.column_names}
-    columns["event_timestamp"] = rows[source.timestamp_field]
-    columns["created_timestamp"] = rows[created] if created else unknown
-    return pa.table(columns)
+    unknown = pa.nulls(columns.num_rows, MOMENT)
+    return pa.table({
+        **_keys(view, columns),
+        "event_timestamp": columns[source.timestamp_field].cast(MOMENT),
+        "created_timestamp": columns[created].cast(MOMENT) if created else unknown,
+        **payload_of_columns(view, layout, columns),
+    })  # fmt: skip
+
+
+def _keys(view: FeatureView, columns: pa.Table) -> dict[str, pa.Array]:
+    names = join_keys(view)
+    if [column.dtype for column in view.entity_columns] == [Int64]:
+        ids = np.asarray(columns[names[0]].to_numpy(), dtype=np.int64)
+        return {"entity_key": entity_keys(names[0], ids), "entity_id": pa.array(ids)}
+    keys = _entity_keys(view, columns)
+    serialised = [serialize_entity_key(key, 3) for key in keys]
+    return {
+        "entity_key": pa.array(serialised, pa.binary()),
+        "entity_id": pa.array([single_id(key) for key in keys], pa.int64()),
+    }
+
+
+def _entity_keys(view: FeatureView, columns: pa.Table) -> Sequence[EntityKey]:
+    if not join_keys(view):
+        nobody = EntityKey(
+            join_keys=[DUMMY_ENTITY_ID], entity_values=[ValueProto(string_val=DUMMY_ENTITY_VAL)]
+        )
+        return [nobody] * columns.num_rows
+    names = [column.name for column in view.entity_columns]
+    values = [
+        python_values_to_proto_values(
+            columns[column.name].combine_chunks().to_numpy(zero_copy_only=False), column.dtype.to_value_type()
+        )
+        for column in view.entity_columns
+    ]
+    return [EntityKey(join_keys=names, entity_values=key) for key in zip(*values, strict=True)]

@@ -21,7 +21,8 @@ from feast.repo_config import RepoConfig
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from feature_repo.materialize import entity_keys
-from feature_repo.online_store import DuckDBOnlineStore, ViewNotApplied, WrongValueType
+from feature_repo.online_store import DuckDBOnlineStore, ViewNotApplied
+from feature_repo.values import WrongValueType
 from feature_repo.record import RecordBusy, View, layout_of, opened, views
 
 pytestmark = [

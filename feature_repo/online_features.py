@@ -1,0 +1,276 @@
+"""`get_online_features` in columns: Feast resolves the request, we read the record and answer without a protobuf a cell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureView, OnDemandFeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.type_map import python_values_to_proto_values
+from feast.value_type import ValueType
+from numpy.typing import NDArray
+
+from feature_repo.feast_seam import (
+    Asked,
+    count_read,
+    entity_keys_of,
+    key_columns,
+    metrics_wanted,
+    parts_of,
+    transformed_by_feast,
+    value_types,
+)
+from feature_repo.held import ABSENT, Held, Keys
+from feature_repo.materialize import entity_keys
+from feature_repo.online_response import Cells, Column, ColumnarResponse, Floats, Protos, Rows
+from feature_repo.record import Kind
+
+Int64 = NDArray[np.int64]
+KEY_VERSION = 3
+"""Of Feast's entity keys; the only one that it still writes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an answer is read from: the rows of a view's keys, and since when its rows are live."""
+
+    read: Callable[[FeatureView, Keys], Held]
+    oldest_live: Callable[[FeatureView, Held], datetime | None]
+
+
+def answer(source: Source, request: Asked, *, full_feature_names: bool, versions: bool) -> ColumnarResponse:
+    """The answer to a request that Feast has resolved."""
+    began = time.monotonic()
+    columns: list[Column] = _given(request)
+    read = [_of_view(source, request, table, names, full_feature_names) for table, names in request.views]
+    columns += [column for part in read for column in part]
+    if metrics_wanted():
+        count_read(time.monotonic() - began, _statuses(request, read))
+    types = value_types(request)
+    if request.on_demand:
+        columns = _with_on_demand(columns, request, types, full_feature_names=full_feature_names)
+    wanted = [c for c in columns if c.name in request.wanted and c.name != DUMMY_ENTITY_ID]
+    return ColumnarResponse(wanted, types, _versions(request) if versions else {})
+
+
+def keys_of(request: Asked, table: FeatureView) -> Keys:
+    """The view's key in each row of a request.
+
+    Raises:
+        KeyError: no join key of the view was given.
+    """
+    ids = _ids(request, table)
+    if ids is not None:
+        name, numbers = ids
+        return Keys(numbers, lambda: entity_keys(name, numbers).to_pylist())
+    serialised = [serialize_entity_key(key, KEY_VERSION) for key in entity_keys_of(request, table)]
+    return Keys(None, lambda: serialised)
+
+
+def _ids(request: Asked, table: FeatureView) -> tuple[str, Int64] | None:
+    """The join key and its values, of a view whose one key is given as INT64."""
+    columns = key_columns(request, table)
+    if len(columns) != 1 or len(table.entity_columns) != 1:
+        return None
+    name, values = next(iter(columns.items()))
+    if not values or any(value.WhichOneof("val") != "int64_val" for value in values):
+        return None
+    return name, np.array([value.int64_val for value in values], dtype=np.int64)
+
+
+def _given(request: Asked) -> list[Column]:
+    names = request.given.metadata.feature_names.val
+    return [Column(n, Protos(vector.values)) for n, vector in zip(names, request.given.results, strict=True)]
+
+
+def _of_view(
+    source: Source, request: Asked, table: FeatureView, names: Sequence[str], full_feature_names: bool
+) -> list[Column]:
+    keys = keys_of(request, table)
+    held = source.read(table, keys)
+    places = held.find(keys)
+    rows = _rows(held, places, source.oldest_live(table, held))
+    prefix = f"{table.projection.name_to_use()}__" if full_feature_names else ""
+    if held.layout.packed:
+        return _packed_columns(held, places, rows, names, prefix)
+    return [_cells(held, places, rows, name, prefix) for name in names]
+
+
+def _rows(held: Held, places: Int64, oldest: datetime | None) -> Rows:
+    found = places != ABSENT
+    moments = np.zeros(len(places), dtype=np.int64)
+    moments[found] = held.moments[places[found]]
+    expired = np.zeros(len(places), dtype=np.bool_)
+    if oldest is not None:
+        expired = found & (moments < pa.scalar(oldest, pa.timestamp("us", "UTC")).value)
+    return Rows(found, expired, moments)
+
+
+def _packed_columns(held: Held, places: Int64, rows: Rows, names: Sequence[str], prefix: str) -> list[Column]:
+    values, known = held.floats
+    shape = (len(held.layout.features), len(places))
+    columns, is_known = np.empty(shape, dtype=np.float32), np.zeros(shape, dtype=np.bool_)
+    live = places[rows.live]
+    columns[:, rows.live], is_known[:, rows.live] = values[live].T, known[live].T
+    return [
+        _unheld(prefix + name, rows)
+        if (place := held.places.get(name)) is None
+        else Column(prefix + name, Floats(columns[place], is_known[place]), rows)
+        for name in names
+    ]
+
+
+def _cells(held: Held, places: Int64, rows: Rows, name: str, prefix: str) -> Column:
+    place = held.places.get(name)
+    if place is None:
+        return _unheld(prefix + name, rows)
+    cells = held.rows[f"f:{name}"].take(pa.array(places, mask=~rows.live)).combine_chunks()
+    kind = held.layout.kinds[place]
+    if kind is not Kind.FLOAT:
+        return Column(prefix + name, Cells(kind, cells), rows)
+    return Column(prefix + name, Floats(cells.to_numpy(zero_copy_only=False), _is_known(cells)), rows)
+
+
+def _is_known(cells: pa.Array) -> NDArray[np.bool_]:
+    return np.asarray(cells.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def _unheld(name: str, rows: Rows) -> Column:
+    return Column(name, Protos([ValueProto()] * len(rows.found)), rows, unheld=True)
+
+
+def _statuses(request: Asked, read: Sequence[Sequence[Column]]) -> list[tuple[str, int, int]]:
+    told = []
+    for (table, _), columns in zip(request.views, read, strict=True):
+        present = sum(int(c.rows.live.sum()) for c in columns if c.rows is not None and not c.unheld)
+        told.append((table.name, present, sum(map(len, columns)) - present))
+    return told
+
+
+def _versions(request: Asked) -> dict[str, int]:
+    """View → version of its definition, 0 where it has none."""
+    return {
+        table.projection.name_alias or table.projection.name: getattr(table, "current_version_number", 0) or 0
+        for table, _ in reversed(request.views)
+    }
+
+
+def _with_on_demand(
+    columns: list[Column], request: Asked, types: dict[str, ValueType], *, full_feature_names: bool
+) -> list[Column]:
+    """The columns and those of on-demand views; where we do not know how, all by Feast's own doing."""
+    if metrics_wanted() or not all(_is_plain(view) for view in request.on_demand):
+        proto = ColumnarResponse(columns, types, {}).proto
+        transformed_by_feast(proto, request, types, full_feature_names=full_feature_names)
+        names, vectors = proto.metadata.feature_names.val, proto.results
+        made = zip(names[len(columns) :], vectors[len(columns) :], strict=True)
+        return columns + [Column(name, Protos(vector.values)) for name, vector in made]
+    inputs = _Inputs(columns, types)
+    by_name = {_name(view): view for view in request.on_demand}
+    for name in dict.fromkeys(view for view, _ in map(parts_of, request.references) if view in by_name):
+        view = by_name[name]
+        if not view.write_to_online_store:
+            inputs.columns += _transformed(view, name, inputs, request, full_feature_names=full_feature_names)
+    return inputs.columns
+
+
+def _is_plain(view: OnDemandFeatureView) -> bool:
+    return view.write_to_online_store or (not view.aggregations and view.mode in {"python", "pandas"})
+
+
+class _Inputs:
+    """What on-demand views are given, in the form of their mode: told once, from the columns there are by then."""
+
+    def __init__(self, columns: list[Column], types: dict[str, ValueType]) -> None:
+        self.columns, self._types = columns, types
+        self._lists: dict[str, list[Any]] | None = None
+        self._table: pa.Table | None = None
+
+    def lists(self) -> dict[str, list[Any]]:
+        if self._lists is None:
+            self._lists = ColumnarResponse(self.columns, self._types, {}).to_dict()
+        return self._lists
+
+    def table(self) -> pa.Table:
+        if self._table is None:
+            self._table = ColumnarResponse(self.columns, self._types, {}).to_arrow()
+        return self._table
+
+
+def _transformed(
+    view: OnDemandFeatureView, name: str, inputs: _Inputs, request: Asked, *, full_feature_names: bool
+) -> list[Column]:
+    hidden = _hidden(view, request)
+    if view.mode == "python":
+        made = view.transform_dict({n: v for n, v in inputs.lists().items() if n not in hidden})
+        names = list(made)
+    else:
+        table = inputs.table()
+        made = view.transform_arrow(
+            table.select([n for n in table.column_names if n not in hidden]), full_feature_names
+        )
+        names = made.column_names
+    wanted = _wanted(view, name, request, full_feature_names=full_feature_names)
+    types = {field.name: field.dtype.to_value_type() for field in view.schema}
+    return [_made(n, made[n], types.get(n, ValueType.UNKNOWN)) for n in names if n in wanted]
+
+
+def _wanted(view: OnDemandFeatureView, name: str, request: Asked, *, full_feature_names: bool) -> set[str]:
+    prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
+    return {prefix + feature for of, feature in map(parts_of, request.references) if of == name}
+
+
+def _name(view: OnDemandFeatureView) -> str:
+    alias = view.projection.name_alias if view.projection else None
+    return str(alias or view.name)
+
+
+def _hidden(view: OnDemandFeatureView, request: Asked) -> set[str]:
+    """Columns of views that this one does not declare: Feast keeps them from its function."""
+    declared = {projection.name for projection in view.source_feature_view_projections.values()}
+    on_demand = {_name(other) for other in request.on_demand}
+    hidden = {p for p in map(parts_of, request.references) if p[0] not in on_demand | declared}
+    hidden |= {
+        (projection.name, feature.name)
+        for other in request.on_demand
+        for projection in other.source_feature_view_projections.values()
+        if projection.name not in declared
+        for feature in projection.features
+    }
+    return {name for of, feature in hidden for name in (feature, f"{of}__{feature}")}
+
+
+def _made(name: str, values: Any, value_type: ValueType) -> Column:
+    """A column that a function made, as Feast converts it; of floats without a protobuf each."""
+    floats = _floats(values, value_type)
+    if floats is not None:
+        return Column(name, Floats(floats, ~np.isnan(floats)))
+    if isinstance(values, pa.ChunkedArray):
+        values = values.to_numpy()
+    listed = values if isinstance(values, list | np.ndarray) else [values]
+    protos: list[ValueProto] = python_values_to_proto_values(listed, value_type)
+    return Column(name, Protos(protos))
+
+
+def _floats(values: Any, value_type: ValueType) -> NDArray[Any] | None:
+    """(n,) as Feast would keep them, NaN where null, if it would keep them as floats."""
+    if value_type not in {ValueType.FLOAT, ValueType.DOUBLE, ValueType.UNKNOWN}:
+        return None
+    if isinstance(values, pa.ChunkedArray):
+        if values.type != pa.float64():
+            return None
+        found = np.asarray(values.to_numpy(), dtype=np.float64)
+    elif isinstance(values, list) and set(map(type, values)) <= {float, type(None)}:
+        found = np.array(values, dtype=np.float64)
+    else:
+        return None
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32) if value_type is ValueType.FLOAT else found
