@@ -4,29 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from feature_repo import deltas, snapshot
 from feature_repo.arithmetic import to_data
 from feature_repo.declarations import Declarations, Derived, FeatureTable
+from feature_repo.overlay import integers, recent_of
 from feature_repo.packed import columns_to_matrix, pack, unpack
-from feature_repo.record import Kind, Layout, View, ensure, layout_of, newest, opened, rows_since, upsert
-from feature_repo.snapshot import Contents, Described, Generation, Lists, Pairs, Service, Vectors, publish
+from feature_repo.record import (
+    Kind,
+    Layout,
+    Shape,
+    View,
+    ensure,
+    layout_of,
+    mark_computed,
+    newest,
+    newest_write,
+    opened,
+    rows_since,
+    upsert,
+)
+from feature_repo.snapshot import (
+    Contents,
+    Described,
+    Generation,
+    Lists,
+    Pairs,
+    Recents,
+    Service,
+    Vectors,
+    publish_made,
+)
 from validations.expectations import DType
 
 RECORD = "online.duckdb"
 """The record's file, under the online root."""
 
-PROJECT = "matinee"
-"""The Feast project, as `feature_store.yaml` names it: what is materialized under it plain Feast finds."""
+PROJECT = snapshot.PROJECT
+"""The Feast project: what is materialized under it plain Feast finds."""
 
 LOCK_WAIT_S = 30.0
-_KINDS = {DType.FLOAT: Kind.FLOAT, DType.BIGINTS: Kind.BIGINTS}
+_KINDS = {DType.FLOAT: Kind.FLOAT, DType.BIGINT: Kind.BIGINT, DType.BIGINTS: Kind.BIGINTS}
 
 
 class NotMaterialized(LookupError):
@@ -34,6 +61,17 @@ class NotMaterialized(LookupError):
 
     def __init__(self, table: str, record: Path) -> None:
         super().__init__(f"feature table {table!r} has no rows in {record}: materialize it first.")
+
+
+class NotServable(TypeError):
+    """A table of a shape that no snapshot holds."""
+
+    def __init__(self, table: str, layout: Layout) -> None:
+        kinds = ", ".join(sorted({kind.value for kind in layout.kinds}))
+        super().__init__(
+            f"feature table {table!r} keeps {layout.keep} rows of {kinds}. A snapshot holds one row of FLOAT features, one"
+            " row of a single BIGINT[] feature, or several rows of BIGINT features."
+        )
 
 
 class MissingTable(LookupError):
@@ -68,7 +106,7 @@ def materialize(
     for table in declarations.stored:
         if table.name not in offline:
             raise MissingTable(table.name, offline)
-    with opened(online_root / RECORD, LOCK_WAIT_S) as connection:
+    with opened(online_root / RECORD, LOCK_WAIT_S, bulk=True) as connection:
         for table in declarations.stored:
             rows = pq.read_table(offline[table.name], partitioning=None)
             take_in(
@@ -80,8 +118,14 @@ def materialize(
 def take_in(
     connection: duckdb.DuckDBPyConnection, view: View, layout: Layout, join_key: str, rows: pa.Table
 ) -> None:
-    """Upsert a computed table: the join key (INT64), event_timestamp, created_timestamp and the features."""
+    """Upsert a computed table: the join key (INT64), event_timestamp, created_timestamp and the features.
+
+    Its newest event_timestamp is the moment it was computed for.
+    """
     ensure(connection, view, layout)
+    if not rows.num_rows:
+        return
+    mark_computed(connection, view, pc.max(rows["event_timestamp"]).as_py())
     ids = np.asarray(rows[join_key].to_numpy(), dtype=np.int64)
     upsert(connection, view, pa.table({
         "entity_key": entity_keys(join_key, ids),
@@ -97,36 +141,51 @@ def publish_record(
 ) -> Generation:
     """Publish a snapshot of what the record holds, less the rows past their table's time to live.
 
-    The age of a row is counted from the newest row of all, which is also the snapshot's `as_of`.
+    The age of a row is counted from the snapshot's `as_of`, the newest moment that a table which keeps one row was
+    computed for. Rows that were pushed since are in it and do not move it. What is written while the snapshot is made
+    is in the delta log that readers lay over it.
 
     Raises:
         NotMaterialized: a table has no rows yet.
+        NotServable: a snapshot cannot hold a table.
     """
-    record = online_root / RECORD
+    deltas.start(online_root)
+    return publish_made(
+        online_root, lambda: _contents(declarations, online_root / RECORD, project, catalogue)
+    )
+
+
+def _contents(declarations: Declarations, record: Path, project: str, catalogue: pa.Table) -> Contents:
+    tables: dict[Shape, list[FeatureTable]] = {shape: [] for shape in Shape}
+    for table in declarations.stored:
+        tables[_shape(table)].append(table)
     with opened(record, LOCK_WAIT_S) as connection:
         moments = {t.name: _newest(connection, View(project, t.name), t, record) for t in declarations.stored}
-        as_of = max(moments.values())
-        vectors = tuple(_vectors(connection, project, t, as_of) for t in declarations.stored if _is_packed(t))
-        lists = tuple(_lists(connection, project, t, as_of) for t in declarations.stored if not _is_packed(t))
+        as_of = max(moments[table.name] for table in declarations.stored if table.keep == 1)
+        read = partial(_read, connection, project, as_of)
+        vectors = tuple(_vectors(table, read(table)) for table in tables[Shape.VECTORS])
+        lists = tuple(_lists(table, read(table)) for table in tables[Shape.LISTS])
+        recents = tuple(_recents(table, read(table)) for table in tables[Shape.RECENT])
+        sequence = newest_write(connection)
     pairs = tuple(_pairs(table) for table in declarations.tables if not table.stored)
     services = tuple(
         Service(s.name, tuple(t.name for t in s.tables), s.description) for s in declarations.services
     )
-    return publish(
-        online_root, Contents(declarations.source, as_of, vectors, lists, pairs, services, catalogue)
+    return Contents(
+        declarations.source, as_of, vectors, lists, pairs, services, catalogue, recents, project, sequence
     )
 
 
 def described(table: FeatureTable) -> Described:
     """What a snapshot says of a table."""
     digests = tuple(feature.digest for feature in table.features)
-    return Described(table.name, table.entity.name, table.names, digests, table.ttl_days)
+    return Described(table.name, table.entity.name, table.names, digests, table.ttl_days, table.keep)
 
 
 def layout_of_table(table: FeatureTable) -> Layout:
     """How the record keeps a declared table."""
     kinds = tuple(_KINDS.get(feature.dtype, Kind.PROTO) for feature in table.features)
-    return Layout(table.names, kinds, tuple(feature.digest for feature in table.features))
+    return Layout(table.names, kinds, tuple(feature.digest for feature in table.features), table.keep)
 
 
 def entity_keys(join_key: str, ids: NDArray[np.int64]) -> pa.Array:
@@ -148,8 +207,11 @@ _MOMENT = pa.timestamp("us", "UTC")
 _STRING, _INT64 = 2, 4  # feast.protos.feast.types.Value_pb2.ValueType
 
 
-def _is_packed(table: FeatureTable) -> bool:
-    return layout_of_table(table).packed
+def _shape(table: FeatureTable) -> Shape:
+    layout = layout_of_table(table)
+    if layout.shape is None:
+        raise NotServable(table.name, layout)
+    return layout.shape
 
 
 def _payload(layout: Layout, rows: pa.Table) -> dict[str, pa.Array]:
@@ -171,23 +233,24 @@ def _pairs(table: FeatureTable) -> Pairs:
     return Pairs(described(table), expressions)
 
 
-def _since(table: FeatureTable, as_of: datetime) -> datetime:
-    return as_of - timedelta(days=table.ttl_days)
+def _read(
+    connection: duckdb.DuckDBPyConnection, project: str, as_of: datetime, table: FeatureTable
+) -> pa.Table:
+    """The rows of a table that are within their time to live."""
+    return rows_since(connection, View(project, table.name), as_of - timedelta(days=table.ttl_days))
 
 
-def _vectors(
-    connection: duckdb.DuckDBPyConnection, project: str, table: FeatureTable, as_of: datetime
-) -> Vectors:
-    rows = rows_since(connection, View(project, table.name), _since(table, as_of))
-    return Vectors(described(table), _ids(rows), *unpack(rows["vector"]))
+def _vectors(table: FeatureTable, rows: pa.Table) -> Vectors:
+    moments = integers(rows["event_timestamp"])
+    return Vectors(described(table), integers(rows["entity_id"]), *unpack(rows["vector"]), moments)
 
 
-def _lists(
-    connection: duckdb.DuckDBPyConnection, project: str, table: FeatureTable, as_of: datetime
-) -> Lists:
-    rows = rows_since(connection, View(project, table.name), _since(table, as_of))
-    return Lists(described(table), _ids(rows), rows[f"f:{table.names[0]}"].combine_chunks())
+def _lists(table: FeatureTable, rows: pa.Table) -> Lists:
+    items, moments = rows[f"f:{table.names[0]}"].combine_chunks(), integers(rows["event_timestamp"])
+    return Lists(described(table), integers(rows["entity_id"]), items, moments)
 
 
-def _ids(rows: pa.Table) -> NDArray[np.int64]:
-    return np.asarray(rows["entity_id"].to_numpy(), dtype=np.int64)
+def _recents(table: FeatureTable, rows: pa.Table) -> Recents:
+    kept = recent_of(rows, table.names)
+    columns = tuple(kept.columns.values())
+    return Recents(described(table), integers(rows["entity_id"]), kept.moments, kept.created, columns)

@@ -1,38 +1,55 @@
 """Reading the online store: entity ids in, one float32 matrix out, in the order the model was trained on.
 
-A reader maps one published generation into memory. It never opens the DuckDB record, and imports neither
-DuckDB nor Ibis nor Feast: the manifest says all it needs.
+A reader maps one published generation into memory and lays over it what the delta log says was written since. It
+never opens the DuckDB record, and imports neither DuckDB nor Ibis nor Feast: the manifest says all it needs.
+
+In every matrix NaN stands for null and for nothing else: the gate lets no other NaN through.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from feature_repo.arithmetic import Ref, from_data
+from feature_repo.deltas import DamagedDeltas, Entry, Place, follow
 from feature_repo.mapped import (
     Catalogue,
     Float32,
     Int64,
     ListTable,
+    Recent,
+    RecentTable,
     VectorTable,
     map_catalogue,
     map_lists,
+    map_recents,
     map_vectors,
-    rows_of,
 )
+from feature_repo.overlay import StoredTable, fits, laid_over
 from feature_repo.pairing import Pairing, compile_pairing
-from feature_repo.snapshot import CorruptSnapshot, Generation, current, generations, verified
+from feature_repo.snapshot import (
+    CorruptSnapshot,
+    Generation,
+    Pointer,
+    covered,
+    generations,
+    pointer,
+    verified,
+)
 
 logger = logging.getLogger(__name__)
 
 USER, TITLE = "user", "title"
+HISTORY, PLAYS = "user_history", "recent_plays"
 _ATTEMPTS = 5
 
 
@@ -76,31 +93,78 @@ Table = VectorTable | _PairTable
 
 @dataclass(frozen=True)
 class View:
-    """One generation, mapped and immutable. Everything a request reads should come from one view."""
+    """One generation, mapped, with the writes up to `place` over it; immutable.
+
+    Everything a request reads should come from one view. `waiting` counts, by table, rows that came in bulk and are
+    served from the next generation on.
+    """
 
     generation: str
+    pointed: Pointer
     as_of: datetime
     source: str
+    project: str
     tables: Mapping[str, Table]
     lists: Mapping[str, ListTable]
+    recents: Mapping[str, RecentTable]
     services: Mapping[str, tuple[str, ...]]
     catalogue: Catalogue
+    place: Place
+    waiting: Mapping[str, int]
 
     @classmethod
-    def of(cls, generation: Generation) -> View:
-        """Map a verified generation."""
-        entries = {entry["name"]: entry for entry in generation.manifest["tables"]}
-        tables: dict[str, Table] = {
-            name: map_vectors(generation.folder, entry)
-            for name, entry in entries.items()
-            if entry["kind"] == "vectors"
+    def of(cls, generation: Generation, sequence: int) -> View:
+        """Map a verified generation, which holds the writes up to `sequence`."""
+        manifest = generation.manifest
+        entries = {entry["name"]: entry for entry in manifest["tables"]}
+        of_kind = {
+            kind: {n: e for n, e in entries.items() if e["kind"] == kind}
+            for kind in ("vectors", "lists", "recent", "pairs")
         }
-        vectors = {name: table for name, table in tables.items() if isinstance(table, VectorTable)}
-        pairs = {n: _compile(e, vectors) for n, e in entries.items() if e["kind"] == "pairs"}
-        lists = {n: map_lists(generation.folder, e) for n, e in entries.items() if e["kind"] == "lists"}
-        services = {s["name"]: tuple(s["tables"]) for s in generation.manifest["services"]}
-        source, catalogue = str(generation.manifest["source"]), map_catalogue(generation)
-        return cls(generation.id, generation.as_of, source, tables | pairs, lists, services, catalogue)
+        vectors = {name: map_vectors(generation, entry) for name, entry in of_kind["vectors"].items()}
+        return cls(
+            generation=generation.id,
+            pointed=Pointer(generation.id, sequence),
+            as_of=generation.as_of,
+            source=str(manifest["source"]),
+            project=str(manifest["project"]),
+            tables=vectors | {name: _compile(entry, vectors) for name, entry in of_kind["pairs"].items()},
+            lists={name: map_lists(generation, entry) for name, entry in of_kind["lists"].items()},
+            recents={name: map_recents(generation, entry) for name, entry in of_kind["recent"].items()},
+            services={s["name"]: tuple(s["tables"]) for s in manifest["services"]},
+            catalogue=map_catalogue(generation),
+            place=Place(sequence),
+            waiting={},
+        )
+
+    @property
+    def stored(self) -> Mapping[str, StoredTable]:
+        """The tables that have rows."""
+        vectors = {name: table for name, table in self.tables.items() if isinstance(table, VectorTable)}
+        return {**vectors, **self.lists, **self.recents}
+
+    def under(self, entries: Sequence[Entry], place: Place) -> View:
+        """This view with later writes over it. Rows of other tables, or of other features, are not in it."""
+        stored = self.stored
+        rows: dict[str, list[pa.Table]] = {}
+        waiting = dict(self.waiting)
+        for part in (part for entry in entries for part in entry.parts):
+            project, _, name = part.view.partition("/")
+            if project != self.project or name not in stored or not fits(stored[name], part.meaning):
+                continue
+            if part.rows.num_rows:
+                rows.setdefault(name, []).append(part.rows)
+            if part.held_back:
+                waiting[name] = waiting.get(name, 0) + part.held_back
+        fresh = {name: laid_over(stored[name], parts) for name, parts in rows.items()}
+        return replace(
+            self,
+            tables={**self.tables, **{n: t for n, t in fresh.items() if isinstance(t, VectorTable)}},
+            lists={**self.lists, **{n: t for n, t in fresh.items() if isinstance(t, ListTable)}},
+            recents={**self.recents, **{n: t for n, t in fresh.items() if isinstance(t, RecentTable)}},
+            place=place,
+            waiting=waiting,
+        )
 
     def tables_of(self, service: str) -> list[Table]:
         """The tables of a service, in model order."""
@@ -116,8 +180,9 @@ class View:
             raise WrongEntity(service, entities, "matrix()")
         return np.concatenate([t.gather(ids) for t in tables if isinstance(t, VectorTable)], axis=1)
 
-    def matrix(self, service: str, user_id: int, title_ids: Int64) -> Float32:
-        """(n, F) of one user and n titles, user × title features included, in model order."""
+    def matrix(self, service: str, user_id: int, title_ids: Int64, at: datetime | None = None) -> Float32:
+        """(n, F) of one user and n titles, user × title features included, in model order, as at `at`."""
+        del at  # no feature of this view depends on the moment of the request
         gathered = _Gathered(self.tables, np.array([user_id], dtype=np.int64), title_ids)
         tables = self.tables_of(service)
         out = np.empty((len(title_ids), sum(len(table.features) for table in tables)), dtype=np.float32)
@@ -157,13 +222,13 @@ class _Gathered:
 
 
 class OnlineReader:
-    """Reads of the current generation; a newer one is taken up by `refresh`, in one step.
+    """Reads of the current generation and what was written since; `refresh` takes up newer ones, in one step.
 
     Each call works on one immutable view, so no row is ever torn. A request that makes several calls
-    should make them on one `pinned()` reader.
+    should make them on one `pinned()` reader. `fault` is what kept it from the newest state, if anything did.
     """
 
-    def __init__(self, root: Path, view: View, fault: CorruptSnapshot | None = None) -> None:
+    def __init__(self, root: Path, view: View, fault: CorruptSnapshot | DamagedDeltas | None = None) -> None:
         self.root, self.view, self.fault = root, view, fault
 
     @classmethod
@@ -175,35 +240,68 @@ class OnlineReader:
             CorruptSnapshot: no generation under `root` is whole.
         """
         try:
-            return cls(root, View.of(_current(root)))
+            reader = cls(root, _current(root))
         except CorruptSnapshot as fault:
-            for name in generations(root):
-                try:
-                    view = View.of(verified(root / "snapshots" / name))
-                except CorruptSnapshot:
-                    continue
-                logger.error("serving the older snapshot %s: %s", name, fault)  # noqa: TRY400 - it goes on, with `fault` kept
-                return cls(root, view, fault)
-            raise
+            reader = cls._older(root, fault)
+        try:
+            reader.follow()
+        except DamagedDeltas:
+            logger.exception("serving snapshot %s without later writes", reader.generation)
+        return reader
+
+    @classmethod
+    def _older(cls, root: Path, fault: CorruptSnapshot) -> OnlineReader:
+        for name in generations(root):
+            folder = root / "snapshots" / name
+            try:
+                view = View.of(verified(folder), covered(folder))
+            except CorruptSnapshot:
+                continue
+            logger.error("serving the older snapshot %s: %s", name, fault)
+            return cls(root, view, fault)
+        raise fault
 
     def refresh(self) -> bool:
-        """Take up the generation that is current now; True if it is another one than before.
+        """Take up the generation that is current now and what was written since; True if anything has changed.
 
         Raises:
-            CorruptSnapshot: the current one is not whole. This reader goes on with what it has.
+            CorruptSnapshot: the current generation is not whole. This reader goes on with what it has.
+            DamagedDeltas: the delta log is not. This reader goes on with what came before the damage.
         """
-        if current(self.root) == self.view.generation:
-            return False
         try:
-            view = View.of(_current(self.root))
+            moved = pointer(self.root) != self.view.pointed
+            view = _current(self.root) if moved else self.view
         except CorruptSnapshot as fault:
             self.fault = fault
             raise
-        self.view, self.fault = view, None
-        return True
+        if isinstance(self.fault, CorruptSnapshot):
+            self.fault = None
+        return self._follow_on(view) or moved
+
+    def follow(self) -> bool:
+        """Take up what was written since, on top of the generation that is mapped; True if anything was.
+
+        Raises:
+            DamagedDeltas: the log is not whole. This reader goes on with what came before the damage.
+        """
+        return self._follow_on(self.view)
+
+    def _follow_on(self, view: View) -> bool:
+        """The view with what was written since takes over in one step."""
+        followed = follow(self.root, view.place)
+        if followed.entries:
+            self.view = view.under(followed.entries, followed.place)
+        else:
+            self.view = replace(view, place=followed.place)
+        if followed.fault is not None:
+            self.fault = self.fault or followed.fault
+            raise followed.fault
+        if isinstance(self.fault, DamagedDeltas):
+            self.fault = None
+        return bool(followed.entries)
 
     def pinned(self) -> OnlineReader:
-        """A reader of this very generation, which stays while this one is refreshed."""
+        """A reader of this very state, which stays while this one is refreshed."""
         return OnlineReader(self.root, self.view, self.fault)
 
     @property
@@ -235,6 +333,16 @@ class OnlineReader:
             for feature, digest in zip(table.features, table.digests, strict=True)
         }
 
+    @property
+    def sequence(self) -> int:
+        """The last write to the record that is seen."""
+        return self.view.place.sequence
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """Table → rows that were written in bulk and are served from the next generation on."""
+        return self.view.waiting
+
     def knows_user(self, user_id: int) -> bool:
         """Whether any table of users has a row of this user."""
         return self._knows(USER, user_id)
@@ -252,36 +360,70 @@ class OnlineReader:
         """(n, F) of n entities of the service's one entity, NaN where null or where there is no row."""
         return self.view.vectors(service, np.asarray(ids, dtype=np.int64))
 
-    def matrix(self, service: str, user_id: int, title_ids: Int64) -> Float32:
-        """(n, F) of one user and n titles, user × title features included, NaN where null."""
-        return self.view.matrix(service, user_id, np.asarray(title_ids, dtype=np.int64))
+    def matrix(self, service: str, user_id: int, title_ids: Int64, at: datetime | None = None) -> Float32:
+        """(n, F) of one user and n titles, user × title features included, NaN where null.
+
+        `at` is the moment of the request, for features that depend on it.
+        """
+        return self.view.matrix(service, user_id, np.asarray(title_ids, dtype=np.int64), at)
+
+    @staticmethod
+    def known(matrix: Float32) -> NDArray[np.bool_]:
+        """The validity mask (n, F) of what `matrix`, `vectors` or `vector` returned: False where null."""
+        return ~np.isnan(matrix)
 
     def history(self, user_id: int) -> Int64:
-        """Ids of the titles the user watched, newest last; empty for a user without a history."""
-        table = self.view.lists.get("user_history")
-        return table.of(user_id) if table is not None else np.empty(0, dtype=np.int64)
+        """Ids of the titles the user watched, newest last; empty for a user without a history.
+
+        Behind the list as it was computed come the plays that were not known then.
+        """
+        table = self.view.lists.get(HISTORY)
+        listed = table.of(user_id) if table is not None else None
+        recent = self.recent(user_id)
+        if "title_id" not in recent.columns or not len(recent.moments):
+            return listed.items if listed is not None else np.empty(0, dtype=np.int64)
+        if listed is None:
+            return recent.columns["title_id"]
+        since = (recent.moments >= listed.moment) | (recent.created >= listed.moment)
+        return np.concatenate([listed.items, recent.columns["title_id"][since]])
+
+    def recent(self, user_id: int, table: str = PLAYS) -> Recent:
+        """The rows kept of an entity, oldest first; none where the entity, or the table, has none."""
+        kept = self.view.recents.get(table)
+        empty = np.empty(0, dtype=np.int64)
+        return kept.of(user_id) if kept is not None else Recent(empty, empty, {})
+
+    def moments(self, table: str, ids: Int64) -> Int64:
+        """(n,) the event_timestamp of each entity's row, of its newest where several are kept: µs since 1970 UTC.
+
+        `UNKNOWN` (which is NaT as `datetime64[us]`) for an entity without a row.
+
+        Raises:
+            LookupError: the snapshot stores no such table.
+        """
+        stored = self.view.stored
+        if table not in stored:
+            raise LookupError(f"no stored table {table!r} in this snapshot. There are: {', '.join(stored)}.")
+        return stored[table].moments_of(np.asarray(ids, dtype=np.int64))
 
     def _knows(self, entity: str, entity_id: int) -> bool:
-        wanted = np.array([entity_id], dtype=np.int64)
         return any(
-            isinstance(table, VectorTable)
-            and table.entity == entity
-            and bool(rows_of(table.ids, wanted)[1][0])
+            isinstance(table, VectorTable) and table.entity == entity and table.has(entity_id)
             for table in self.view.tables.values()
         )
 
 
-def _current(root: Path) -> Generation:
+def _current(root: Path) -> View:
     """The generation CURRENT names; it may be pruned between our two looks, and then CURRENT has moved on."""
-    name = current(root)
+    pointed = pointer(root)
     for _ in range(_ATTEMPTS):
         try:
-            return verified(root / "snapshots" / name)
+            return View.of(verified(root / "snapshots" / pointed.generation), pointed.sequence)
         except CorruptSnapshot:
-            before, name = name, current(root)
-            if before == name:
+            before, pointed = pointed, pointer(root)
+            if before == pointed:
                 raise
-    return verified(root / "snapshots" / name)
+    return View.of(verified(root / "snapshots" / pointed.generation), pointed.sequence)
 
 
 def _compile(entry: Mapping[str, Any], vectors: Mapping[str, VectorTable]) -> _PairTable:

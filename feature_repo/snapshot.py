@@ -1,8 +1,9 @@
 """Snapshots of the online store: immutable generations of packed vectors, checksummed, published by rename.
 
 Layout under the root: `snapshots/<generation>/` holds one Arrow IPC file a table, `catalogue.arrow` and, written
-last, `manifest.json`; `CURRENT` names the generation that readers should map. A generation's id is its `as_of`
-and a digest of its content, so equal content has the same id and nothing is ever written over.
+last, `manifest.json`; `CURRENT` names the generation that readers should map and the last write to the record it
+holds, after which the delta log continues (`feature_repo.deltas`). A generation's id is its `as_of` and a digest of its
+content, so equal content has the same id and nothing is ever written over; `covers` beside the content repeats the write.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ from numpy.typing import NDArray
 
 from feature_repo.packed import pack
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 3
 """Generations that stay on disk, the current one among them."""
+
+PROJECT = "matinee"
+"""The Feast project whose views are served, as `feature_store.yaml` names it."""
+
+UNKNOWN = int(np.iinfo(np.int64).min)
+"""A moment or integer that is not known; as `datetime64[us]` it is NaT."""
 
 
 class SnapshotError(Exception):
@@ -48,6 +55,24 @@ class CorruptSnapshot(SnapshotError):
         super().__init__(f"snapshot {folder.name} in {folder.parent} is not whole: {problem}.")
 
 
+class OtherFormat(CorruptSnapshot):
+    """A generation that another version of this program wrote."""
+
+    def __init__(self, folder: Path, found: object) -> None:
+        super().__init__(
+            folder,
+            f"it is written in format {found} and this version reads {FORMAT}; publish again (`matinee features"
+            " materialize`)",
+        )
+
+
+class CorruptPointer(CorruptSnapshot):
+    """`CURRENT` names nothing."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(path, f"it says {found[:60]!r}, which is not a generation and a number")
+
+
 @dataclass(frozen=True)
 class Described:
     """What a generation says of one table: everything a reader needs that is not data."""
@@ -57,25 +82,39 @@ class Described:
     features: tuple[str, ...]
     digests: tuple[str, ...]
     ttl_days: int
+    keep: int = 1
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Float features of one entity, one row an id."""
+    """Float features of one entity, one row an id. Without `moments` every row is as of the whole."""
 
     of: Described
     ids: NDArray[np.int64]  # (n,) ascending
     values: NDArray[np.float32]  # (n, F) in declared order
     known: NDArray[np.bool_]  # (n, F) False where null
+    moments: NDArray[np.int64] | None = None  # (n,) event_timestamp, µs since 1970 UTC
 
 
 @dataclass(frozen=True)
 class Lists:
-    """One list of ids for each entity, such as a watch history."""
+    """One list of ids for each entity, such as a watch history. `moments` as in `Vectors`."""
 
     of: Described
     ids: NDArray[np.int64]  # (n,) ascending
     items: pa.ListArray  # of int64
+    moments: NDArray[np.int64] | None = None  # (n,)
+
+
+@dataclass(frozen=True)
+class Recents:
+    """The newest rows of each entity, by ascending id and then time; integers, `UNKNOWN` where null."""
+
+    of: Described
+    ids: NDArray[np.int64]  # (m,) of each row, ascending, up to `of.keep` times each
+    moments: NDArray[np.int64]  # (m,) event_timestamp, µs
+    created: NDArray[np.int64]  # (m,) created_timestamp, µs
+    columns: tuple[NDArray[np.int64], ...]  # (m,) each, in declared order
 
 
 @dataclass(frozen=True)
@@ -100,7 +139,8 @@ class Contents:
     """All that one generation holds.
 
     `catalogue` has one row a title, ascending by `title_id`: title_id, name, release_year, genres,
-    available_from, artworks (ids).
+    available_from, artworks (ids). `sequence` is the last write to the record that is in it; it is not part of the
+    generation's id.
     """
 
     source: str
@@ -110,6 +150,9 @@ class Contents:
     pairs: tuple[Pairs, ...]
     services: tuple[Service, ...]
     catalogue: pa.Table
+    recents: tuple[Recents, ...] = ()
+    project: str = PROJECT
+    sequence: int = 0
 
 
 CATALOGUE_SCHEMA = pa.schema([
@@ -140,36 +183,91 @@ class Generation:
         return datetime.fromisoformat(self.manifest["as_of"])
 
 
+@dataclass(frozen=True)
+class Pointer:
+    """What `CURRENT` says: the generation to map, and the last write to the record that it holds."""
+
+    generation: str
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.generation} {self.sequence}"
+
+
 def publish(root: Path, contents: Contents, keep: int = KEEP) -> Generation:
     """Write `contents` as a generation and make it the current one, atomically and durably.
 
     Until the pointer is replaced readers see the previous generation, afterwards this one. Publishing
     equal contents again changes nothing. Only the last `keep` generations stay.
     """
+    return publish_made(root, lambda: contents, keep)
+
+
+def publish_made(root: Path, make: Callable[[], Contents], keep: int = KEEP) -> Generation:
+    """As `publish`, the contents being made when no one else is publishing, so that older ones never come later."""
     folder = root / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
     with _only_publisher(root):
         for orphan in folder.glob(".partial-*"):
             shutil.rmtree(orphan)
+        contents = make()
         partial = folder / f".partial-{os.getpid()}"
         partial.mkdir()
         manifest = _write_files(partial, contents)
+        _write_durably(partial / "covers", f"{contents.sequence}\n".encode())
         generation = _settle(partial, folder / manifest["generation"], manifest)
-        _replace_durably(root / "CURRENT", manifest["generation"].encode())
+        pointing = Pointer(generation.id, contents.sequence)
+        _replace_durably(root / "CURRENT", f"{pointing}\n".encode())
         _prune(folder, generation.id, keep)
     return generation
 
 
 def current(root: Path) -> str:
-    """The id of the generation readers should map.
+    """The id of the generation readers should map; raises as `pointer` does."""
+    return pointer(root).generation
+
+
+def pointer(root: Path) -> Pointer:
+    """What `CURRENT` says.
 
     Raises:
         NothingPublished: nothing has been published here.
+        CorruptPointer: it does not say it.
     """
+    path = root / "CURRENT"
     try:
-        return (root / "CURRENT").read_text().strip()
+        text = path.read_text()
     except FileNotFoundError:
         raise NothingPublished(root) from None
+    except (UnicodeDecodeError, OSError) as problem:
+        raise CorruptPointer(path, str(problem)) from problem
+    generation, _, sequence = text.strip().partition(" ")
+    if not generation or "/" in generation or not (sequence or "0").isdecimal():
+        raise CorruptPointer(path, text)
+    return Pointer(generation, int(sequence or 0))
+
+
+def covered(folder: Path) -> int:
+    """The last write to the record that the generation in `folder` holds.
+
+    Raises:
+        CorruptSnapshot: it does not say.
+    """
+    try:
+        return int((folder / "covers").read_text())
+    except (OSError, ValueError) as problem:
+        raise CorruptSnapshot(folder, f"covers cannot be read ({problem})") from problem
+
+
+def covers(root: Path) -> tuple[int, ...]:
+    """The last write that each generation on disk holds, and the current one is said to hold."""
+    found = []
+    with suppress(NothingPublished, CorruptSnapshot):
+        found.append(pointer(root).sequence)
+    for name in generations(root):
+        with suppress(CorruptSnapshot):
+            found.append(covered(root / "snapshots" / name))
+    return tuple(found)
 
 
 def generations(root: Path) -> tuple[str, ...]:
@@ -189,6 +287,8 @@ def verified(folder: Path) -> Generation:
         expected = _generation_id(manifest)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise CorruptSnapshot(folder, f"manifest.json cannot be read ({problem})") from problem
+    if manifest.get("format", FORMAT) != FORMAT:
+        raise OtherFormat(folder, manifest["format"])
     if not folder.name == manifest.get("generation") == expected:
         raise CorruptSnapshot(folder, "manifest.json has been altered")
     for entry in (*manifest["tables"], manifest["catalogue"]):
@@ -199,13 +299,15 @@ def verified(folder: Path) -> Generation:
 
 def _write_files(folder: Path, contents: Contents) -> dict[str, Any]:
     tables = [
-        *(_write_vectors(folder, table) for table in contents.vectors),
-        *(_write_lists(folder, table) for table in contents.lists),
+        *(_write_vectors(folder, table, contents.as_of) for table in contents.vectors),
+        *(_write_lists(folder, table, contents.as_of) for table in contents.lists),
+        *(_write_recents(folder, table) for table in contents.recents),
         *(_entry(table.of, "pairs", expressions=table.expressions) for table in contents.pairs),
     ]
     catalogue = contents.catalogue.cast(CATALOGUE_SCHEMA)
     manifest: dict[str, Any] = {
         "format": FORMAT,
+        "project": contents.project,
         "source": contents.source,
         "as_of": contents.as_of.astimezone(UTC).isoformat(),
         "tables": tables,
@@ -220,19 +322,49 @@ def _write_files(folder: Path, contents: Contents) -> dict[str, Any]:
     return manifest
 
 
-def _write_vectors(folder: Path, table: Vectors) -> dict[str, Any]:
+def _write_vectors(folder: Path, table: Vectors, as_of: datetime) -> dict[str, Any]:
     """`pack` puts NaN under every null, so that readers may map the raw buffer as it is."""
     _refuse_disorder(table.of, table.ids, table.values.shape)
-    columns = pa.table({"id": pa.array(table.ids), "values": pack(table.values, table.known)})
+    moments = _moments(table.moments, len(table.ids), as_of)
+    columns = pa.table({
+        "id": pa.array(table.ids), "moment": moments, "values": pack(table.values, table.known),
+    })  # fmt: skip
     written = _write_arrow(folder / f"{table.of.name}.arrow", columns)
     nulls = (~table.known).sum(axis=0).tolist()
     return _entry(table.of, "vectors", **written, nulls=nulls)
 
 
-def _write_lists(folder: Path, table: Lists) -> dict[str, Any]:
+def _write_lists(folder: Path, table: Lists, as_of: datetime) -> dict[str, Any]:
     _refuse_disorder(table.of, table.ids, (len(table.items), 1))
-    columns = pa.table({"id": pa.array(table.ids), "items": table.items.cast(pa.list_(pa.int64()))})
+    moments = _moments(table.moments, len(table.ids), as_of)
+    items = table.items.cast(pa.list_(pa.int64()))
+    columns = pa.table({"id": pa.array(table.ids), "moment": moments, "items": items})
     return _entry(table.of, "lists", **_write_arrow(folder / f"{table.of.name}.arrow", columns))
+
+
+def _write_recents(folder: Path, table: Recents) -> dict[str, Any]:
+    if len(table.ids) > 1 and not bool((np.diff(table.ids) >= 0).all()):
+        raise ValueError(f"table {table.of.name!r}: ids must ascend.")
+    columns = {"id": table.ids, "moment": table.moments, "created": table.created}
+    columns |= {f"f:{name}": column for name, column in zip(table.of.features, table.columns, strict=True)}
+    arrays = pa.table({name: pa.array(column) for name, column in columns.items()})
+    return _entry(table.of, "recent", **_write_arrow(folder / f"{table.of.name}.arrow", arrays))
+
+
+def _moments(moments: NDArray[np.int64] | None, count: int, as_of: datetime) -> pa.Array:
+    if moments is None:
+        moments = np.full(count, microseconds(as_of))
+    if len(moments) != count:
+        raise ValueError(f"{len(moments)} moments for {count} rows.")
+    return pa.array(moments)
+
+
+def microseconds(moment: datetime) -> int:
+    """µs since 1970 UTC, exactly."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _refuse_disorder(of: Described, ids: NDArray[np.int64], shape: tuple[int, ...]) -> None:
@@ -246,7 +378,7 @@ def _refuse_disorder(of: Described, ids: NDArray[np.int64], shape: tuple[int, ..
 def _entry(of: Described, kind: str, **more: object) -> dict[str, Any]:
     return {
         "name": of.name, "kind": kind, "entity": of.entity, "features": of.features, "digests": of.digests,
-        "ttl_days": of.ttl_days, **more,
+        "ttl_days": of.ttl_days, "keep": of.keep, **more,
     }  # fmt: skip
 
 
@@ -274,6 +406,7 @@ def _settle(partial: Path, folder: Path, manifest: Mapping[str, Any]) -> Generat
         except CorruptSnapshot:
             shutil.rmtree(folder)
         else:
+            (partial / "covers").replace(folder / "covers")
             shutil.rmtree(partial)
             os.utime(folder / "manifest.json")
             return generation

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from experiments.assignment import Assigner
 from experiments.live import LiveExperiments
+from feature_repo.deltas import DamagedDeltas
 from feature_repo.reader import OnlineReader
-from feature_repo.snapshot import SnapshotError, current
+from feature_repo.snapshot import SnapshotError, pointer
 from models.data import Int64
 from models.signature import SignatureMismatch
 from serving.manifest import Manifest
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from models.retrieval import Retriever
 
 logger = logging.getLogger(__name__)
-LOOK_EVERY_S = 0.5
-_SNAPSHOT, _EXPERIMENTS = "snapshot", "experiments"
+LOOK_EVERY_S = 0.25
+_SNAPSHOT, _EXPERIMENTS, _DELTAS = "snapshot", "experiments", "deltas"
 M = TypeVar("M")
 
 
@@ -96,7 +98,7 @@ class Folders:
 class LiveSource:
     """Hands out the current `Live`, whole: a request keeps the one it got.
 
-    `look` takes up a newer snapshot and other live experiments. What cannot be served (other features, a version
+    `look` takes up a newer snapshot, other live experiments, and rows written since the snapshot. What cannot be served (other features, a version
     that is not in the Bento, a damaged file) is refused and logged, and the last good one stays.
     """
 
@@ -110,7 +112,7 @@ class LiveSource:
         self.refusals: dict[str, str] = {}
         self.folders, self._manifest = folders, manifest
         self._tried: dict[str, str | None] = {
-            _SNAPSHOT: current(folders.online),
+            _SNAPSHOT: str(pointer(folders.online)),
             _EXPERIMENTS: _stamp(folders.experiments),
         }
         self._reader = OnlineReader.open(folders.online)
@@ -124,7 +126,8 @@ class LiveSource:
 
     def look(self) -> None:
         """Take up what has changed since the last look; a few microseconds if nothing has."""
-        self._attempt(_SNAPSHOT, lambda: current(self.folders.online), self._with_snapshot)
+        self._attempt(_SNAPSHOT, lambda: str(pointer(self.folders.online)), self._with_snapshot)
+        self._follow()
         self._attempt(_EXPERIMENTS, lambda: _stamp(self.folders.experiments), self._with_experiments)
 
     def keep_looking(self, stop: threading.Event) -> None:
@@ -145,14 +148,28 @@ class LiveSource:
             self.refusals.pop(what, None)
             logger.info("new %s taken up: snapshot %s", what, self._live.reader.generation)
 
+    def _follow(self) -> None:
+        """Rows written since the snapshot change neither models nor experiments: only the reader is another."""
+        try:
+            if self._reader.follow():
+                self._live = replace(self._live, reader=self._reader.pinned())
+        except (DamagedDeltas, OSError) as problem:
+            self._refuse(_DELTAS, str(problem))
+        else:
+            self.refusals.pop(_DELTAS, None)
+
     def _refuse(self, what: str, why: str) -> None:
         if self.refusals.get(what) != why:
             logger.error("new %s refused, the last good one stays: %s", what, why)
         self.refusals[what] = why
 
     def _with_snapshot(self) -> Live:
-        self._reader.refresh()
-        return self._made(self._reader, self._live.experiments, self._live.models)
+        reader = self._reader.pinned()
+        with suppress(DamagedDeltas):  # `_follow` is about to say so
+            reader.refresh()
+        made = self._made(reader, self._live.experiments, self._live.models)
+        self._reader = reader
+        return made
 
     def _with_experiments(self) -> Live:
         experiments = LiveExperiments.read(self.folders.experiments)
