@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -13,6 +15,7 @@ from types import FunctionType
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, ValueType
 from feast.data_format import ParquetFormat
 from feast.transformation.python_transformation import PythonTransformation
@@ -103,6 +106,46 @@ def cross(expressions: str, inputs: Mapping[str, Sequence[float | None]]) -> dic
     }
 
 
+def vectorised(view: OnDemandFeatureView) -> OnDemandFeatureView:
+    """The view; one of ours with a transformation that takes whole Arrow columns where Feast's takes Python values."""
+    expressions = _expressions_of(view)
+    if expressions is None:
+        return view
+    quick = copy(view)
+    quick.feature_transformation = _Vectorised(
+        udf=view.feature_transformation.udf, udf_string=view.feature_transformation.udf_string
+    )
+    quick.feature_transformation.expressions = expressions
+    return quick
+
+
+def cross_columns(expressions: str, inputs: pa.Table, rows: int = 16_384) -> pa.Table:
+    """As `cross`, of whole columns: float32, null where unknown; `rows` are computed at a time."""
+    view, names, pairing = _compiled(expressions)
+    prefix = f"{view}__" if _long_names(pairing.titles, inputs.column_names) else ""
+    read = [inputs.column_names.index(_long(ref)) for ref in pairing.titles]
+    out = np.empty((inputs.num_rows, pairing.width), dtype=np.float32)
+    for start in range(0, inputs.num_rows, rows):
+        part = inputs.slice(start, rows)
+        stored = np.empty((part.num_rows, len(read)), dtype=np.float32)
+        for place, index in enumerate(read):
+            stored[:, place] = part.column(index).to_numpy()
+        pairing.run(np.empty(0, dtype=np.float32), stored, out[start : start + rows])
+    columns = (pa.array(out[:, place], from_pandas=True) for place in range(pairing.width))
+    return pa.table(dict(zip((prefix + name for name in names), columns, strict=True)))
+
+
+def _expressions_of(view: OnDemandFeatureView) -> str | None:
+    """What `_on_demand` put into the view's source, or None where the source is someone else's."""
+    source = getattr(view.feature_transformation, "udf_string", "")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cross":
+            match node.args:
+                case [ast.Constant(str(text)), ast.Name("inputs")] if source == _source_text(view.name, text):
+                    return text
+    return None
+
+
 def _long_names(refs: Sequence[Ref], arrived: list[str]) -> bool:
     """Whether inputs came under long names: Feast adds the other kind of name after the one asked for."""
     if arrived.index(_long(refs[0])) < arrived.index(refs[0].feature):
@@ -187,13 +230,26 @@ class _Declared(PythonTransformation):  # type: ignore[misc] # feast ships no ty
         return self.fields
 
 
-def _transformation(name: str, expressions: str, fields: list[Field]) -> PythonTransformation:
-    """Its source is what Feast keeps and runs: one call of `cross` with the expressions as data."""
-    source = (
+class _Vectorised(_Declared):
+    """`cross_columns` in the place of `cross`."""
+
+    expressions: str
+
+    def transform_arrow(self, pa_table: pa.Table, features: list[Field]) -> pa.Table:  # noqa: ARG002
+        return cross_columns(self.expressions, pa_table)
+
+
+def _source_text(name: str, expressions: str) -> str:
+    return (
         f"def {name}(inputs):\n"
         "    from feature_repo.feast_views import cross\n"
         f"    return cross({expressions!r}, inputs)\n"
     )
+
+
+def _transformation(name: str, expressions: str, fields: list[Field]) -> PythonTransformation:
+    """Its source is what Feast keeps and runs: one call of `cross` with the expressions as data."""
+    source = _source_text(name, expressions)
     function = rehydrate_udf_from_source(source, preferred_name=name)
     transformation = _Declared(udf=cast("FunctionType", function), udf_string=source)
     transformation.fields = fields

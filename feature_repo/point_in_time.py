@@ -6,10 +6,10 @@ were known by t, and had not outlived their table. Of rows equal in both, the on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -18,6 +18,9 @@ import pyarrow as pa
 
 PLACE = "place of the row"
 """The column that says where a row lies: file × 2⁴⁰ + row of that file."""
+
+ROW = "row of the spine"
+"""The column that says which label a row belongs to."""
 
 _FILE = 1 << 40
 _OWN = ("file_index", "file_row_number")  # what DuckDB calls them; a column of that name would hide them
@@ -67,11 +70,15 @@ def engine(threads: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
+def read(files: Sequence[Path]) -> str:
+    """SQL that reads `files`, one after the other."""
+    return f"read_parquet([{', '.join(_text(str(path)) for path in files)}])"
+
+
 def read_places(files: Sequence[Path], numbers: Sequence[int]) -> str:
     """SQL that reads `files`, which are those of these `numbers`, with the `PLACE` of each row."""
-    listed = ", ".join(_text(str(path)) for path in files)
     number = f"list_extract({list(numbers)}, CAST(file_index AS BIGINT) + 1)"
-    return f'(SELECT {number} * {_FILE} + file_row_number AS "{PLACE}", * FROM read_parquet([{listed}]))'
+    return f'(SELECT {number} * {_FILE} + file_row_number AS "{PLACE}", * FROM {read(files)})'
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> dict[str, str]:
@@ -80,8 +87,7 @@ def columns_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
     Raises:
         ColumnMissing: a column has a name that would hide where rows lie.
     """
-    listed = ", ".join(_text(str(path)) for path in files)
-    found = connection.sql(f"DESCRIBE FROM read_parquet([{listed}])").fetchall()
+    found = connection.sql(f"DESCRIBE FROM {read(files)}").fetchall()
     types = {name: kind for name, kind, *_ in found}
     for taken in _OWN:
         if taken in types:
@@ -108,15 +114,16 @@ def find(connection: duckdb.DuckDBPyConnection, spine: pa.Table, moment: str, hi
         ColumnMissing: a file lacks a key or a time.
     """
     types = columns_of(connection, history.files)
-    _refuse_missing(history, types, spine)
+    for ours, _ in history.keys:
+        if ours not in spine.column_names:
+            raise SpineLacks(ours, history.name, spine.column_names)
+    _refuse_missing(history, types)
     created = history.created if known_only else None
-    times = [types[column] for column in (history.event, history.created) if column]
-    fine = any("NS" in kind for kind in times) or str(spine[moment].type).startswith("timestamp[ns")
     labels = {f"k{i}": spine[ours] for i, (ours, _) in enumerate(history.keys)}
     labels |= {"row_id": pa.array(np.arange(len(spine))), "moment": spine[moment]}
     connection.register("labels", pa.table(labels))
     name = f'"seen {history.name}"'
-    clock = _Clock(nanoseconds=fine)
+    clock = _Clock.of_columns(types, history, str(spine[moment].type))
     connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_seen(history, created, clock)}")
     connection.unregister("labels")
     return name
@@ -124,14 +131,23 @@ def find(connection: duckdb.DuckDBPyConnection, spine: pa.Table, moment: str, hi
 
 def fetch(connection: duckdb.DuckDBPyConnection, seen: str, history: History, columns: Sequence[str], *,
           rows: int = 16_384) -> pa.RecordBatchReader:  # fmt: skip
-    """Batches of `row_id` and the `columns` (SQL over the history's) of the rows found, in any order."""
+    """Batches of first the row id, then the `columns` (SQL over the history's), of the rows found, in any order."""
     used = files_seen(connection, seen)
-    if not used:
-        nothing = f"SELECT CAST(0 AS BIGINT) AS row_id, {', '.join(columns)} FROM {history.relation} LIMIT 0"
-        return connection.sql(nothing).to_arrow_reader(rows)
-    relation = read_places([history.files[i] for i in used], used)
-    wide = f'SELECT seen.row_id, {", ".join(columns)} FROM {relation} h JOIN {seen} seen ON h."{PLACE}" = seen.place'
-    return connection.sql(wide).to_arrow_reader(rows)
+    files = [history.files[i] for i in used]
+    relation = read_places(files, used) if used else f"(FROM {history.relation} LIMIT 0)"
+    wide = f'SELECT "{PLACE}", {", ".join(columns)} FROM {relation}'
+    joined = f'SELECT s.row_id AS "{ROW}", h.* EXCLUDE ("{PLACE}") FROM ({wide}) h JOIN {seen} s ON h."{PLACE}" = s.place'
+    return connection.sql(joined).to_arrow_reader(rows)
+
+
+def gather(connection: duckdb.DuckDBPyConnection, seen: str, history: History, columns: Sequence[str],
+           names: Sequence[str], count: int) -> pa.Table:  # fmt: skip
+    """The `columns` under their `names` for row ids 0 … `count` - 1 in that order, null where nothing was found."""
+    found = fetch(connection, seen, history, columns).read_all().combine_chunks()
+    place = np.full(count, -1)
+    place[found.column(0).to_numpy()] = np.arange(len(found))
+    values = found.select(range(1, found.num_columns)).rename_columns(list(names))
+    return values.take(pa.array(place, mask=place < 0))
 
 
 def files_seen(connection: duckdb.DuckDBPyConnection, seen: str) -> list[int]:
@@ -140,16 +156,53 @@ def files_seen(connection: duckdb.DuckDBPyConnection, seen: str) -> list[int]:
     return [file for (file,) in found]
 
 
-def newest(history: History, types: dict[str, str], *, start: str, end: str) -> str:
-    """SQL of the `place` of each entity's newest row in [start, end], instants as SQL literals."""
-    clock = _Clock(nanoseconds=any("NS" in types[c] for c in (history.event, history.created) if c))
+def find_newest(
+    connection: duckdb.DuckDBPyConnection, history: History, start: datetime, end: datetime
+) -> str:
+    """Make a table of the `place` of each entity's newest row in [start, end], and `row_id` in the order of the files.
+
+    Raises:
+        ColumnMissing: a file lacks a key or a time.
+    """
+    types = columns_of(connection, history.files)
+    _refuse_missing(history, types)
+    clock = _Clock.of_columns(types, history)
     keys = ", ".join(quoted(theirs) for _, theirs in history.keys) or "NULL"
     created = f", {clock.read(history.created)} DESC NULLS LAST" if history.created else ""
-    event = clock.read(history.event)
-    return f"""
-        SELECT "{PLACE}" AS place FROM {history.relation}
-        WHERE {event} BETWEEN {clock.of(start)} AND {clock.of(end)}
-        QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {event} DESC{created}, "{PLACE}" DESC) = 1"""
+    name = f'"newest {history.name}"'
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE {name} AS
+        SELECT row_number() OVER (ORDER BY place) - 1 AS row_id, place FROM (
+            SELECT "{PLACE}" AS place FROM {history.relation}
+            WHERE {within(history.event, types, start, end)}
+            QUALIFY 1 = row_number() OVER (
+                PARTITION BY {keys} ORDER BY {clock.read(history.event)} DESC{created}, "{PLACE}" DESC))""")
+    return name
+
+
+def within(column: str, types: Mapping[str, str], start: datetime | None, end: datetime | None) -> str:
+    """SQL that holds for rows whose time in `column` lies in [start, end]; None leaves an end open."""
+    clock = _Clock("NS" in types[column])
+    bounds = ((">=", start), ("<=", end))
+    parts = [f"{clock.read(column)} {sign} {clock.of(_literal(at))}" for sign, at in bounds if at is not None]
+    return " AND ".join(parts) or "true"
+
+
+def select(columns: Mapping[str, str], types: Mapping[str, str], files: Sequence[Path]) -> list[str]:
+    """SQL of source column → its name in the answer; nanoseconds become the microseconds all others understand.
+
+    Raises:
+        ColumnMissing: the files have no such column.
+    """
+    for column in columns:
+        if column not in types:
+            raise ColumnMissing(f"no column {column!r}; there are {', '.join(types)}", files)
+    coarser = {"TIMESTAMPTZ_NS": "TIMESTAMPTZ", "TIMESTAMP_NS": "TIMESTAMP"}
+    return [
+        f"CAST({quoted(c)} AS {coarser[types[c]]}) AS {quoted(name)}" if types[c] in coarser
+        else f"{quoted(c)} AS {quoted(name)}"
+        for c, name in columns.items()
+    ]  # fmt: skip
 
 
 def quoted(name: str) -> str:
@@ -163,6 +216,11 @@ class _Clock:
 
     nanoseconds: bool
 
+    @classmethod
+    def of_columns(cls, types: Mapping[str, str], history: History, moment: str = "") -> _Clock:
+        times = [types[column] for column in (history.event, history.created) if column]
+        return cls(any("NS" in kind for kind in times) or moment.startswith("timestamp[ns"))
+
     def of(self, instant: str) -> str:
         if self.nanoseconds:
             return f"epoch_ns(CAST({instant} AS TIMESTAMP_NS))"
@@ -175,15 +233,17 @@ class _Clock:
         return span // timedelta(microseconds=1) * (1000 if self.nanoseconds else 1)
 
 
-def _refuse_missing(history: History, types: dict[str, str], spine: pa.Table) -> None:
-    for ours, theirs in history.keys:
-        if ours not in spine.column_names:
-            raise SpineLacks(ours, history.name, spine.column_names)
+def _refuse_missing(history: History, types: Mapping[str, str]) -> None:
+    for _, theirs in history.keys:
         if theirs not in types:
             raise ColumnMissing(f"no column {theirs!r} to join on", history.files)
     for column in (history.event, history.created):
         if column and column not in types:
             raise ColumnMissing(f"no column {column!r} that says when a row is from", history.files)
+
+
+def _literal(at: datetime) -> str:
+    return f"TIMESTAMPTZ '{(at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).isoformat(sep=' ')}'"
 
 
 def _seen(history: History, created: str | None, clock: _Clock) -> str:
