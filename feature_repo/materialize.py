@@ -44,6 +44,7 @@ from feature_repo.snapshot import (
     Vectors,
     publish_made,
 )
+from feature_repo.taken import has_taken, remember
 from validations.expectations import DType
 
 RECORD = "online.duckdb"
@@ -90,7 +91,7 @@ def materialize(
 ) -> Generation:
     """Take the Parquet file of each stored table into the record, then publish a snapshot of it.
 
-    The same inputs give the same generation. Rows older than what the record holds change nothing.
+    A file that the record took in before is not read again. The same inputs give the same generation. Rows older than what the record holds change nothing.
 
     Args:
         declarations: what is served.
@@ -108,10 +109,11 @@ def materialize(
             raise MissingTable(table.name, offline)
     with opened(online_root / RECORD, LOCK_WAIT_S, bulk=True) as connection:
         for table in declarations.stored:
-            rows = pq.read_table(offline[table.name], partitioning=None)
-            take_in(
-                connection, View(project, table.name), layout_of_table(table), table.entity.join_key, rows
-            )
+            view, layout, path = View(project, table.name), layout_of_table(table), offline[table.name]
+            if not has_taken(connection, view, layout, path):
+                rows = pq.read_table(path, partitioning=None)
+                take_in(connection, view, layout, table.entity.join_key, rows)
+                remember(connection, view, path)
     return publish_record(declarations, online_root, project, catalogue)
 
 
@@ -163,9 +165,10 @@ def _contents(declarations: Declarations, record: Path, project: str, catalogue:
         moments = {t.name: _newest(connection, View(project, t.name), t, record) for t in declarations.stored}
         as_of = max(moments[table.name] for table in declarations.stored if table.keep == 1)
         read = partial(_read, connection, project, as_of)
-        vectors = tuple(_vectors(table, read(table)) for table in tables[Shape.VECTORS])
-        lists = tuple(_lists(table, read(table)) for table in tables[Shape.LISTS])
-        recents = tuple(_recents(table, read(table)) for table in tables[Shape.RECENT])
+        of = {table.name: described(table, moments[table.name]) for table in declarations.stored}
+        vectors = tuple(_vectors(of[table.name], read(table)) for table in tables[Shape.VECTORS])
+        lists = tuple(_lists(of[table.name], read(table)) for table in tables[Shape.LISTS])
+        recents = tuple(_recents(of[table.name], read(table)) for table in tables[Shape.RECENT])
         sequence = newest_write(connection)
     pairs = tuple(_pairs(table) for table in declarations.tables if not table.stored)
     services = tuple(
@@ -176,10 +179,19 @@ def _contents(declarations: Declarations, record: Path, project: str, catalogue:
     )
 
 
-def described(table: FeatureTable) -> Described:
-    """What a snapshot says of a table."""
+def described(table: FeatureTable, as_of: datetime | None = None) -> Described:
+    """What a snapshot says of a table that was computed for `as_of`."""
     digests = tuple(feature.digest for feature in table.features)
-    return Described(table.name, table.entity.name, table.names, digests, table.ttl_days, table.keep)
+    return Described(
+        table.name,
+        table.entity.name,
+        table.names,
+        digests,
+        table.ttl_days,
+        table.keep,
+        table.slo_hours,
+        as_of,
+    )
 
 
 def layout_of_table(table: FeatureTable) -> Layout:
@@ -240,17 +252,17 @@ def _read(
     return rows_since(connection, View(project, table.name), as_of - timedelta(days=table.ttl_days))
 
 
-def _vectors(table: FeatureTable, rows: pa.Table) -> Vectors:
+def _vectors(of: Described, rows: pa.Table) -> Vectors:
     moments = integers(rows["event_timestamp"])
-    return Vectors(described(table), integers(rows["entity_id"]), *unpack(rows["vector"]), moments)
+    return Vectors(of, integers(rows["entity_id"]), *unpack(rows["vector"]), moments)
 
 
-def _lists(table: FeatureTable, rows: pa.Table) -> Lists:
-    items, moments = rows[f"f:{table.names[0]}"].combine_chunks(), integers(rows["event_timestamp"])
-    return Lists(described(table), integers(rows["entity_id"]), items, moments)
+def _lists(of: Described, rows: pa.Table) -> Lists:
+    items, moments = rows[f"f:{of.features[0]}"].combine_chunks(), integers(rows["event_timestamp"])
+    return Lists(of, integers(rows["entity_id"]), items, moments)
 
 
-def _recents(table: FeatureTable, rows: pa.Table) -> Recents:
-    kept = recent_of(rows, table.names)
+def _recents(of: Described, rows: pa.Table) -> Recents:
+    kept = recent_of(rows, of.features)
     columns = tuple(kept.columns.values())
-    return Recents(described(table), integers(rows["entity_id"]), kept.moments, kept.created, columns)
+    return Recents(of, integers(rows["entity_id"]), kept.moments, kept.created, columns)

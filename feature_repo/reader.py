@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo.arithmetic import Ref, from_data
 from feature_repo.deltas import DamagedDeltas, Entry, Place, follow
+from feature_repo.freshness import Promise, promises_of
 from feature_repo.mapped import (
     Catalogue,
     Float32,
@@ -109,6 +110,7 @@ class View:
     recents: Mapping[str, RecentTable]
     services: Mapping[str, tuple[str, ...]]
     catalogue: Catalogue
+    promises: Mapping[str, Promise]
     place: Place
     waiting: Mapping[str, int]
 
@@ -133,6 +135,7 @@ class View:
             recents={name: map_recents(generation, entry) for name, entry in of_kind["recent"].items()},
             services={s["name"]: tuple(s["tables"]) for s in manifest["services"]},
             catalogue=map_catalogue(generation),
+            promises=promises_of(manifest["tables"]),
             place=Place(sequence),
             waiting={},
         )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from feature_repo.packed import pack
 
-FORMAT = 2
+FORMAT = 3
 KEEP = 3
 """Generations that stay on disk, the current one among them."""
 
@@ -75,7 +75,10 @@ class CorruptPointer(CorruptSnapshot):
 
 @dataclass(frozen=True)
 class Described:
-    """What a generation says of one table: everything a reader needs that is not data."""
+    """What a generation says of one table: everything a reader needs that is not data.
+
+    `as_of` is the moment the table was computed for, that of the whole generation where it is None.
+    """
 
     name: str
     entity: str
@@ -83,6 +86,8 @@ class Described:
     digests: tuple[str, ...]
     ttl_days: int
     keep: int = 1
+    slo_hours: float = 30.0
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -304,6 +309,8 @@ def _write_files(folder: Path, contents: Contents) -> dict[str, Any]:
         *(_write_recents(folder, table) for table in contents.recents),
         *(_entry(table.of, "pairs", expressions=table.expressions) for table in contents.pairs),
     ]
+    for entry in tables:
+        entry["as_of"] = (entry["as_of"] or contents.as_of).astimezone(UTC).isoformat()
     catalogue = contents.catalogue.cast(CATALOGUE_SCHEMA)
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -378,7 +385,7 @@ def _refuse_disorder(of: Described, ids: NDArray[np.int64], shape: tuple[int, ..
 def _entry(of: Described, kind: str, **more: object) -> dict[str, Any]:
     return {
         "name": of.name, "kind": kind, "entity": of.entity, "features": of.features, "digests": of.digests,
-        "ttl_days": of.ttl_days, "keep": of.keep, **more,
+        "ttl_days": of.ttl_days, "keep": of.keep, "slo_hours": of.slo_hours, "as_of": of.as_of, **more,
     }  # fmt: skip
 
 
