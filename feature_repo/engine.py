@@ -61,17 +61,18 @@ class DuckDBEngine(LocalComputeEngine):  # type: ignore[misc] # feast ships no t
         view = task.feature_view
         if not (isinstance(self.online_store, DuckDBOnlineStore) and stays_arrow(view)):
             return super()._materialize_one(registry, task, **kwargs)
-        rows = record_rows(view, self._pulled(task))
-        if rows.num_rows:
-            self.online_store.write_arrow(self.repo_config, view, rows)
+        self.online_store.write_arrow(self.repo_config, view, record_rows(view, self._pulled(task)))
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
 
     def _pulled(self, task: MaterializationTask) -> pa.Table:
-        """The newest offline row of each key between the task's moments, under the names of the view."""
+        """The newest offline row of each key between the task's moments, or all, under the names of the view."""
         view, source = task.feature_view, task.feature_view.batch_source
+        newest_only = layout_for(view).keep == 1
+        store = self.offline_store
+        pull = store.pull_latest_from_table_or_query if newest_only else store.pull_all_from_table_or_query
         raw = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
-        pulled = self.offline_store.pull_latest_from_table_or_query(
+        pulled = pull(
             config=self.repo_config,
             data_source=source,
             join_key_columns=[raw.get(name, name) for name in join_keys(view)],

@@ -132,6 +132,15 @@ def value_types(request: Asked) -> dict[str, ValueType]:
 
 
 @lru_cache(maxsize=1 << 16)
+def column_of(reference: str, *, full_feature_names: bool) -> str:
+    """The column that `view:feature` or `view@v2:feature` is answered in."""
+    view, version, feature = utils._parse_feature_ref(reference)
+    if not full_feature_names:
+        return str(feature)
+    return f"{view}__{feature}" if version is None else f"{view}@v{version}__{feature}"
+
+
+@lru_cache(maxsize=1 << 16)
 def parts_of(reference: str) -> tuple[str, str]:
     """View (without a version) and feature of `view:feature`."""
     view, _, feature = utils._parse_feature_ref(reference)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from feature_repo.feast_seam import (
     Asked,
+    column_of,
     count_read,
     entity_keys_of,
     key_columns,
@@ -57,8 +58,16 @@ def answer(source: Source, request: Asked, *, full_feature_names: bool, versions
     types = value_types(request)
     if request.on_demand:
         columns = _with_on_demand(columns, request, types, full_feature_names=full_feature_names)
-    wanted = [c for c in columns if c.name in request.wanted and c.name != DUMMY_ENTITY_ID]
+    wanted = _in_order(columns, request, full_feature_names=full_feature_names)
     return ColumnarResponse(wanted, types, _versions(request) if versions else {})
+
+
+def _in_order(columns: Sequence[Column], request: Asked, *, full_feature_names: bool) -> list[Column]:
+    """The columns asked for, keys first; Feast leaves the order of features to the hashes of this process."""
+    names = [column_of(reference, full_feature_names=full_feature_names) for reference in request.references]
+    order = {name: place for place, name in enumerate(names)}
+    wanted = [c for c in columns if c.name in request.wanted and c.name != DUMMY_ENTITY_ID]
+    return sorted(wanted, key=lambda column: order.get(column.name, -1))
 
 
 def keys_of(request: Asked, table: FeatureView) -> Keys:

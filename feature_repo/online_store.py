@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import Entity, FeatureService, FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_versioned_name
@@ -31,7 +32,7 @@ from pydantic import Field, StrictStr
 from feature_repo.feast_seam import EntityRows, asked
 from feature_repo.held import Held, Keys, Memory, ViewNotApplied
 from feature_repo.online_features import Source, answer
-from feature_repo.record import Layout, View, drop, ensure, lookup, opened, upsert, views
+from feature_repo.record import Layout, View, drop, ensure, lookup, mark_computed, opened, upsert, views
 from feature_repo.values import Row, Values, layout_for, protos_of_rows, rows_table
 
 __all__ = ["DuckDBOnlineStore", "DuckDBOnlineStoreConfig", "ViewNotApplied"]
@@ -74,15 +75,12 @@ class DuckDBOnlineStore(OnlineStore):  # type: ignore[misc] # feast ships no typ
     ) -> OnlineResponse:  # fmt: skip
         """What Feast would answer over `online_read`, in columns, its protobuf built only if asked for.
 
-        Expired rows are OUTSIDE_MAX_AGE. A service that is precomputed is answered by Feast itself.
+        Columns come in the order in which they were asked for, expired rows are OUTSIDE_MAX_AGE, and a service that
+        is to be precomputed is answered as any other: from the rows as they are now.
 
         Raises:
             As `online_read` does, and whatever Feast raises for a request that it cannot resolve.
         """
-        if isinstance(features, FeatureService) and features.precompute_online:
-            return super().get_online_features(
-                config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
-            )  # fmt: skip
         request = asked(registry, project, features, entity_rows, full_feature_names=full_feature_names)
         source = Source(
             lambda table, keys: self._held(config, table, keys),
@@ -117,11 +115,16 @@ class DuckDBOnlineStore(OnlineStore):  # type: ignore[misc] # feast ships no typ
             progress(len(data))
 
     def write_arrow(self, config: RepoConfig, table: FeatureView, rows: pa.Table) -> None:
-        """Take in rows as `record.upsert` takes them, all of them or none."""
+        """Take in computed rows as `record.upsert` takes them, all of them or none.
+
+        They wait for the next snapshot to be served: a materialization is not a push.
+        """
         view = _view(config, table)
-        with opened(_path(config), config.online_store.lock_wait_seconds) as connection:
+        with opened(_path(config), config.online_store.lock_wait_seconds, bulk=True) as connection:
             ensure(connection, view, layout_for(table))
-            upsert(connection, view, rows)
+            if rows.num_rows:
+                mark_computed(connection, view, pc.max(rows["event_timestamp"]).as_py())
+                upsert(connection, view, rows)
 
     def online_read(
         self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,12 +42,13 @@ def layout_for(table: FeatureView) -> Layout:
         tuple(field.name for field in fields),
         tuple(kind_of(field) for field in fields),
         tuple((field.tags or {}).get("digest", "") for field in fields),
+        int((table.tags or {}).get(KEEP_TAG, 1)),
     )
 
 
 def kind_of(field: Field) -> Kind:
-    """FLOAT for Float32, BIGINTS for Array(Int64), else the value as Feast serialises it."""
-    return {Float32: Kind.FLOAT, Array(Int64): Kind.BIGINTS}.get(field.dtype, Kind.PROTO)
+    """A kind of its own for Float32, Int64 and Array(Int64), else the value as Feast serialises it."""
+    return {Float32: Kind.FLOAT, Int64: Kind.BIGINT, Array(Int64): Kind.BIGINTS}.get(field.dtype, Kind.PROTO)
 
 
 def single_id(key: EntityKey) -> int | None:
@@ -118,6 +119,8 @@ def cell_protos(kind: Kind, cells: Sequence[Any]) -> list[ValueProto]:
 def _proto(kind: Kind, cell: Any) -> ValueProto:
     if kind is Kind.FLOAT:
         return ValueProto(float_val=cell)
+    if kind is Kind.BIGINT:
+        return ValueProto(int64_val=cell)
     if kind is Kind.BIGINTS:
         return ValueProto(int64_list_val=Int64List(val=cell))
     proto = ValueProto()
@@ -133,7 +136,10 @@ def _aware(moment: datetime) -> datetime:
 def _payload(layout: Layout, values: Sequence[Mapping[str, ValueProto]]) -> dict[str, pa.Array]:
     if layout.packed:
         shape = (len(values), len(layout.features))
-        cells = [_float(name, row.get(name)) for row in values for name in layout.features]
+        _, field, read = _PLAIN[Kind.FLOAT]
+        cells = [
+            _cell(name, Kind.FLOAT, field, read, row.get(name)) for row in values for name in layout.features
+        ]
         known = np.array([cell is not None for cell in cells]).reshape(shape)
         return {"vector": pack(np.array(cells, dtype=np.float32).reshape(shape), known)}
     return {
@@ -145,6 +151,8 @@ def _payload(layout: Layout, values: Sequence[Mapping[str, ValueProto]]) -> dict
 def _offline_column(kind: Kind, value_type: ValueType, column: pa.Array) -> pa.Array:
     if kind is Kind.FLOAT:
         return column.cast(pa.float32(), safe=False)
+    if kind is Kind.BIGINT and pa.types.is_integer(column.type):
+        return column.cast(pa.int64())
     if kind is Kind.BIGINTS and pa.types.is_list(column.type) and not column.flatten().null_count:
         return column.cast(pa.list_(pa.int64()))
     protos = python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type)
@@ -152,22 +160,25 @@ def _offline_column(kind: Kind, value_type: ValueType, column: pa.Array) -> pa.A
 
 
 def _column(name: str, kind: Kind, values: Sequence[ValueProto | None]) -> pa.Array:
-    if kind is Kind.FLOAT:
-        return pa.array([_float(name, value) for value in values], pa.float32())
-    if kind is Kind.BIGINTS:
-        return pa.array([_bigints(name, value) for value in values], pa.list_(pa.int64()))
-    return pa.array([None if v is None else v.SerializeToString() for v in values], pa.binary())
+    if kind is Kind.PROTO:
+        return pa.array([None if v is None else v.SerializeToString() for v in values], pa.binary())
+    arrow, field, read = _PLAIN[kind]
+    return pa.array([_cell(name, kind, field, read, value) for value in values], arrow)
 
 
-def _float(name: str, value: ValueProto | None) -> float | None:
-    kind = value.WhichOneof("val") if value is not None else None
-    if kind not in {None, "float_val", "null_val"}:
-        raise WrongValueType(name, Kind.FLOAT, kind)
-    return value.float_val if kind == "float_val" and value is not None else None
+def _cell(
+    name: str, kind: Kind, field: str, read: Callable[[ValueProto], Any], value: ValueProto | None
+) -> Any:
+    found = value.WhichOneof("val") if value is not None else None
+    if value is None or found in {None, "null_val"}:
+        return None
+    if found != field:
+        raise WrongValueType(name, kind, str(found))
+    return read(value)
 
 
-def _bigints(name: str, value: ValueProto | None) -> list[int] | None:
-    kind = value.WhichOneof("val") if value is not None else None
-    if kind not in {None, "int64_list_val", "null_val"}:
-        raise WrongValueType(name, Kind.BIGINTS, kind)
-    return list(value.int64_list_val.val) if kind == "int64_list_val" and value is not None else None
+_PLAIN: dict[Kind, tuple[pa.DataType, str, Callable[[ValueProto], Any]]] = {
+    Kind.FLOAT: (pa.float32(), "float_val", lambda value: value.float_val),
+    Kind.BIGINT: (pa.int64(), "int64_val", lambda value: value.int64_val),
+    Kind.BIGINTS: (pa.list_(pa.int64()), "int64_list_val", lambda value: list(value.int64_list_val.val)),
+}
