@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-
-from pydantic import BaseModel
 
 from events.lake import Lake
 from events.schema import TABLES
-from feature_repo.compute import offline_path, recorded_digest
+from feature_repo.compute import offline_path, recorded
 from feature_repo.declarations import Declarations, FeatureService
 from matinee.desk import Desk
 from matinee.periods import Split
+from matinee.recipes import Held, Recipe
 from registry import FeatureRecord, Metric, ModelVersion, Registry, ServiceRecord, TrainingSetRecord
 
 
@@ -65,18 +64,14 @@ def events_digest(lake: Lake, before: datetime) -> str:
     return hashlib.sha256(json.dumps(event_digests(lake, before)).encode()).hexdigest()[:16]
 
 
-def inputs_digest(
-    desk: Desk, split: Split, services: Iterable[FeatureService], config: BaseModel | Mapping[str, object]
-) -> str:
-    """What decides a trained model: configuration, features, and the computed tables of every snapshot used."""
-    settings = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-    tables = {table.name for service in services for table in service.tables if table.stored}
-    parts = [
-        settings,
-        [service.digests for service in services],
-        [[recorded_digest(offline_path(desk.offline, t, m)) for t in sorted(tables)] for m in split.as_ofs],
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+def inputs_digest(desk: Desk, split: Split, recipe: Recipe) -> str:
+    """What decides a trained model: its recipe, and the computed features of every snapshot it reads."""
+    return recipe.inputs(desk.declarations, split.as_ofs, held(desk))
+
+
+def held(desk: Desk) -> Held:
+    """What the computed files on disk say of themselves."""
+    return lambda table, moment: recorded(offline_path(desk.offline, table, moment))
 
 
 def trained_already(registry: Registry, name: str, inputs: str) -> ModelVersion | None:

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 
 from feature_repo.declarations import FeatureService
 from feature_repo.training_set import training_set
+from matinee import recipes
 from matinee.datasets import (
     CANDIDATES,
-    NEGATIVES,
     Float32,
     Int64,
     entity_matrix,
@@ -27,9 +27,17 @@ from matinee.datasets import (
     spine_of,
 )
 from matinee.desk import Desk
-from matinee.lineage import as_metrics, inputs_digest, service_record, trained_already, training_set_record
+from matinee.lineage import (
+    as_metrics,
+    held,
+    inputs_digest,
+    service_record,
+    trained_already,
+    training_set_record,
+)
 from matinee.periods import Split
 from matinee.progress import Stage
+from matinee.recipes import RANKING_ROWS, features_digest
 from models import artifact
 from models.data import RetrievalPeriod
 from models.evaluate import (
@@ -53,7 +61,6 @@ from models.train_retrieval import train_retrieval
 from registry import Metric, ModelVersion, Registry, VersionDraft
 
 RETRIEVAL_KS = (20, 100, 200)
-RANKING_ROWS = {"train": 150_000, "valid": 40_000, "test": 60_000}
 N_CANDIDATES = 200
 JUDGED_USERS = 400
 """Users of the test period whose two-stage lists are scored; every one costs 200 rows of heavy features."""
@@ -87,7 +94,7 @@ def signature(service: FeatureService) -> Signature:
 def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage) -> ModelVersion:
     """Two towers on the train periods, stopped on validation, tested against popularity, registered."""
     user, title = bench.service("retrieval_user"), bench.service("retrieval_title")
-    inputs = inputs_digest(bench.desk, bench.split, (user, title), config)
+    inputs = inputs_digest(bench.desk, bench.split, recipes.retriever(config))
     if kept := trained_already(bench.registry, "retriever", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept
@@ -98,7 +105,7 @@ def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage)
     test = retrieval_period(bench.desk, split.test, split.as_of)
     metrics = _retrieval_metrics(bench, retriever, test)
     ids, features = entity_matrix(bench.desk, title, split.as_of)
-    digest = inputs_digest(bench.desk, split, (user, title), {})
+    digest = features_digest((user, title), split.as_ofs, held(bench.desk))
     trained = Trained(user, digest, sum(len(period.play_user) for period in train), config, inputs)
     version = register(bench, "retriever", retriever.with_titles(ids, features), trained, metrics)
     stage.note = f"{version.ref}: {_against_popularity(metrics, 'recall_at_200')}"
@@ -136,8 +143,8 @@ def train_ranker_version(
 ) -> ModelVersion:
     """Heads for play, completion and retention on the train periods, tested alone and behind the retriever."""
     service, split = bench.service("ranking"), bench.split
-    recipe = {"rows": RANKING_ROWS, "negatives": NEGATIVES, "retriever": artifact.digest(retriever_folder)}
-    inputs = inputs_digest(bench.desk, split, (service,), {**config.model_dump(), **recipe})
+    recipe = recipes.ranker(config).after(artifact.digest(retriever_folder))
+    inputs = inputs_digest(bench.desk, split, recipe)
     if kept := trained_already(bench.registry, "ranker", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo.training_set import training_set
+from matinee import recipes
 from matinee.datasets import Float32, entity_matrix
 from matinee.desk import Desk, literal
-from matinee.lineage import as_metrics, inputs_digest, trained_already
+from matinee.lineage import as_metrics, held, inputs_digest, trained_already
 from matinee.periods import Period
 from matinee.progress import Stage
+from matinee.recipes import features_digest
 from matinee.training import Bench, Trained, register, signature
 from models import artifact
 from models.artwork_data import ArtworkImages, ArtworkLog
@@ -86,12 +88,7 @@ def _shown(desk: Desk, start: datetime, end: datetime) -> pa.Table:
 def train_quality_version(bench: Bench, seed: int, stage: Stage) -> ModelVersion:
     """Train, cross-validate over titles and register the creative-quality model."""
     service, config = bench.service("artwork_image"), CreativeQualityConfig()
-    inputs = inputs_digest(
-        bench.desk,
-        bench.split,
-        (service, bench.service("artwork_context")),
-        {"seed": seed, **config.model_dump()},
-    )
+    inputs = inputs_digest(bench.desk, bench.split, recipes.creative_quality(config, seed))
     if kept := trained_already(bench.registry, "creative_quality", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept
@@ -99,7 +96,7 @@ def train_quality_version(bench: Bench, seed: int, stage: Stage) -> ModelVersion
     quality = train_creative_quality(
         artwork_images(bench.desk, bench.split.as_of), log, signature(service), config
     )
-    digest = inputs_digest(bench.desk, bench.split, (service,), {})
+    digest = features_digest((service,), bench.split.as_ofs, held(bench.desk))
     metrics = as_metrics(dict(quality.metrics), bench.desk.source.name, "cross-validated")
     version = register(
         bench, "creative_quality", quality, Trained(service, digest, len(log), config, inputs), metrics
@@ -111,8 +108,8 @@ def train_quality_version(bench: Bench, seed: int, stage: Stage) -> ModelVersion
 def train_artwork_version(bench: Bench, quality: Path, seed: int, stage: Stage) -> ModelVersion:
     """Fit priors and posteriors on the train periods, evaluate off-policy on the test period, register."""
     service, config = bench.service("artwork_context"), ArtworkConfig(seed=seed)
-    recipe = {**config.model_dump(), "quality": artifact.digest(quality)}
-    inputs = inputs_digest(bench.desk, bench.split, (service, bench.service("artwork_image")), recipe)
+    recipe = recipes.artwork(config).after(artifact.digest(quality))
+    inputs = inputs_digest(bench.desk, bench.split, recipe)
     if kept := trained_already(bench.registry, "artwork", inputs):
         stage.skip(f"{kept.ref} was trained from these inputs")
         return kept

@@ -50,7 +50,7 @@ def save(artifact: Artifact, folder: Path) -> str:
         FileExistsError: `folder` exists and holds anything else than this very artifact.
     """
     files = encode(artifact)
-    identity = _digest_of({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    identity = digest_of({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     if folder.exists():
         if digest(folder) == identity:
             return identity
@@ -123,7 +123,7 @@ def digest(folder: Path) -> str:
     """SHA-256 (64 hex digits) over the names and contents of all files in `folder`."""
     if not folder.is_dir():
         raise ArtifactError(folder, "is not a folder.")
-    return _digest_of({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()})
+    return digest_of({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()})
 
 
 def arrays_digest(arrays: Arrays) -> NDArray[np.uint8]:
@@ -131,7 +131,8 @@ def arrays_digest(arrays: Arrays) -> NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(encode_arrays(arrays)).digest(), dtype=np.uint8)
 
 
-def _digest_of(parts: Mapping[str, str]) -> str:
+def digest_of(parts: Mapping[str, str]) -> str:
+    """The digest of a folder with these files, by name and SHA-256 of content."""
     lines = "".join(f"{name} {parts[name]}\n" for name in sorted(parts))
     return hashlib.sha256(lines.encode()).hexdigest()
 
