@@ -76,6 +76,11 @@ class Step:
     reason: str
 
     @property
+    def runs(self) -> bool:
+        """Whether the file is written."""
+        return not self.fresh
+
+    @property
     def digest(self) -> str:
         """Covers everything the file's content depends on."""
         return self.recorded.digest

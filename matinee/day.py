@@ -11,14 +11,15 @@ import pyarrow as pa
 
 from events.importing import load
 from events.lake import Ingest
-from feature_repo.compute import offline_path, plan, run
+from feature_repo.compute import offline_path, run
 from feature_repo.materialize import PROJECT, materialize
 from feature_repo.snapshot import Generation, generations
 from matinee.context import Day, world_config
 from matinee.desk import literal
 from matinee.gatekeeping import GateFailed, record_gate
-from matinee.lineage import events_digest, record_declarations
+from matinee.lineage import record_declarations
 from matinee.progress import Stage, Stages
+from matinee.recorded import table_steps
 from matinee.training import train_ranker_version, train_retriever_version
 from matinee.training_artwork import train_artwork_version, train_quality_version
 from models.settings import RankerConfig, RetrievalConfig
@@ -52,13 +53,8 @@ def import_events(day: Day, stage: Stage) -> None:
 def compute_features(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None = None) -> None:
     """Compute the stored tables for every snapshot the day needs."""
     lake = day.workspace.lake
-    steps = plan(
-        day.workspace.declarations,
-        as_ofs or day.split.as_ofs,
-        lambda m: events_digest(lake, m),
-        day.workspace.offline,
-    )
-    stale = [step for step in steps if not step.fresh]
+    steps = table_steps(day, as_ofs)
+    stale = [step for step in steps if step.runs]
     if not stale:
         stage.skip(f"{len(steps)} tables are up to date")
         return
@@ -67,7 +63,10 @@ def compute_features(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None =
         steps, day.workspace.source.name, lake.register, threads=day.settings.threads,
         progress=lambda step: stage.step(next(done), len(stale), step.table.name),
     )  # fmt: skip
-    stage.note = f"{len(stale)} tables computed, {len(steps) - len(stale)} kept"
+    columns = sum(len(step.compute) for step in stale)
+    stage.note = (
+        f"{len(stale)} tables written, {columns:,} columns computed, {len(steps) - len(stale)} tables kept"
+    )
 
 
 def validate(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None = None) -> tuple[GateReport, ...]:

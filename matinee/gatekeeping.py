@@ -68,6 +68,11 @@ class Gatekeeper:
         """Data Docs; open `index.html`."""
         return self.folder / "docs"
 
+    def has_passed(self, table: FeatureTable, as_of: datetime) -> bool:
+        """Whether the computed file, byte for byte as it is now, has passed the contract as it is now."""
+        path = offline_path(self.offline, table.name, as_of)
+        return self._passed().get(self._key(table, as_of)) == self._fingerprint(table, path)
+
     def require(self, as_of: datetime) -> None:
         """Raise `NotValidated` unless every stored table of `as_of` passed, byte for byte as it is now."""
         passed = self._passed()

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from feature_repo.compute import plan as plan_steps
 from feature_repo.declarations import Declarations, UnknownFeature
 from feature_repo.docs import described, write_site
 from matinee.commands import checks
@@ -75,23 +74,22 @@ def describe(name: str, source: Source = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def plan(source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:
-    """What `compute` would do, step by step; nothing is run."""
-    from matinee.lineage import events_digest
+def plan(source: Source = None, as_of: AsOf = None, as_json: AsJson = False,
+         every: Annotated[bool, typer.Option("--all", help="Also what stands.")] = False) -> None:  # fmt: skip
+    """What a day would compute, check, materialize, train and build, and why; nothing is run or written."""
+    from matinee.recorded import plan_of
 
     with opened(source, as_of) as day:
-        lake = day.workspace.lake
-        steps = plan_steps(
-            day.workspace.declarations,
-            day.split.as_ofs,
-            lambda m: events_digest(lake, m),
-            day.workspace.offline,
-        )
+        steps = plan_of(day).steps
     if as_json:
-        print_json([{"step": str(s), "digest": s.digest, "fresh": s.fresh} for s in steps])
+        print_json([{"step": str(s), "runs": s.runs, "reason": s.reason} for s in steps])
         return
     for step in steps:
-        console.print(str(step), highlight=False)
+        if step.runs or every:
+            mark = "[green]+[/green]" if step.runs else "[dim]=[/dim]"
+            console.print(f"{mark} {step}  [dim]{step.reason}[/dim]", highlight=False)
+    runs = sum(step.runs for step in steps)
+    console.print(f"{runs} of {len(steps)} steps to run, {len(steps) - runs} stand", highlight=False)
 
 
 @app.command()
