@@ -78,6 +78,14 @@ class Degradation(_Answer):
     reason: str
 
 
+class Stale(_Answer):
+    """A feature table that was older than promised when the answer was made; it was served all the same."""
+
+    table: str
+    age_hours: float
+    slo_hours: float = Field(description="how old the table may be")
+
+
 class Page(_Answer):
     """A user's page. `source` says how far it got: ranked, else retrieved, else popular."""
 
@@ -93,6 +101,7 @@ class Page(_Answer):
                 "weights": {"play": 1.0, "completion": 0.5, "retention": 0.5, "diversity": 0.2},
                 "source": "ranked",
                 "degraded": [],
+                "stale": [],
                 "titles": [
                     {
                         "position": 0,
@@ -119,6 +128,7 @@ class Page(_Answer):
     weights: dict[str, float] = Field(description="objective weights in force")
     source: Source
     degraded: tuple[Degradation, ...] = ()
+    stale: tuple[Stale, ...] = Field((), description="feature tables served past their freshness SLO")
     titles: tuple[ShownTitle, ...]
     timings_ms: dict[str, float] = Field(description="per stage, in the order they ran")
 
@@ -140,6 +150,7 @@ class CandidatesAnswer(_Answer):
     generation: str
     title_ids: tuple[int, ...]
     scores: tuple[float, ...]
+    stale: tuple[Stale, ...] = ()
 
 
 class TitlesRequest(_Request):
@@ -161,6 +172,7 @@ class ScoresAnswer(_Answer):
     play: tuple[float, ...]
     completion: tuple[float, ...] | None
     retention: tuple[float, ...] | None
+    stale: tuple[Stale, ...] = ()
 
 
 class ArtworkAnswer(_Answer):
@@ -172,3 +184,4 @@ class ArtworkAnswer(_Answer):
     title_ids: tuple[int, ...]
     artwork_ids: tuple[int | None, ...]
     propensities: tuple[float | None, ...]
+    stale: tuple[Stale, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from serving.exposures import SEGMENT_SUFFIX, ExposureRecord, records, sync_folder
+from serving.exposures import SEGMENT_SUFFIX, ExposureRecord, records
+from serving.segments import is_closed, sync_folder
 
 _SCORES = ("retrieval", "play", "completion", "retention", "objective", "diversity_penalty")
 _ARM = pa.struct([("experiment", pa.string()), ("arm", pa.string())])
@@ -68,7 +68,7 @@ def compact(folder: Path) -> Path | None:
     """
     for name in _compacted_segments(_parts(folder)):
         (folder / name).unlink(missing_ok=True)
-    closed = [segment for segment in _segments(folder) if _is_closed(segment)]
+    closed = [segment for segment in _segments(folder) if is_closed(segment)]
     if not closed:
         return None
     names = [segment.name for segment in closed]
@@ -99,15 +99,6 @@ def _parts(folder: Path) -> list[Path]:
 
 def _compacted_segments(parts: list[Path]) -> set[str]:
     return {name for part in parts for name in json.loads(pq.read_schema(part).metadata[_SEGMENTS_KEY])}
-
-
-def _is_closed(segment: Path) -> bool:
-    with segment.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 def _publish(table: pa.Table, folder: Path, names: list[str]) -> Path:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from models.data import Int64
 from serving.live import Live
 from serving.plan import Plan
+from serving.samples import Given
 
 _DAY_ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -18,6 +19,7 @@ class Images:
 
     artwork_ids: tuple[int | None, ...]
     propensities: tuple[float | None, ...]
+    given: tuple[Given, ...] = ()  # what the policy was given of the user
 
 
 def choose_images(live: Live, plan: Plan, user_id: int, title_ids: Int64, now: datetime) -> Images:
@@ -29,14 +31,16 @@ def choose_images(live: Live, plan: Plan, user_id: int, title_ids: Int64, now: d
     places = [place for place, images in enumerate(arms) if len(images)]
     artwork_ids: list[int | None] = [None] * len(title_ids)
     propensities: list[float | None] = [None] * len(title_ids)
+    given: tuple[Given, ...] = ()
     if places:
         context = live.reader.vector("artwork_context", user_id)
+        given = (Given.of_user("artwork_context", context),)
         offered, epoch = [arms[place] for place in places], day_of(now)
         choice = policy.choose(context, title_ids[places], offered, user_id, epoch, plan.artwork_policy)
         drawn = zip(places, choice.artwork_ids.tolist(), choice.propensities.tolist(), strict=True)
         for place, artwork_id, propensity in drawn:
             artwork_ids[place], propensities[place] = artwork_id, propensity
-    return Images(tuple(artwork_ids), tuple(propensities))
+    return Images(tuple(artwork_ids), tuple(propensities), given)
 
 
 def editorial_images(live: Live, title_ids: Int64) -> Images:

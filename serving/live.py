@@ -7,16 +7,20 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from experiments.assignment import Assigner
 from experiments.live import LiveExperiments
 from feature_repo.deltas import DamagedDeltas
+from feature_repo.freshness import Freshness, freshness_of
 from feature_repo.reader import OnlineReader
 from feature_repo.snapshot import SnapshotError, pointer
 from models.data import Int64
 from models.signature import SignatureMismatch
+from serving.answers import Stale
 from serving.manifest import Manifest
 from serving.plan import Plan, plan_of
 from serving.versions import Models, check, load, needed
@@ -53,6 +57,19 @@ class Live:
     available: Int64
     manifest: Manifest
 
+    @cached_property
+    def freshness(self) -> tuple[Freshness, ...]:
+        """How new each table of the snapshot is."""
+        return freshness_of(self.reader.view)
+
+    def stale(self, now: datetime) -> tuple[Stale, ...]:
+        """The tables that are older than promised at `now`."""
+        return tuple(
+            Stale(table=f.table, age_hours=round(f.age_hours(now), 2), slo_hours=f.slo_hours)
+            for f in self.freshness
+            if f.breached(now)
+        )
+
     def plan(self, user_id: int) -> Plan:
         """The user's arms and what they ask for."""
         return plan_of(self.assigner.assign(user_id), self.manifest.defaults)
@@ -88,11 +105,14 @@ class Folders:
     online: Path
     experiments: Path  # the file live/experiments.json
     exposures: Path
+    samples: Path
 
     @classmethod
     def of(cls, bento: Path, home: Path) -> Self:
         """The workspace's layout under `home`."""
-        return cls(bento, home / "online", home / "live" / "experiments.json", home / "exposures")
+        return cls(
+            bento, home / "online", home / "live" / "experiments.json", home / "exposures", home / "samples"
+        )
 
 
 class LiveSource:

@@ -75,6 +75,12 @@ class Defaults(BaseModel):
     popular: tuple[int, ...] = Field((), description="title ids, most popular first: a new user's page")
     n_candidates: int = Field(200, ge=1, description="titles that go from retrieval to ranking")
     budget_ms: float = Field(1000.0, gt=0, description="a request's deadline")
+    sample_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of requests whose feature vectors are logged, to be verified offline",
+    )
 
     def refs(self) -> dict[Kind, str]:
         """The version of each kind that has one."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from serving.answers import Page
+from feature_repo.freshness import Freshness
+from serving.answers import Page, Stale
 
 PAGES = Counter("matinee_pages", "Pages answered, by how far the making of them got.", ["source"])
 DEGRADATIONS = Counter("matinee_degradations", "Stages that could not do their part.", ["stage", "reason"])
@@ -23,6 +25,22 @@ REFUSED = Gauge(
     multiprocess_mode="max",
 )
 
+STALE = Counter(
+    "matinee_stale_answers", "Answers made from a table older than promised.", ["service", "table"]
+)
+AGE_SECONDS = Gauge(
+    "matinee_feature_age_seconds",
+    "Age of a feature table at the last request, by the service's clock.",
+    ["table"],
+    multiprocess_mode="mostrecent",
+)
+SLO_SECONDS = Gauge(
+    "matinee_feature_slo_seconds",
+    "How old a feature table may be.",
+    ["table"],
+    multiprocess_mode="mostrecent",
+)
+
 
 def count(page: Page, refusals: Collection[str]) -> None:
     """Count one page and its stages; `refusals` are what is refused at this moment."""
@@ -33,3 +51,12 @@ def count(page: Page, refusals: Collection[str]) -> None:
         DEGRADATIONS.labels(problem.stage, problem.reason).inc()
     for stage, milliseconds in page.timings_ms.items():
         STAGE_SECONDS.labels(stage).observe(milliseconds / 1000)
+
+
+def count_freshness(service: str, tables: Iterable[Freshness], stale: Iterable[Stale], now: datetime) -> None:
+    """Tell how old the tables behind an answer are, and count those that were older than promised."""
+    for table in tables:
+        AGE_SECONDS.labels(table.table).set(table.age_hours(now) * 3600)
+        SLO_SECONDS.labels(table.table).set(table.slo_hours * 3600)
+    for one in stale:
+        STALE.labels(service, one.table).inc()

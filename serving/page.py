@@ -3,52 +3,67 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import numpy as np
+
 from serving.answers import Degradation, Page, PageRequest, ShownTitle, Source, Versions
 from serving.deadline import Deadline, Stopwatch
-from serving.exposures import ExposureLog, ExposureRecord, LogClosed
+from serving.exposures import ExposureLog, ExposureRecord
 from serving.images import Images, choose_images, editorial_images
 from serving.live import Live, LiveSource
 from serving.plan import Plan
+from serving.samples import Given, SampleLog, sample_of
+from serving.segments import LogClosed
 from serving.selection import STAGE_FAULTS, Selection, Selector, noted
 
 NOT_LOGGED = "exposures were not logged"
+NOT_SAMPLED = "feature vectors were not logged"
 
 
 @dataclass(frozen=True)
 class Homepage:
     """Makes pages: retrieve a few hundred titles, rank them, show the best with an image each, log it all.
 
-    Pages are made one at a time, as two would share the same core; waiting for the disk overlaps.
+    Pages are made one at a time, as two would share the same core; waiting for the disk overlaps. Of some requests
+    `samples` keeps what the models were given; without it, of none.
     """
 
     source: LiveSource
     exposures: ExposureLog
     new_request_id: Callable[[], str]
+    samples: SampleLog | None = None
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def page(self, request: PageRequest, now: datetime, deadline: Deadline) -> Page:
         """The page of `request.user_id` at `now`, acknowledged only once its exposures are on disk.
 
-        When the log fails the page is served all the same, and says so.
+        When a log fails the page is served all the same, and says so.
         """
         watch = Stopwatch(deadline)
         with self._turn:
-            page = self._compose(self.source.current(), request, now, watch)
-        problem = self._log(ExposureRecord(event_timestamp=now, page=page), watch)
-        degraded = page.degraded if problem is None else (*page.degraded, problem)
+            live = self.source.current()
+            page, given = self._compose(live, request, now, watch)
+        problems = (
+            self._log(ExposureRecord(event_timestamp=now, page=page), watch),
+            self._sample(live, page, given, now, watch),
+        )
+        degraded = (*page.degraded, *(problem for problem in problems if problem is not None))
         return page.model_copy(update={"timings_ms": dict(watch.timings_ms), "degraded": degraded})
 
-    def _compose(self, live: Live, request: PageRequest, now: datetime, watch: Stopwatch) -> Page:
+    def _compose(
+        self, live: Live, request: PageRequest, now: datetime, watch: Stopwatch
+    ) -> tuple[Page, Sequence[Given]]:
+        """The page, and what its models were given."""
         with watch.timed("assign"):
             plan = live.plan(request.user_id)
-        selection = self._select(live, plan, request, watch)
+        selector = Selector(live, plan, request.user_id, request.size, now, watch)
+        selection = selector.select()
         images, problem = _illustrate(live, plan, request.user_id, selection, now, watch)
         with watch.timed("assemble"):
-            return Page(
+            page = Page(
                 request_id=self.new_request_id(),
                 user_id=request.user_id,
                 as_of=live.reader.as_of,
@@ -58,12 +73,11 @@ class Homepage:
                 weights=plan.weights.model_dump(),
                 source=selection.source,
                 degraded=selection.degraded if problem is None else (*selection.degraded, problem),
+                stale=live.stale(now),
                 titles=_titles(live, selection, images),
                 timings_ms=dict(watch.timings_ms),
             )
-
-    def _select(self, live: Live, plan: Plan, request: PageRequest, watch: Stopwatch) -> Selection:
-        return Selector(live, plan, request.user_id, request.size, watch).select()
+        return page, (*selector.given, *images.given)
 
     def _log(self, record: ExposureRecord, watch: Stopwatch) -> Degradation | None:
         try:
@@ -72,6 +86,20 @@ class Homepage:
         except (OSError, LogClosed) as problem:
             noted(problem, "log")
             return Degradation(stage="log", reason=NOT_LOGGED)
+        return None
+
+    def _sample(
+        self, live: Live, page: Page, given: Sequence[Given], now: datetime, watch: Stopwatch
+    ) -> Degradation | None:
+        if self.samples is None or not given or not self.samples.wants(page.request_id):
+            return None
+        shown = np.array([title.title_id for title in page.titles], dtype=np.int64)
+        try:
+            with watch.timed("sample"):
+                self.samples.append(sample_of(page.request_id, page.user_id, now, live.reader, given, shown))
+        except (OSError, LogClosed) as problem:
+            noted(problem, "sample")
+            return Degradation(stage="sample", reason=NOT_SAMPLED)
         return None
 
 

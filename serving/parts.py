@@ -31,9 +31,10 @@ class UnknownTitles(LookupError):
 
 @dataclass(frozen=True)
 class Parts:
-    """Answers from one moment's features and models, by the versions that the user's arms ask for."""
+    """Answers from one moment's features and models at `now`, by the versions that the user's arms ask for."""
 
     live: Live
+    now: datetime
 
     def candidates(self, request: CandidatesRequest) -> CandidatesAnswer:
         """Unwatched titles of the catalogue, best first.
@@ -52,6 +53,7 @@ class Parts:
             generation=live.reader.generation,
             title_ids=tuple(found.title_ids.tolist()),
             scores=tuple(found.scores.tolist()),
+            stale=live.stale(self.now),
         )
 
     def scores(self, request: TitlesRequest) -> ScoresAnswer:
@@ -64,7 +66,7 @@ class Parts:
         live, plan = self.live, self.live.plan(request.user_id)
         if not live.reader.knows_user(request.user_id):
             raise NewUser(request.user_id, live.reader.generation)
-        matrix = live.reader.matrix("ranking", request.user_id, self._titles(request))
+        matrix = live.reader.matrix("ranking", request.user_id, self._titles(request), at=self.now)
         heads = live.ranker(plan).score(matrix)
         return ScoresAnswer(
             user_id=request.user_id,
@@ -74,16 +76,17 @@ class Parts:
             play=tuple(heads.play.tolist()),
             completion=_numbers(heads.completion),
             retention=_numbers(heads.retention),
+            stale=live.stale(self.now),
         )
 
-    def images(self, request: TitlesRequest, now: datetime) -> ArtworkAnswer:
-        """One image for each title, as on the user's page of that day.
+    def images(self, request: TitlesRequest) -> ArtworkAnswer:
+        """One image for each title, as on the user's page of the day.
 
         Raises:
             UnknownTitles: the snapshot has no such titles.
         """
         live, plan = self.live, self.live.plan(request.user_id)
-        images = choose_images(live, plan, request.user_id, self._titles(request), now)
+        images = choose_images(live, plan, request.user_id, self._titles(request), self.now)
         return ArtworkAnswer(
             user_id=request.user_id,
             version=str(plan.versions.artwork),
@@ -91,6 +94,7 @@ class Parts:
             title_ids=request.title_ids,
             artwork_ids=images.artwork_ids,
             propensities=images.propensities,
+            stale=live.stale(self.now),
         )
 
     def _titles(self, request: TitlesRequest) -> Int64:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from serving.answers import Degradation, Source, TitleScores
 from serving.deadline import DeadlineExceeded, Stopwatch
 from serving.live import Live
 from serving.plan import Plan
+from serving.samples import Given
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +52,18 @@ class Selection:
 
 @dataclass(frozen=True)
 class Selector:
-    """Selects `size` titles for one user, from one moment's features and models."""
+    """Selects `size` titles for one user at `now`, from one moment's features and models.
+
+    `given` gathers what the models were given on the way.
+    """
 
     live: Live
     plan: Plan
     user_id: int
     size: int
+    now: datetime
     watch: Stopwatch
+    given: list[Given] = field(default_factory=list)
 
     def select(self) -> Selection:
         """The best titles; a stage that fails or comes too late leaves the choice to the next best one."""
@@ -75,6 +82,7 @@ class Selector:
         with self.watch.stage("features"):
             features = known_user(self.live, "retrieval_user", self.user_id)
             watched = self.live.reader.history(self.user_id)
+            self.given.append(Given.of_user("retrieval_user", features))
         with self.watch.stage("retrieve"):
             retriever, wanted = self.live.retriever(self.plan), self.live.manifest.defaults.n_candidates
             found = retriever.candidates(features, watched, wanted, exclude=watched)
@@ -85,7 +93,8 @@ class Selector:
 
     def _ranked(self, found: Candidates) -> Selection:
         with self.watch.stage("rank_features"):
-            matrix = self.live.reader.matrix("ranking", self.user_id, found.title_ids)
+            matrix = self.live.reader.matrix("ranking", self.user_id, found.title_ids, at=self.now)
+            self.given.append(Given("ranking", found.title_ids, matrix))
         with self.watch.stage("rank"):
             heads = self.live.ranker(self.plan).score(matrix)
             values = objective(heads, self.plan.weights)

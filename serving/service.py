@@ -37,11 +37,13 @@ from serving.live import Folders, LiveSource, check_servable
 from serving.manifest import Manifest, NotABento
 from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles
+from serving.samples import SampleLog
 from serving.selection import NewUser
 
 BENTO = Path(__file__).resolve().parent.parent
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
+A = TypeVar("A", CandidatesAnswer, ScoresAnswer, ArtworkAnswer)
 
 
 class Settings(BaseSettings):
@@ -51,6 +53,12 @@ class Settings(BaseSettings):
 
     home: Path = Field(description="the workspace of one source")
     starts_at: AwareDatetime | None = Field(None, description="simulated sessions: the time when we start")
+    sample_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of requests whose feature vectors are logged; else as the Bento says",
+    )
 
 
 def clock_from(starts_at: datetime | None) -> Callable[[], datetime]:
@@ -105,7 +113,10 @@ class Process:
         use_threads(1)
         settings = Settings()
         self.now = clock_from(settings.starts_at)
-        self.source = LiveSource(Folders.of(BENTO, settings.home), Manifest.load(BENTO))
+        manifest = Manifest.load(BENTO)
+        given = settings.sample_share
+        self.sample_share = manifest.defaults.sample_share if given is None else given
+        self.source = LiveSource(Folders.of(BENTO, settings.home), manifest)
         self._stop = threading.Event()
         self._looking = threading.Thread(target=self.source.keep_looking, args=(self._stop,), daemon=True)
         self._looking.start()
@@ -118,6 +129,17 @@ class Process:
             check_servable(Folders.of(BENTO, Settings().home), Manifest.load(BENTO))
         except (NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
             sys.exit(f"refusing to start: {type(problem).__name__}: {problem}")
+
+    @property
+    def parts(self) -> Parts:
+        """What answers one request."""
+        return Parts(self.source.current(), self.now())
+
+    def counted(self, answer: A) -> A:
+        """The answer, Prometheus being told how fresh it is."""
+        service, live = type(self).__name__.lower(), self.source.current()
+        metrics.count_freshness(service, live.freshness, answer.stale, self.now())
+        return answer
 
     @at_shutdown
     def stop_looking(self) -> None:
@@ -139,23 +161,28 @@ class Homepage(Process):
     """Pages of titles with artwork."""
 
     def __init__(self) -> None:
-        """Open the exposure log beside what every process has."""
+        """Open the logs beside what every process has."""
         super().__init__()
-        self._exposures = ExposureLog(self.source.folders.exposures, name=writer_name())
-        self._core = HomepageCore(self.source, self._exposures, lambda: uuid.uuid4().hex)
+        folders, name = self.source.folders, writer_name()
+        self._exposures = ExposureLog(folders.exposures, name=name)
+        self._samples = SampleLog(folders.samples, name=name, share=self.sample_share)
+        self._core = HomepageCore(self.source, self._exposures, lambda: uuid.uuid4().hex, self._samples)
 
     @endpoint
     def page(self, request: PageRequest, /) -> Page:
         """The page of one user; its exposures are on disk when it is answered."""
-        budget_ms = self.source.current().manifest.defaults.budget_ms
-        page = self._core.page(request, self.now(), Deadline.within(budget_ms, time.monotonic))
+        live, now = self.source.current(), self.now()
+        budget_ms = live.manifest.defaults.budget_ms
+        page = self._core.page(request, now, Deadline.within(budget_ms, time.monotonic))
         metrics.count(page, self.source.refusals)
+        metrics.count_freshness("homepage", live.freshness, page.stale, now)
         return page
 
     @at_shutdown
-    def close_log(self) -> None:
+    def close_logs(self) -> None:
         """Finish what is being written."""
         self._exposures.close()
+        self._samples.close()
 
 
 @service("retriever")
@@ -166,7 +193,7 @@ class Retriever(Process):
     def candidates(self, request: CandidatesRequest, /) -> CandidatesAnswer:
         """Unwatched titles for one user, best first."""
         with client_faults():
-            return Parts(self.source.current()).candidates(request)
+            return self.counted(self.parts.candidates(request))
 
 
 @service("ranker")
@@ -177,7 +204,7 @@ class Ranker(Process):
     def score(self, request: TitlesRequest, /) -> ScoresAnswer:
         """Each head's score of some titles for one user."""
         with client_faults():
-            return Parts(self.source.current()).scores(request)
+            return self.counted(self.parts.scores(request))
 
 
 @service("artwork")
@@ -188,7 +215,7 @@ class Artwork(Process):
     def choose(self, request: TitlesRequest, /) -> ArtworkAnswer:
         """One image for each of some titles, as on the user's page of the day."""
         with client_faults():
-            return Parts(self.source.current()).images(request, self.now())
+            return self.counted(self.parts.images(request))
 
 
 @contextmanager
