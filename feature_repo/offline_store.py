@@ -13,7 +13,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -237,6 +237,13 @@ class DuckDBOfflineStore(stock.DuckDBOfflineStore):  # type: ignore[misc] # feas
             return found if keys else _with_dummy(found)
 
         return ArrowJob(everything, config)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """Columns and Arrow types of a source's first file; Feast itself can do without a pattern only."""
+        schema = pq.read_schema(files_of(data_source, config)[0])
+        return zip(schema.names, map(str, schema.types), strict=True)
 
     @staticmethod
     def offline_write_batch(
