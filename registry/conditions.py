@@ -51,7 +51,7 @@ def compiled(condition: Condition) -> ColumnElement[bool]:
         case Not(term):
             return sa.not_(compiled(term))
         case Comparison(field) if field.name in COLUMNS:
-            return _holds(COLUMNS[field.name], condition)
+            return holds(COLUMNS[field.name], condition)
         case Comparison(field):
             return _SOME[field.name](condition)
 
@@ -59,7 +59,7 @@ def compiled(condition: Condition) -> ColumnElement[bool]:
 def _some_tag(comparison: Comparison) -> ColumnElement[bool]:
     row = TagRow
     held = sa.select(row.version_id).where(
-        row.key == comparison.field.key, _holds(row.value.expression, comparison)
+        row.key == comparison.field.key, holds(row.value.expression, comparison)
     )
     return VersionRow.id.in_(held)
 
@@ -68,7 +68,7 @@ def _some_param(comparison: Comparison) -> ColumnElement[bool]:
     row = ParameterRow
     column = row.number if isinstance(comparison.values[0], float) else row.value
     held = sa.select(row.version_id).where(
-        row.key == comparison.field.key, _holds(column.expression, comparison)
+        row.key == comparison.field.key, holds(column.expression, comparison)
     )
     return VersionRow.id.in_(held)
 
@@ -77,18 +77,18 @@ def _some_metric(comparison: Comparison) -> ColumnElement[bool]:
     row = MetricRow
     labels = (getattr(row, label) == value for label, value in comparison.field.labels)
     measured = sa.select(row.version_id).where(row.name == comparison.field.key, *labels)
-    return VersionRow.id.in_(measured.where(_holds(row.value.expression, comparison)))
+    return VersionRow.id.in_(measured.where(holds(row.value.expression, comparison)))
 
 
 def _some_alias(comparison: Comparison) -> ColumnElement[bool]:
     row = AliasRow
-    held = _holds(row.alias.expression, comparison)
+    held = holds(row.alias.expression, comparison)
     return sa.exists().where(row.model_id == VersionRow.model_id, row.number == VersionRow.number, held)
 
 
 def _some_feature(comparison: Comparison) -> ColumnElement[bool]:
     """By name or by digest."""
-    held = _holds(FeatureRow.name.expression, comparison) | _holds(FeatureRow.digest.expression, comparison)
+    held = holds(FeatureRow.name.expression, comparison) | holds(FeatureRow.digest.expression, comparison)
     services = sa.select(ServiceMemberRow.service_digest).join(FeatureRow).where(held)
     return sa.and_(VersionRow.service_digest.is_not(None), VersionRow.service_digest.in_(services))
 
@@ -101,7 +101,7 @@ def _some_arm(comparison: Comparison) -> ColumnElement[bool]:
         .join(ExperimentRow, ExperimentRow.id == ArmRow.experiment_id)
         .where(BindingRow.version_id.is_not(None))  # with a NULL in the list, NOT IN is never true
     )
-    return VersionRow.id.in_(bound.where(_holds(ExperimentRow.name + "/" + ArmRow.name, comparison)))
+    return VersionRow.id.in_(bound.where(holds(ExperimentRow.name + "/" + ArmRow.name, comparison)))
 
 
 _SOME: Mapping[str, Callable[[Comparison], ColumnElement[bool]]] = {
@@ -121,7 +121,8 @@ _COMPARE: Mapping[str, Callable[[Any, Any], ColumnElement[bool]]] = {
 }
 
 
-def _holds(column: ColumnElement[Any], comparison: Comparison) -> ColumnElement[bool]:
+def holds(column: ColumnElement[Any], comparison: Comparison) -> ColumnElement[bool]:
+    """`column` compared as `comparison` says, its values bound."""
     value, *_ = comparison.values
     if comparison.operator == "IN":
         return column.in_([_bound(value) for value in comparison.values])

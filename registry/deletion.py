@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from registry import reading
+from registry.access import ModelTagRow
 from registry.errors import InvalidReference, StillReferenced
 from registry.refs import Ref
 from registry.schema import (
@@ -47,6 +48,7 @@ def delete_model(session: Session, name: str, at: datetime) -> None:
     versions = sa.select(VersionRow.number).where(VersionRow.model_id == row.id).order_by(VersionRow.number)
     if numbers := session.scalars(versions).all():
         raise StillReferenced(name, [f"{name}/{number}" for number in numbers])
+    session.execute(sa.delete(ModelTagRow).where(ModelTagRow.model_id == row.id))
     row.deleted_at = at
 
 
