@@ -11,10 +11,13 @@ from typing import Any
 from validations.expectations import (
     Between,
     ColumnContract,
+    DriftLimits,
     DType,
     Expectation,
+    Limits,
     NullShare,
     OneOf,
+    Quarantine,
     TableContract,
 )
 
@@ -28,6 +31,8 @@ def contract_to_dict(contract: TableContract) -> dict[str, Any]:
         "not_after": list(contract.not_after),
         "row_count": _expectation_to_dict(contract.row_count),
         "digest": contract.digest,
+        "drift": _drift_to_dict(contract.drift),
+        "quarantine": contract.quarantine.at_most if contract.quarantine else None,
     }
 
 
@@ -43,6 +48,8 @@ def contract_from_dict(values: Mapping[str, Any]) -> TableContract:
         not_after=tuple(values["not_after"]),
         row_count=row_count,
         digest=values["digest"],
+        drift=_drift_from_dict(values["drift"]),
+        quarantine=None if values["quarantine"] is None else Quarantine(values["quarantine"]),
     )
 
 
@@ -64,12 +71,28 @@ def _column_to_dict(column: ColumnContract) -> dict[str, Any]:
         "dtype": column.dtype.value,
         "expectations": [_expectation_to_dict(expectation) for expectation in column.expectations],
         "digest": column.digest,
+        "drift": _drift_to_dict(column.drift) if column.drift else None,
     }
 
 
 def _column_from_dict(values: Mapping[str, Any]) -> ColumnContract:
     expectations = tuple(_expectation_from_dict(expectation) for expectation in values["expectations"])
-    return ColumnContract(values["name"], DType(values["dtype"]), expectations, values["digest"])
+    drift = _drift_from_dict(values["drift"]) if values["drift"] else None
+    return ColumnContract(values["name"], DType(values["dtype"]), expectations, values["digest"], drift)
+
+
+def _drift_to_dict(limits: DriftLimits) -> dict[str, Any]:
+    figures = {"psi": limits.psi, "ks": limits.ks, "null_share": limits.null_share}
+    steps = {
+        name: {step: None if limit is None else float(limit) for step, limit in vars(one).items()}
+        for name, one in figures.items()
+    }
+    return {**steps, "chance": float(limits.chance), "bins": limits.bins}
+
+
+def _drift_from_dict(values: Mapping[str, Any]) -> DriftLimits:
+    figures = {name: Limits(**values[name]) for name in ("psi", "ks", "null_share")}
+    return DriftLimits(**figures, chance=values["chance"], bins=values["bins"])
 
 
 def _expectation_to_dict(expectation: Expectation) -> dict[str, Any]:

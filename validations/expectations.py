@@ -84,14 +84,87 @@ def _fits(expectation: Expectation, dtype: DType) -> bool:
             return dtype in NUMBERS and not any(isinstance(value, str) for value in values)
 
 
+Severity = Literal["error", "warning", "info"]
+"""What a finding means: an error stops the table, a warning asks to be looked at, an info is for the record."""
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""Worst first."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Above which figure a change is an info, a warning, or an error that stops the table; None: never."""
+
+    info: float | None = None
+    warning: float | None = None
+    error: float | None = None
+
+    def __post_init__(self) -> None:
+        declared = [limit for limit in (self.info, self.warning, self.error) if limit is not None]
+        if not all(limit >= 0 for limit in declared) or declared != sorted(declared):
+            raise ValueError(f"{self}: limits are not negative and rise from info over warning to error.")
+
+    def of(self, severity: Severity) -> float | None:
+        """The limit above which a figure has this severity."""
+        return {"info": self.info, "warning": self.warning, "error": self.error}[severity]
+
+    def exceeded(self, figure: float) -> Severity | None:
+        """The worst severity whose limit lies below the figure."""
+        return next((s for s in SEVERITIES if (limit := self.of(s)) is not None and figure > limit), None)
+
+
+@dataclass(frozen=True)
+class DriftLimits:
+    """When a distribution has moved enough to say so, and how badly.
+
+    A figure counts as drift if it exceeds its limit *and* what two samples of one distribution would
+    exceed with probability `chance`, so that small tables raise no false alarms. PSI is in nats, KS and the
+    change of the null share lie in 0..1. By default values may move without stopping a table, since people
+    do change; that half of a column became unknown (or known) is something that broke.
+    """
+
+    psi: Limits = Limits(warning=0.2)
+    ks: Limits = Limits(warning=0.1)
+    null_share: Limits = Limits(warning=0.05, error=0.5)
+    chance: float = 1e-3
+    bins: int = 10
+
+    def __post_init__(self) -> None:
+        shares = [limit for one in (self.ks, self.null_share) for limit in (one.info, one.warning, one.error)]
+        if not (
+            all(share is None or share <= 1 for share in shares) and 0 < self.chance < 1 and self.bins >= 2
+        ):
+            raise ValueError(
+                f"{self}: limits of ks and null_share in 0..1, chance between 0 and 1, and at least 2 bins."
+            )
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Rows that break the contract may be set aside, as long as they are at most this share of all rows (0..1).
+
+    Without it, or beyond that share, one such row stops the table.
+    """
+
+    at_most: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.at_most < 1:
+            raise ValueError(f"Quarantine({self.at_most}): a share between 0 and 1, neither included.")
+
+
 @dataclass(frozen=True)
 class ColumnContract:
-    """One column: its type and what is expected of it; `digest` names the computation it comes from, if any."""
+    """One column: its type and what is expected of it; `digest` names the computation it comes from, if any.
+
+    `drift` says how far it may move from the training reference; None leaves that to its table.
+    """
 
     name: str
     dtype: DType
     expectations: tuple[Expectation, ...] = ()
     digest: str = ""
+    drift: DriftLimits | None = None
 
     def __post_init__(self) -> None:
         for expectation in self.expectations:
@@ -106,7 +179,8 @@ class TableContract:
     """What a table must be before it may go further.
 
     `key` columns are never null and unique together. No value of a `not_after` column lies at or after
-    the `as_of` the table is checked for: nothing may come from the future.
+    the `as_of` the table is checked for: nothing may come from the future. `drift` holds for every column
+    that declares none of its own; without `quarantine` a single row that breaks the contract stops the table.
     """
 
     table: str
@@ -115,6 +189,8 @@ class TableContract:
     not_after: tuple[str, ...] = ()
     row_count: Between = field(default_factory=lambda: Between(low=1))
     digest: str = ""
+    drift: DriftLimits = DriftLimits()
+    quarantine: Quarantine | None = None
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
@@ -132,6 +208,3 @@ class TableContract:
                     f"contract {self.table!r}: not_after names {column.name!r}, which is {column.dtype} "
                     f"and not {DType.TIMESTAMP}."
                 )
-
-
-Severity = Literal["error", "warning"]

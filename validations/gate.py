@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from validations.checks import describe
 from validations.contracts import contract_digest
-from validations.drift import DriftLimits, drift_findings, drifts, has_numbers
-from validations.expectations import TableContract
+from validations.drift import drift_findings, drifts, has_numbers
+from validations.expectations import DriftLimits, TableContract
 from validations.inspection import require_distinct_columns
 from validations.report import Finding, GateReport
 from validations.run import run_suite

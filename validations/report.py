@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from validations.expectations import Severity
+from validations.expectations import SEVERITIES, Severity
 
 SAMPLE_SIZE = 10
 """How many offending rows a finding names at most."""
@@ -65,26 +65,61 @@ class GateReport:
     findings: tuple[Finding, ...]
     elapsed_seconds: float
     evaluated: int  # expectations held against the table
+    at: datetime | None = None  # when the gate ran
+    digest: str = ""  # of the file's bytes, where it was a file
+    reference: str = ""  # what drift was measured from; empty where it was not
+    quarantined: int = 0  # rows set aside, which are not among `rows`
+    null_shares: Mapping[str, float] = field(default_factory=dict)  # column → share of its rows, 0..1
+
+    @property
+    def worst_first(self) -> tuple[Finding, ...]:
+        """The findings, errors before warnings before infos, what concerns more of the table first."""
+        return tuple(sorted(self.findings, key=_badness))
+
+    @property
+    def warned(self) -> bool:
+        """Whether a person should look at it although nothing stops it."""
+        return any(finding.severity == "warning" for finding in self.findings)
 
     @property
     def summary(self) -> str:
         """One sentence for people."""
         day = self.as_of.strftime("%Y-%m-%d %H:%M UTC")
-        scope = f"{self.evaluated:,} expectations, {self.rows:,} rows, as of {day}"
+        aside = f" and {self.quarantined:,} set aside" if self.quarantined else ""
+        scope = f"{self.evaluated:,} expectations, {self.rows:,} rows{aside}, as of {day}"
         if not self.findings:
             return f"{self.table} passed: {scope}."
-        verdict = "passed with warnings" if self.passed else "failed"
-        named = "; ".join(str(finding) for finding in self.findings[:3])
+        verdict = "failed" if not self.passed else "passed with warnings" if self.warned else "passed"
+        named = "; ".join(str(finding) for finding in self.worst_first[:3])
         more = f"; and {len(self.findings) - 3} more" if len(self.findings) > 3 else ""
         return f"{self.table} {verdict} ({scope}): {named}{more}."
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values; `from_dict` is its inverse."""
         findings = [finding.to_dict() for finding in self.findings]
-        return {**vars(self), "as_of": self.as_of.isoformat(), "findings": findings}
+        return {
+            **vars(self),
+            "as_of": self.as_of.isoformat(),
+            "at": self.at.isoformat() if self.at else None,
+            "findings": findings,
+            "null_shares": dict(self.null_shares),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild what `to_dict` wrote."""
+        """Rebuild what `to_dict` wrote, now or before reports said when, of which bytes and against what."""
         findings = tuple(Finding.from_dict(finding) for finding in values["findings"])
-        return cls(**{**values, "as_of": datetime.fromisoformat(values["as_of"]), "findings": findings})
+        as_of, at = datetime.fromisoformat(values["as_of"]), values.get("at")
+        return cls(
+            **{
+                **values,
+                "as_of": as_of,
+                "at": datetime.fromisoformat(at) if at else None,
+                "findings": findings,
+            }
+        )
+
+
+def _badness(finding: Finding) -> tuple[int, float]:
+    share = 1.0 if finding.unexpected_share is None else finding.unexpected_share
+    return SEVERITIES.index(finding.severity), -share
