@@ -203,7 +203,7 @@ def _reason(table: str, held: Recorded | None, target: Recorded, changes: Sequen
     if fresh:
         return "nothing it is made of has changed"
     if held is None:
-        return "there is no such file yet"
+        return "there is no file yet that says what it holds"
     if held.base != target.base:
         return (
             f"the events known by then, or what is made of them, changed: {held.base[:4]}→{target.base[:4]}"

@@ -219,7 +219,7 @@ def test_other_events_or_another_making_of_them_compute_a_table_whole(offline, m
 def test_another_as_of_is_another_file(offline):
     steps = planned(DECLARED, offline, as_ofs=(NOON - days(1), NOON))
     assert [step.fresh for step in steps] == [False] * len(DECLARED.stored) + [True] * len(DECLARED.stored)
-    assert steps[0].reason == "there is no such file yet"
+    assert steps[0].reason == "there is no file yet that says what it holds"
 
 
 def test_a_plan_writes_nothing_and_is_the_same_twice(offline):
