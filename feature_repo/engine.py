@@ -2,10 +2,9 @@
 
     batch_engine: {type: feature_repo.engine.DuckDBEngine}
 
-Feast's local engine turns every value into a protobuf on the way, loses the rows of all Arrow chunks but the first, and
-cannot materialize a view without entities. This one hands the offline store's columns over whole; what it leaves to
-the local engine (transformations, aggregations, validation, writing back offline) goes there in batches, so that
-no row is lost.
+Feast's local engine turns every value into a protobuf on the way, and cannot materialize a view without entities. This
+one hands the offline store's columns over whole, and leaves to the local engine what it does besides: transformations,
+aggregations, validation, writing back offline.
 """
 
 from __future__ import annotations
@@ -16,24 +15,19 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 from feast import FeatureView
-from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
-from feast.infra.compute_engines.dag.context import ExecutionContext
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.type_map import python_values_to_proto_values
 from feast.types import Int64
 
 from feature_repo.materialize import entity_keys
 from feature_repo.online_store import DuckDBOnlineStore
-from feature_repo.values import MOMENT, layout_for, payload_of_columns, single_id
-
-BATCH_ROWS = 10_000
-"""Rows that the local engine writes at once, where the settings do not say."""
+from feature_repo.values import MOMENT, NOBODY, layout_for, payload_of_columns, single_id
 
 
 class DuckDBEngineConfig(LocalComputeEngineConfig):  # type: ignore[misc] # feast ships no types
@@ -44,16 +38,6 @@ class DuckDBEngineConfig(LocalComputeEngineConfig):  # type: ignore[misc] # feas
 
 class DuckDBEngine(LocalComputeEngine):  # type: ignore[misc] # feast ships no types
     """Materializes plain views as Arrow, all others as the local engine does."""
-
-    def get_execution_context(self, registry: BaseRegistry, task: Any) -> ExecutionContext:
-        """Feast's own, with batches: without them it writes the first chunk of rows only."""
-        context = super().get_execution_context(registry, task)
-        settings = context.repo_config.materialization_config
-        if settings.online_write_batch_size is None:
-            batched = settings.model_copy(update={"online_write_batch_size": BATCH_ROWS})
-            config = context.repo_config.model_copy(update={"materialization_config": batched})
-            context.repo_config = config
-        return context
 
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
@@ -133,10 +117,7 @@ def _keys(view: FeatureView, columns: pa.Table) -> dict[str, pa.Array]:
 
 def _entity_keys(view: FeatureView, columns: pa.Table) -> Sequence[EntityKey]:
     if not join_keys(view):
-        nobody = EntityKey(
-            join_keys=[DUMMY_ENTITY_ID], entity_values=[ValueProto(string_val=DUMMY_ENTITY_VAL)]
-        )
-        return [nobody] * columns.num_rows
+        return [NOBODY] * columns.num_rows
     names = [column.name for column in view.entity_columns]
     values = [
         python_values_to_proto_values(

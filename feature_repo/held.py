@@ -28,6 +28,7 @@ ABSENT = -1
 _SETTLED_NS = 50_000_000  # far above the tick of any file system's clock
 _CELL_BYTES = {
     Kind.FLOAT: 5,
+    Kind.BIGINT: 9,
     Kind.BIGINTS: 128,
     Kind.PROTO: 64,
 }  # guesses but for FLOAT; only to refuse the huge

@@ -33,7 +33,7 @@ from feature_repo.feast_seam import EntityRows, asked
 from feature_repo.held import Held, Keys, Memory, ViewNotApplied
 from feature_repo.online_features import Source, answer
 from feature_repo.record import Layout, View, drop, ensure, lookup, mark_computed, opened, upsert, views
-from feature_repo.values import Row, Values, layout_for, protos_of_rows, rows_table
+from feature_repo.values import NOBODY, Row, Values, layout_for, protos_of_rows, rows_table
 
 __all__ = ["DuckDBOnlineStore", "DuckDBOnlineStoreConfig", "ViewNotApplied"]
 
@@ -227,6 +227,8 @@ def _path(config: RepoConfig) -> Path:
 
 
 def _key(config: RepoConfig, key: EntityKey) -> bytes:
+    """Feast writes the row of a view without entities under no key at all, and looks for it under another."""
+    key = key if key.join_keys else NOBODY
     return bytes(serialize_entity_key(key, config.entity_key_serialization_version))
 
 

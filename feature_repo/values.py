@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from feast import FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.field import Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Int64List
@@ -24,6 +25,9 @@ Values = dict[str, ValueProto]
 Row = tuple[EntityKey, Values, datetime, datetime | None]
 
 MOMENT = pa.timestamp("us", "UTC")
+NOBODY = EntityKey(join_keys=[DUMMY_ENTITY_ID], entity_values=[ValueProto(string_val=DUMMY_ENTITY_VAL)])
+"""The key of the one row of a view without entities."""
+
 KEEP_TAG = "keep"
 """Tag of a feature view: how many of an entity's newest rows are kept; one where it is not set."""
 

@@ -1,29 +1,40 @@
-"""The same Feast calls against Feast's SQLite store and ours: the answers must be equal."""
+"""The same Feast calls against Feast's SQLite store and ours: the answers must be equal.
+
+Where they are not, on purpose, see `test_online_store_differences`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 
-import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from both_stores import (
+    DEVICE,
+    DUCKDB,
+    HOUR,
+    USER,
+    a_store,
+    both_of,
+    error_of,
+    key,
+    now,
+    read,
+    rows,
+    source,
+    told,
+    view,
+    write,
+)  # fmt: skip
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_source import PushMode
+from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import RepoConfig
-from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.types import Array, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
-from feature_repo.materialize import entity_keys
-from feature_repo.online_store import DuckDBOnlineStore, ViewNotApplied
-from feature_repo.values import WrongValueType
-from feature_repo.record import RecordBusy, View, layout_of, opened, views
+from feature_repo.online_store import DuckDBOnlineStore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ibis.*"),  # it calls DuckDB 2.0 by old names
@@ -31,131 +42,65 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-NOW = datetime.now(UTC).replace(microsecond=0)  # Feast's stores know no other clock
-HOUR = timedelta(hours=1)
-DUCKDB = "feature_repo.online_store.DuckDBOnlineStore"
-
-user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
-device = Entity(name="device", join_keys=["device_id"], value_type=ValueType.STRING)
-IDS = {"user_id": Int64, "device_id": String}
+FLOATS = ["floats:a", "floats:b", "floats:c"]
 TYPES = {
-    "int64": Int64, "int32": Int32, "double": Float64, "flag": Bool, "text": String, "raw": Bytes, "moment": UnixTimestamp,
+    "int64": Int64, "int32": Int32, "double": Float64, "text": String, "raw": Bytes, "moment": UnixTimestamp,
     "float": Float32, "ids": Array(Int64), "texts": Array(String), "doubles": Array(Float64),
 }  # fmt: skip
 
 
-def view(
-    folder: Path, name: str, entities: list[Entity], types: dict, ttl: timedelta | None = None
-) -> FeatureView:
-    keys = [Field(name=e.join_key, dtype=IDS[e.join_key]) for e in entities]
-    return FeatureView(
-        name=name,
-        entities=entities,
-        ttl=ttl,
-        schema=[*keys, *(Field(name=n, dtype=t) for n, t in types.items())],
-        source=FileSource(
-            name=f"{name}_source", path=str(folder / f"{name}.parquet"),
-            timestamp_field="event_timestamp", created_timestamp_column="created_timestamp",
-        ),
-    )  # fmt: skip
-
-
-def definitions(folder: Path) -> list:
+def definitions(folder):
+    floats = view(folder, "floats", [USER], {"a": Float32, "b": Float32, "c": Float32})
+    types = view(folder, "types", [USER], TYPES)
+    by_both = view(folder, "by_both", [USER, DEVICE], {"a": Float32, "n": Int64})
     return [
-        user,
-        device,
-        view(folder, "floats", [user], {"a": Float32, "b": Float32, "c": Float32}),
-        view(folder, "types", [user], TYPES),
-        view(folder, "by_device", [device], {"a": Float32}),
-        view(folder, "by_both", [user, device], {"a": Float32, "n": Int64}),
-        view(folder, "short_lived", [user], {"a": Float32}, ttl=HOUR),
-    ]
-
-
-def a_store(folder: Path, online: dict, project: str = "test", **more: object) -> FeatureStore:
-    config = RepoConfig(
-        project=project, provider="local", registry=str(folder / "registry.db"), online_store=online,
-        offline_store={"type": "duckdb"}, entity_key_serialization_version=3, repo_path=folder, **more,
-    )  # fmt: skip
-    return FeatureStore(config=config)
+        USER, DEVICE, floats, types, by_both,
+        view(folder, "by_device", [DEVICE], {"a": Float32}),
+        view(folder, "plays", [USER], {"title_id": Int64, "minutes": Float32}, pushed=True),
+        FeatureService(name="some", features=[floats[["a", "c"]], types[["text"]]]),
+        FeatureService(name="renamed", features=[floats.with_name("numbers"), by_both.with_join_key_map({"user_id": "viewer_id"})]),
+    ]  # fmt: skip
 
 
 @pytest.fixture
-def ours(tmp_path) -> FeatureStore:
-    (tmp_path / "ours").mkdir()
-    store = a_store(tmp_path / "ours", {"type": DUCKDB, "path": "online.duckdb", "lock_wait_seconds": 0.2})
-    store.apply(definitions(tmp_path))
-    return store
+def both(tmp_path):
+    return both_of(tmp_path, definitions)
 
 
-@pytest.fixture
-def feasts(tmp_path) -> FeatureStore:
-    (tmp_path / "feasts").mkdir()
-    store = a_store(tmp_path / "feasts", {"type": "sqlite", "path": "online.db"})
-    store.apply(definitions(tmp_path))
-    return store
+def put(name, data):
+    """Write rows as a store itself is given them."""
 
-
-@pytest.fixture
-def both(ours, feasts) -> Callable:
-    def compare(call: Callable[[FeatureStore], object]) -> object:
-        mine, theirs = call(ours), call(feasts)
-        assert mine == theirs
-        return mine
-
-    return compare
-
-
-def rows(**columns: list) -> pd.DataFrame:
-    count = len(next(iter(columns.values())))
-    stamps = {"event_timestamp": [NOW] * count, "created_timestamp": [NOW] * count}
-    return pd.DataFrame(stamps | columns)
-
-
-def read(features: list[str], entity_rows: list[dict]) -> Callable[[FeatureStore], dict]:
-    def call(store: FeatureStore) -> dict:
-        response = store.get_online_features(features, entity_rows).proto
-        names = response.metadata.feature_names.val
-        return {
-            name: ([str(value) for value in column.values], list(column.statuses))  # noqa: PD011 - protobuf, not pandas
-            for name, column in zip(names, response.results, strict=True)
-        }
+    def call(store):
+        table = next(v for v in store.list_all_feature_views() if v.name == name)
+        store._get_provider().online_store.online_write_batch(store.config, table, data, None)
 
     return call
 
 
-def write(name: str, frame: pd.DataFrame) -> Callable[[FeatureStore], None]:
-    return lambda store: store.write_to_online_store(name, frame)
+def offline(both, name, frame):
+    """Make `frame` the source of a view, on both sides."""
+    for store in (both.ours, both.feasts):
+        path = store.get_feature_view(name).batch_source.path
+        frame.to_parquet(path, coerce_timestamps="us")
 
 
-FLOATS = ["floats:a", "floats:b", "floats:c"]
+# Values, keys, rows.
 
 
 def test_floats_come_back_with_nulls_and_missing_rows_told_apart(both):
-    both(
-        write(
-            "floats",
-            rows(user_id=[1, 2], a=[1.5, 0.0], b=[None, -2.25], c=[None, 1e-30]).astype({"c": "float32"}),
-        )
-    )
-    both(read(FLOATS, [{"user_id": 2}, {"user_id": 1}, {"user_id": 3}, {"user_id": 2}]))
+    frame = rows(user_id=[1, 2], a=[1.5, 0.0], b=[None, -2.25], c=[None, 1e-30]).astype({"c": "float32"})
+    both(write("floats", frame))
+    found = both(read(FLOATS, [{"user_id": 2}, {"user_id": 1}, {"user_id": 3}, {"user_id": 2}]))
+    assert [status for _, status, _ in found["b"]] == ["PRESENT", "PRESENT", "NOT_FOUND", "PRESENT"]
 
 
-def test_every_kind_of_value_comes_back(both):
+def test_values_of_a_data_frame_come_back(both):
+    moment = now()
     frame = rows(
-        user_id=[1, 2],
-        int64=[2**62, -1],
-        int32=[7, -7],
-        double=[0.1, -1e300],
-        flag=[True, False],
-        text=["é\n", ""],
-        raw=[b"\x00\xff", b""],
-        moment=[NOW, NOW - HOUR],
-        float=[0.5, -0.5],
-        ids=[[3, 2, 1], [2**62]],
-        texts=[["a", "b"], [""]],
+        user_id=[1, 2], int64=[2**62, -1], int32=[7, -7], double=[0.1, -1e300], text=["é\n", ""], raw=[b"\x00\xff", b""],
+        moment=[moment, moment - HOUR], float=[0.5, -0.5], ids=[[3, 2, 1], [2**62]], texts=[["a", "b"], [""]],
         doubles=[[0.1], [1.0, 2.0]],
-    )
+    )  # fmt: skip
     both(write("types", frame))
     found = both(read([f"types:{name}" for name in TYPES], [{"user_id": 1}, {"user_id": 2}, {"user_id": 9}]))
     assert set(found) == {"user_id", *TYPES}
@@ -164,171 +109,389 @@ def test_every_kind_of_value_comes_back(both):
 def test_string_and_composite_keys_find_their_rows(both):
     both(write("by_device", rows(device_id=["tv", "phone"], a=[1.0, 2.0])))
     both(write("by_both", rows(user_id=[1, 1], device_id=["tv", "phone"], a=[3.0, 4.0], n=[5, 6])))
-    keys = [{"user_id": 1, "device_id": d} for d in ("phone", "tv", "watch")]
+    keys = [{"user_id": 1, "device_id": d} for d in ("phone", "tv", "watch", "tv")]
+    found = both(read(["by_both:a", "by_both:n"], keys))
+    assert [value for value, _, _ in found["n"]] == ["int64_val: 6\n", "int64_val: 5\n", "", "int64_val: 5\n"]
     both(read(["by_device:a"], [{"device_id": d} for d in ("phone", "tv", "watch")]))
-    both(read(["by_both:a", "by_both:n"], keys))
 
 
-def test_a_newer_row_replaces_an_older_one_feature_by_feature(both):
+@pytest.mark.parametrize(("value_type", "dtype", "values"), [
+    (ValueType.INT32, Int32, [1, -(2**31)]),
+    (ValueType.BYTES, Bytes, [b"\x00", b"\xff"]),
+    (ValueType.UNIX_TIMESTAMP, UnixTimestamp, [datetime(2026, 1, 1, tzinfo=UTC), datetime(1969, 1, 1, tzinfo=UTC)]),
+])  # fmt: skip
+def test_keys_of_other_types_find_their_rows(tmp_path, value_type, dtype, values):
+    def objects(folder):
+        entity = Entity(name="thing", join_keys=["thing_id"], value_type=value_type)
+        fields = [Field(name="thing_id", dtype=dtype), Field(name="a", dtype=Float32)]
+        return [
+            entity,
+            FeatureView(name="things", entities=[entity], schema=fields, source=source(folder, "things")),
+        ]
+
+    both = both_of(tmp_path, objects)
+    both(write("things", rows(thing_id=values, a=[1.0, 2.0])))
+    found = both(read(["things:a"], [{"thing_id": value} for value in reversed(values)]))
+    assert [value for value, _, _ in found["a"]] == ["float_val: 2\n", "float_val: 1\n"]
+
+
+def test_a_newer_row_replaces_an_older_one(both):
     both(write("floats", rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0])))
-    later = rows(user_id=[1], a=[2.0], b=[2.0], c=[2.0])
+    later = rows(user_id=[1], a=[2.0], b=[None], c=[2.0]).astype({"b": "float32"})
     later["event_timestamp"] += HOUR
     both(write("floats", later))
     both(read(FLOATS, [{"user_id": 1}]))
 
 
-def test_what_a_view_was_not_asked_for_is_not_returned(both):
+def test_of_rows_of_equal_moments_the_one_written_last_counts(both):
+    frame = rows(user_id=[1, 1], a=[1.0, 2.0], b=[1.0, 2.0], c=[1.0, 2.0])
+    both(write("floats", frame))
+    both(read(FLOATS, [{"user_id": 1}]))
+    both(write("floats", frame.iloc[:1]))
+    assert both(read(["floats:a"], [{"user_id": 1}]))["a"][0][0] == "float_val: 1\n"
+
+
+def test_moments_without_a_zone_are_utc(both):
+    values = {name: Value(float_val=1.0) for name in "abc"}
+    naive = datetime(2026, 3, 2, 12)
+    both(put("floats", [(key(user_id=1), values, naive, naive)]))
+    found = both(read(["floats:a"], [{"user_id": 1}]))
+    assert found["a"][0][2] == datetime(2026, 3, 2, 12, tzinfo=UTC).timestamp()
+
+
+def test_a_feature_that_a_write_leaves_out_keeps_its_value(both):
     both(write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])))
-    found = both(read(["floats:b"], [{"user_id": 1}]))
-    assert set(found) == {"user_id", "b"}
+    both(put("floats", [(key(user_id=1), {"b": Value(float_val=9.0)}, now() + HOUR, now())]))
+    found = both(lambda store: store.get_online_features(FLOATS, [{"user_id": 1}]).to_dict())
+    assert found == {"user_id": [1], "a": [1.0], "b": [9.0], "c": [3.0]}
 
 
-def test_nothing_is_found_in_a_view_without_rows(both):
+def test_writing_no_rows_changes_nothing(both):
+    both(put("floats", []))
     both(read(FLOATS, [{"user_id": 1}]))
 
 
-def test_materialize_and_materialize_incremental_bring_the_newest_row_of_each_key(both, tmp_path):
-    frame = rows(user_id=[1, 1, 2], a=[1.0, 2.0, None], b=[3.0, 4.0, 5.0], c=[6.0, 7.0, 8.0])
-    frame["event_timestamp"] = [NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR]
-    typed = frame.astype(dict.fromkeys("abc", "float32"))
-    typed.to_parquet(tmp_path / "floats.parquet", coerce_timestamps="us")
-
-    def materialize(store: FeatureStore) -> None:
-        store.materialize(NOW - 4 * HOUR, NOW - 2 * HOUR, feature_views=["floats"])
-
-    both(materialize)
-    both(read(FLOATS, [{"user_id": 1}, {"user_id": 2}]))
-    both(lambda store: store.materialize_incremental(NOW, feature_views=["floats"]))
-    both(read(FLOATS, [{"user_id": 1}, {"user_id": 2}]))
+# Requests.
 
 
-def test_the_async_calls_answer_as_the_others_do(ours):
-    asyncio.run(ours.write_to_online_store_async("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])))
-    found = asyncio.run(ours.get_online_features_async(FLOATS, [{"user_id": 1}])).to_dict()
-    assert found == {"user_id": [1], "a": [1.0], "b": [2.0], "c": [3.0]}
+def test_only_what_was_asked_for_is_returned(both):
+    both(write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])))
+    assert set(both(read(["floats:b"], [{"user_id": 1}]))) == {"user_id", "b"}
 
 
-def test_projects_in_one_file_do_not_see_each_other(ours, tmp_path):
-    other = a_store(tmp_path / "ours", {"type": DUCKDB, "path": "online.duckdb"}, project="other")
-    other.apply(definitions(tmp_path))
-    write("floats", rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0]))(ours)
-    assert other.get_online_features(["floats:a"], [{"user_id": 1}]).to_dict()["a"] == [None]
+def test_nothing_is_found_in_views_without_rows(both):
+    both(read([*FLOATS, "types:text", "types:ids", "types:int64"], [{"user_id": 1}]))
 
 
-# Where ours differs from Feast's, on purpose.
+def test_keys_may_come_in_columns(both):
+    both(write("floats", rows(user_id=[1, 2], a=[1.0, 2.0], b=[0.0, 0.0], c=[0.0, 0.0])))
+    both(read(["floats:a"], {"user_id": [2, 1, 2]}))
+    both(read(["floats:a"], {"user_id": [Value(int64_val=2), Value(int64_val=1)]}))
 
 
-@pytest.mark.parametrize("late", ["event_timestamp", "created_timestamp"])
-def test_a_late_row_never_overwrites_a_newer_one(ours, late):
-    held = rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0])
-    held["event_timestamp"] -= 5 * HOUR  # so that event and created cannot be taken for each other
-    write("floats", held)(ours)
-    write("floats", held.assign(a=[9.0], **{late: held[late] - HOUR}))(ours)
-    assert ours.get_online_features(["floats:a"], [{"user_id": 1}]).to_dict()["a"] == [1.0]
+@pytest.mark.parametrize("full", [False, True])
+def test_services_give_their_features_under_short_or_long_names(both, full):
+    both(write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])))
+    found = both(read("some", [{"user_id": 1}], full_feature_names=full))
+    names = {"floats__a", "floats__c", "types__text"} if full else {"a", "c", "text"}
+    assert set(found) == {"user_id", *names}
 
 
-def test_a_row_of_the_same_moment_that_was_made_later_is_a_correction(ours):
-    held = rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0])
-    write("floats", held)(ours)
-    write("floats", held.assign(a=[9.0], created_timestamp=held["created_timestamp"] + HOUR))(ours)
-    assert ours.get_online_features(["floats:a"], [{"user_id": 1}]).to_dict()["a"] == [9.0]
+def test_views_and_keys_may_have_other_names_in_a_service(both):
+    both(write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])))
+    both(write("by_both", rows(user_id=[8], device_id=["tv"], a=[3.0], n=[5])))
+    keys = [{"user_id": 1, "viewer_id": 8, "device_id": "tv"}]
+    found = both(read("renamed", keys, full_feature_names=True))
+    assert found["numbers__a"][0][0] == "float_val: 1\n"
+    assert found["by_both__n"][0][0] == "int64_val: 5\n"
 
 
-def test_of_one_batch_the_newest_row_of_a_key_counts_and_of_equals_the_last(ours):
-    batch = rows(user_id=[1, 1, 2, 2], a=[1.0, 2.0, 3.0, 4.0], b=[0.0] * 4, c=[0.0] * 4)
-    batch.loc[0, "event_timestamp"] += HOUR
-    write("floats", batch)(ours)
-    found = ours.get_online_features(["floats:a"], [{"user_id": 1}, {"user_id": 2}]).to_dict()
-    assert found["a"] == [1.0, 4.0]
+def test_the_answer_tells_the_versions_of_its_views_if_asked(both):
+    def versions(store):
+        response = store.get_online_features(
+            ["floats:a", "types:text"], [{"user_id": 1}], include_feature_view_version_metadata=True
+        )
+        metadata = response.proto.metadata.feature_view_metadata
+        return {found.name: found.version for found in metadata}
+
+    assert set(both(versions)) == {"floats", "types"}
 
 
-@pytest.mark.parametrize(("age", "found"), [(timedelta(minutes=30), 1.0), (timedelta(minutes=90), None)])
-def test_a_row_past_its_time_to_live_is_not_found(ours, age, found):
-    old = rows(user_id=[1], a=[1.0])
-    old["event_timestamp"] -= age
-    write("short_lived", old)(ours)
-    assert ours.get_online_features(["short_lived:a"], [{"user_id": 1}]).to_dict()["a"] == [found]
+@pytest.mark.parametrize(("features", "keys"), [
+    pytest.param(["floats:a"], [{"device_id": "tv"}], id="a key of another view"),
+    pytest.param(["floats:a"], {"user_id": []}, id="no rows"),
+    pytest.param(["floats:nothing"], [{"user_id": 1}], id="a feature that is not there"),
+    pytest.param(["nothing:a"], [{"user_id": 1}], id="a view that is not there"),
+    pytest.param(["floats:a", "by_device:a"], [{"user_id": 1, "device_id": "tv"}], id="two features of one name"),
+    pytest.param(["floats:a"], [{"user_id": 1}, {"other": 2}], id="rows of different keys"),
+    pytest.param(["floats:a"], {"user_id": [1, 2], "device_id": ["tv"]}, id="columns of different lengths"),
+    pytest.param(["floats:a"], [], id="nothing at all"),
+    pytest.param([], [{"user_id": 1}], id="no features"),
+    pytest.param(["floats@v2:a"], [{"user_id": 1}], id="a version, where versions are off"),
+])  # fmt: skip
+def test_a_wrong_request_ends_in_the_same_error(both, features, keys):
+    both(error_of(read(features, keys)))
 
 
-def test_a_replay_of_the_past_counts_age_to_the_newest_row(tmp_path):
-    store = a_store(tmp_path, {"type": DUCKDB, "path": "online.duckdb", "age_against": "newest"})
-    store.apply(definitions(tmp_path))
-    past = rows(user_id=[1, 2], a=[1.0, 2.0])
-    past["event_timestamp"] = [datetime(2018, 9, 1, tzinfo=UTC), datetime(2018, 9, 1, 2, tzinfo=UTC)]
-    write("short_lived", past)(store)
-    found = store.get_online_features(["short_lived:a"], [{"user_id": 1}, {"user_id": 2}]).to_dict()
-    assert found["a"] == [None, 2.0]
+def test_half_a_composite_key_finds_nothing(both):
+    both(write("by_both", rows(user_id=[1], device_id=["tv"], a=[3.0], n=[5])))
+    both(read(["by_both:a"], [{"user_id": 1}]))
 
 
-def test_a_feature_that_a_row_leaves_out_keeps_its_value(ours):
-    write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0]))(ours)
-    key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=1)])
-    online, table = ours._get_provider().online_store, ours.get_feature_view("floats")
-    online.online_write_batch(ours.config, table, [(key, {"b": Value(float_val=9.0)}, NOW + HOUR, NOW)], None)
-    found = ours.get_online_features(FLOATS, [{"user_id": 1}]).to_dict()
-    assert (found["a"], found["b"], found["c"]) == ([1.0], [9.0], [3.0])
+def test_online_read_gives_values_in_the_order_of_the_keys(both):
+    both(write("floats", rows(user_id=[1, 2], a=[1.0, 2.0], b=[3.0, 4.0], c=[5.0, 6.0])))
+
+    def call(store):
+        table, online = store.get_feature_view("floats"), store._get_provider().online_store
+        keys = [key(user_id=i) for i in (2, 7, 1, 2)]
+        found = online.online_read(store.config, table, keys, ["a", "b", "c"])
+        return [(moment, values and {n: str(v) for n, v in values.items()}) for moment, values in found]
+
+    assert [moment is None for moment, _ in both(call)] == [False, True, False, False]
 
 
-def test_a_value_of_another_type_is_refused_and_nothing_of_its_batch_is_kept(ours):
-    online, table = ours._get_provider().online_store, ours.get_feature_view("floats")
-    keys = [EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=i)]) for i in (1, 2)]
-    good, bad = {n: Value(float_val=1) for n in "abc"}, {n: Value(string_val="1") for n in "abc"}
-    data = [(key, values, NOW, NOW) for key, values in zip(keys, (good, bad), strict=True)]
-    with pytest.raises(WrongValueType, match=r"feature '[abc]' is kept as FLOAT, but was given a string_val"):
-        online.online_write_batch(ours.config, table, data, None)
-    assert ours.get_online_features(["floats:a"], [{"user_id": 1}]).to_dict()["a"] == [None]
+# Writing: pushes, frames, materialization.
 
 
-def test_reading_a_view_that_was_never_applied_says_so(ours, tmp_path):
-    unapplied = view(tmp_path, "unapplied", [user], {"a": Float32})
-    key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=1)])
-    with pytest.raises(
-        ViewNotApplied, match=r"'test/unapplied' has no table .*run `feast apply`. It has: .*test/floats"
-    ):
-        ours._get_provider().online_store.online_read(ours.config, unapplied, [key])
+@pytest.mark.parametrize("to", [PushMode.ONLINE, PushMode.OFFLINE, PushMode.ONLINE_AND_OFFLINE])
+def test_a_push_reaches_the_views_of_its_source(both, to):
+    past = rows(user_id=[1], title_id=[5], minutes=[1.5])
+    offline(both, "plays", past.assign(event_timestamp=past["event_timestamp"] - HOUR))
+    frame = rows(user_id=[1, 2], title_id=[7, 8], minutes=[2.5, None])
+
+    def push(store):
+        store.push("plays_pushes", frame, to=to)
+        return sorted(
+            pq.read_table(store.get_feature_view("plays").batch_source.path)["title_id"].to_pylist()
+        )
+
+    assert both(push) == ([5] if to is PushMode.ONLINE else [5, 7, 8])
+    found = both(read(["plays:title_id", "plays:minutes"], [{"user_id": 1}, {"user_id": 2}]))
+    assert (found["title_id"][0][1] == "PRESENT") is (to is not PushMode.OFFLINE)
 
 
-def test_applying_a_changed_view_keeps_what_still_means_the_same(ours, tmp_path):
-    write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0]))(ours)
-    ours.apply([user, view(tmp_path, "floats", [user], {"c": Float32, "d": Float32, "a": Float64})])
-    found = ours.get_online_features(["floats:a", "floats:c", "floats:d"], [{"user_id": 1}]).to_dict()
-    assert (found["a"], found["c"], found["d"]) == ([None], [3.0], [None])
+def test_a_push_may_be_awaited(tmp_path):
+    both = both_of(tmp_path, definitions)
+    frame = rows(user_id=[1], title_id=[7], minutes=[2.5])
+    asyncio.run(both.ours.push_async("plays_pushes", frame))
+    both.feasts.push("plays_pushes", frame)
+    both(read(["plays:title_id", "plays:minutes"], [{"user_id": 1}]))
 
 
-def test_a_view_deleted_from_the_registry_is_forgotten_and_teardown_forgets_all(ours, tmp_path):
-    record = tmp_path / "ours" / "online.duckdb"
-    ours.apply([], objects_to_delete=[ours.get_feature_view("floats")], partial=False)
-    with opened(record, 1.0) as connection:
-        assert layout_of(connection, View("test", "floats")) is None
-        assert len(views(connection)) == 4
-    ours.teardown()
-    assert not record.exists()
+@pytest.mark.parametrize("given", ["df", "inputs"])
+def test_rows_may_be_written_from_a_dictionary(both, given):
+    columns = {name: column.tolist() for name, column in rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0]).items()}
+    both(lambda store: store.write_to_online_store("floats", **{given: columns}))
+    assert both(read(["floats:a"], [{"user_id": 1}]))["a"][0][0] == "float_val: 1\n"
 
 
-def test_while_another_process_writes_a_call_waits_its_bound_and_says_why(ours, tmp_path):
-    hold = f"""
-        import sys
-        from pathlib import Path
-        from feature_repo.record import opened
-        with opened(Path({str(tmp_path / "ours" / "online.duckdb")!r}), 5.0):
-            print("held", flush=True)
-            sys.stdin.read()
-    """
-    command = [sys.executable, "-c", textwrap.dedent(hold)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RecordBusy, match=r"gave up after 0\.2 s"):
-            ours.get_online_features(["floats:a"], [{"user_id": 1}])
-        holder.stdin.close()
-    assert ours.get_online_features(["floats:a"], [{"user_id": 1}]).to_dict()["a"] == [None]
+@pytest.mark.filterwarnings("ignore:Cannot write dataframe with empty feature columns:UserWarning")
+def test_a_frame_without_any_value_is_not_written(both):
+    both(write("floats", rows(user_id=[1], a=[None], b=[None], c=[None])))
+    assert both(read(["floats:a"], [{"user_id": 1}]))["a"][0][1] == "NOT_FOUND"
 
 
-def test_entity_keys_made_all_at_once_are_feasts_own_byte_for_byte():
-    ids = [0, 1, -1, 255, 256, 2**63 - 1, -(2**63)]
-    at_once = entity_keys("user_id", np.array(ids, dtype=np.int64)).to_pylist()
-    one_by_one = [EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=i)]) for i in ids]
-    assert at_once == [serialize_entity_key(key, 3) for key in one_by_one]
+def test_the_async_calls_answer_as_the_others_do(both):
+    frame = rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])
+    asyncio.run(both.ours.write_to_online_store_async("floats", frame))
+    both.feasts.write_to_online_store("floats", frame)
+    found = told(asyncio.run(both.ours.get_online_features_async(FLOATS, [{"user_id": 1}])))
+    assert found == both(read(FLOATS, [{"user_id": 1}]))
+    table, online = both.ours.get_feature_view("floats"), both.ours._get_provider().online_store
+    awaited = asyncio.run(online.online_read_async(both.ours.config, table, [key(user_id=1)]))
+    assert awaited == online.online_read(both.ours.config, table, [key(user_id=1)])
+    assert both.ours._get_provider().async_supported.online.read
 
 
-def test_feast_finds_the_store_by_its_dotted_path(ours):
-    assert isinstance(ours._get_provider().online_store, DuckDBOnlineStore)
+def hourly(moment, /, **columns):
+    """Rows an hour apart, the last at `moment`, each made an hour after it happened."""
+    count = len(next(iter(columns.values())))
+    events = [moment - HOUR * (count - 1 - i) for i in range(count)]
+    frame = pd.DataFrame(
+        {"event_timestamp": events, "created_timestamp": [e + HOUR for e in events]} | columns
+    )
+    return frame.astype({name: "float32" for name in "abc" if name in frame})
+
+
+def test_materializing_brings_the_newest_row_of_each_key_in_the_interval(both):
+    moment = now()
+    offline(
+        both,
+        "floats",
+        hourly(moment, user_id=[1, 1, 2], a=[1.0, 2.0, None], b=[3.0, 4.0, 5.0], c=[6.0, 7.0, 8.0]),
+    )
+    keys = [{"user_id": 1}, {"user_id": 2}]
+    both(lambda store: store.materialize(moment - 4 * HOUR, moment - 2 * HOUR, feature_views=["floats"]))
+    assert both(read(FLOATS, keys))["a"][0][0] == "float_val: 1\n"
+    both(lambda store: store.materialize_incremental(moment, feature_views=["floats"]))
+    assert [value for value, _, _ in both(read(FLOATS, keys))["a"]] == ["float_val: 2\n", ""]
+
+
+def test_materializing_again_and_over_the_same_time_changes_nothing(both):
+    moment = now()
+    offline(both, "floats", hourly(moment, user_id=[1, 2, 1], a=[1.0, 2.0, 3.0], b=[1.0] * 3, c=[1.0] * 3))
+    for hours in (4, 4, 2, 1):
+        both(
+            lambda store, hours=hours: store.materialize(
+                moment - hours * HOUR, moment, feature_views=["floats"]
+            )
+        )
+        found = both(read(FLOATS, [{"user_id": 1}, {"user_id": 2}]))
+        assert [value for value, _, _ in found["a"]] == ["float_val: 3\n", "float_val: 2\n"]
+    both(lambda store: store.materialize_incremental(moment + HOUR, feature_views=["floats"]))
+    assert both(read(FLOATS, [{"user_id": 1}, {"user_id": 2}])) == found
+
+
+def test_of_rows_of_one_moment_the_one_made_last_is_materialized(both):
+    moment = now()
+    frame = hourly(moment, user_id=[1, 1, 1], a=[1.0, 2.0, 3.0], b=[0.0] * 3, c=[0.0] * 3)
+    frame["event_timestamp"] = moment
+    frame["created_timestamp"] = [moment, moment + 2 * HOUR, moment + HOUR]
+    offline(both, "floats", frame)
+    both(lambda store: store.materialize(moment - HOUR, moment, feature_views=["floats"]))
+    assert both(read(FLOATS, [{"user_id": 1}]))["a"][0][0] == "float_val: 2\n"
+
+
+def test_every_kind_of_column_is_materialized(both):
+    moment = now()
+    frame = hourly(
+        moment, user_id=[1, 2, 3], int64=[2**62, -1, 0], int32=[7, -7, 0], double=[0.1, -1e300, None], text=["é", "", None],
+        raw=[b"\x00\xff", b"", None], moment=[moment, moment - HOUR, None], float=[0.5, -0.5, None],
+        ids=[[3, 2, 1], [], None], texts=[["a", "b"], [], None], doubles=[[0.1], [], None],
+    ).astype({"float": "float32", "int32": "int32"})  # fmt: skip
+    offline(both, "types", frame)
+    both(lambda store: store.materialize(moment - 4 * HOUR, moment, feature_views=["types"]))
+    both(read([f"types:{name}" for name in TYPES], [{"user_id": i} for i in (1, 2, 3, 4)]))
+
+
+def test_views_of_composite_keys_are_materialized(both):
+    moment = now()
+    offline(
+        both,
+        "by_both",
+        hourly(moment, user_id=[1, 1, 1], device_id=["tv", "phone", "tv"], a=[1.0, 2.0, 3.0], n=[1, 2, 3]),
+    )
+    both(lambda store: store.materialize(moment - 4 * HOUR, moment, feature_views=["by_both"]))
+    found = both(read(["by_both:a", "by_both:n"], [{"user_id": 1, "device_id": d} for d in ("tv", "phone")]))
+    assert [value for value, _, _ in found["n"]] == ["int64_val: 3\n", "int64_val: 2\n"]
+
+
+def test_columns_may_have_other_names_offline(tmp_path):
+    def objects(folder):
+        mapping = {"uid": "user_id", "raw_a": "a", "raw_n": "n", "at": "happened"}
+        mapped = FileSource(
+            name="mapped_source", path=str(folder / "mapped.parquet"), timestamp_field="happened",
+            created_timestamp_column="created_timestamp", field_mapping=mapping,
+        )  # fmt: skip
+        return [USER, view(folder, "mapped", [USER], {"a": Float32, "n": String}, source=mapped)]
+
+    both, moment = both_of(tmp_path, objects), now()
+    frame = hourly(moment, uid=[1, 1], raw_a=[1.0, 2.0], raw_n=["x", "y"]).rename(
+        columns={"event_timestamp": "at"}
+    )
+    offline(both, "mapped", frame.astype({"raw_a": "float32"}))
+    both(lambda store: store.materialize(moment - 4 * HOUR, moment, feature_views=["mapped"]))
+    assert both(read(["mapped:a", "mapped:n"], [{"user_id": 1}]))["a"][0][0] == "float_val: 2\n"
+
+
+def test_a_source_may_lack_the_moment_rows_were_made(tmp_path):
+    def objects(folder):
+        bare = FileSource(name="bare", path=str(folder / "bare.parquet"), timestamp_field="event_timestamp")
+        return [USER, view(folder, "bare", [USER], {"a": Float32}, source=bare)]
+
+    both, moment = both_of(tmp_path, objects), now()
+    offline(both, "bare", hourly(moment, user_id=[1, 1], a=[1.0, 2.0]).drop(columns="created_timestamp"))
+    both(lambda store: store.materialize(moment - 4 * HOUR, moment, feature_views=["bare"]))
+    assert both(read(["bare:a"], [{"user_id": 1}]))["a"][0][0] == "float_val: 2\n"
+
+
+# Definitions that change.
+
+
+def test_projects_in_one_file_do_not_see_each_other(tmp_path):
+    folders = {
+        "ours": {"type": DUCKDB, "path": "online.duckdb"},
+        "feasts": {"type": "sqlite", "path": "online.db"},
+    }
+    found = []
+    for folder, online in folders.items():
+        one, other = (
+            a_store(tmp_path / folder, online, definitions(tmp_path), project=name)
+            for name in ("one", "other")
+        )
+        write("floats", rows(user_id=[1], a=[1.0], b=[1.0], c=[1.0]))(one)
+        found.append([read(["floats:a"], [{"user_id": 1}])(store) for store in (one, other)])
+    assert [[status for _, status, _ in answer["a"]] for answer in found[0]] == [["PRESENT"], ["NOT_FOUND"]]
+    assert [[value[:2] for value in answer["a"]] for answer in found[0]] == [
+        [value[:2] for value in answer["a"]] for answer in found[1]
+    ]
+
+
+def test_a_view_that_is_applied_again_keeps_its_rows(both, tmp_path):
+    both(write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])))
+    both(lambda store: store.apply([USER, view(tmp_path, "floats", [USER], {"c": Float32, "b": Float32})]))
+    found = both(read(["floats:b", "floats:c"], [{"user_id": 1}]))
+    assert found["b"][0][0] == "float_val: 2\n"
+
+
+def test_a_view_that_is_deleted_and_applied_anew_is_empty(both):
+    both(write("floats", rows(user_id=[1], a=[1.0], b=[2.0], c=[3.0])))
+
+    def again(store):
+        old = store.get_feature_view("floats")
+        services = store.list_feature_services()
+        store.apply([], objects_to_delete=[*services, old], partial=False)
+        store.apply([USER, view(store.config.repo_path, "floats", [USER], {"a": Float32})])
+
+    both(again)
+    assert both(read(["floats:a"], [{"user_id": 1}]))["a"][0][1] == "NOT_FOUND"
+
+
+def test_teardown_leaves_no_file(both):
+    both(lambda store: store.teardown())
+    assert not (both.ours.config.repo_path / "online.duckdb").exists()
+    assert not (both.feasts.config.repo_path / "online.db").exists()
+
+
+def test_each_version_of_a_view_has_rows_of_its_own(tmp_path):
+    registry = {"enable_online_feature_view_versioning": True}
+
+    def objects(folder):
+        return [USER, view(folder, "floats", [USER], {"a": Float32})]
+
+    both = both_of(tmp_path, objects, registry=registry)
+    both(write("floats", rows(user_id=[1], a=[1.0])))
+    both(
+        lambda store: store.apply(
+            [USER, view(store.config.repo_path, "floats", [USER], {"a": Float32, "b": Float32})]
+        )
+    )
+    assert both(read(["floats:a"], [{"user_id": 1}]))["a"][0][1] == "NOT_FOUND"
+    both(write("floats", rows(user_id=[1], a=[2.0], b=[3.0])))
+    versions = both(lambda store: [v["version"] for v in store.list_feature_view_versions("floats")])
+    assert len(versions) == 2
+    old, new = sorted(versions)
+    found = both(read([f"floats@{old}:a", f"floats@{new}:b"], [{"user_id": 1}]))
+    assert (found["a"][0][0], found["b"][0][0]) == ("float_val: 1\n", "float_val: 3\n")
+    long = both(read([f"floats@{old}:a", f"floats@{new}:a"], [{"user_id": 1}], full_feature_names=True))
+    assert {n: v[0][0] for n, v in long.items() if n != "user_id"} == {
+        f"floats@{old}__a": "float_val: 1\n", f"floats@{new}__a": "float_val: 2\n",
+    }  # fmt: skip
+
+
+# What neither does, and what only SQLite does.
+
+
+@pytest.mark.parametrize("call", [
+    pytest.param(lambda online, *a: online.retrieve_online_documents(*a, ["a"], [0.5], 3), id="by vector"),
+    pytest.param(lambda online, *a: online.retrieve_online_documents_v2(*a, ["a"], [0.5], 3), id="by vector, second form"),
+])  # fmt: skip
+def test_search_by_similarity_is_said_not_to_be_supported(both, call):
+    online, table = both.ours._get_provider().online_store, both.ours.get_feature_view("floats")
+    with pytest.raises(NotImplementedError, match="DuckDBOnlineStore does not support online retrieval"):
+        call(online, both.ours.config, table)
+
+
+def test_feast_finds_the_store_by_its_dotted_path(both):
+    assert isinstance(both.ours._get_provider().online_store, DuckDBOnlineStore)
+    assert isinstance(both.feasts._get_provider().online_store, SqliteOnlineStore)
