@@ -303,8 +303,8 @@ def test_no_labels_make_an_empty_set(canaries):
 
 
 def test_labels_without_a_join_key_are_told_so(canaries):
+    labels = some_labels(0).filter(pc.field("event_timestamp") >= pa.scalar(small.MONDAY + days(1)))
     with pytest.raises(SpineLacks, match="is joined on 'title_id', but the spine has only: user_id"):
-        labels = some_labels(0).filter(pc.field("event_timestamp") >= pa.scalar(small.MONDAY + days(1)))
         canaries.made(labels.drop(["title_id"]))
 
 
