@@ -20,6 +20,7 @@ from registry.media import check_path
 from registry.promotion import ANYWHERE, Expected
 from registry.records import (
     BentoRecord,
+    ConsistencyRecord,
     ExperimentRecord,
     FeatureRecord,
     GateRecord,
@@ -30,7 +31,17 @@ from registry.records import (
     check_pair,
 )
 from registry.refs import parse_ref
-from registry.results import AliasMove, Bento, Experiment, Live, ModelVersion, Page, Readout, RegisteredModel
+from registry.results import (
+    AliasMove,
+    Bento,
+    Consistency,
+    Experiment,
+    Live,
+    ModelVersion,
+    Page,
+    Readout,
+    RegisteredModel,
+)
 from registry.schema import TagRow
 
 Clock = Callable[[], datetime]
@@ -106,6 +117,25 @@ class Registry:
         """Record the gate's verdict on one table; the newest on a table and `as_of` is the one that counts."""
         with self._database.write() as session:
             recording.record_gate(session, gate, self._clock())
+
+    def gates(self, source: str, as_of: datetime) -> dict[str, GateRecord]:
+        """The gate's newest verdict on each table of a source and `as_of`, by table."""
+        with self._database.read() as session:
+            return reading.gates(session, source, as_of)
+
+    def record_consistency(self, verdict: ConsistencyRecord) -> None:
+        """Record whether a service's features are served as computed. Raises `NotRecorded` for an unknown service.
+
+        While the newest verdict on a source and a service of that name has findings, no version that reads a
+        feature found may take a protected alias.
+        """
+        with self._database.write() as session:
+            recording.record_consistency(session, verdict, self._clock())
+
+    def consistency(self, source: str) -> dict[str, Consistency]:
+        """The newest consistency verdict on each service of a source, by the service's name."""
+        with self._database.read() as session:
+            return reading.consistency(session, source)
 
     # --- model versions --------------------------------------------------------------------------------
 
@@ -221,7 +251,8 @@ class Registry:
         Args:
             ref: the version that is to have it.
             alias: the alias; a protected one (`champion`) wants metrics and, where the gate has reported on the
-                tables of the training set, that they passed.
+                tables of the training set, that they passed; and that no feature it reads was last found to be
+                served otherwise than computed.
             expect: the number it stands on now, None for nowhere: compare-and-set. Left out: from anywhere.
             by: who moves it.
             reason: why.

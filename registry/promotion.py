@@ -6,6 +6,7 @@ Every move holds the model's row locked, so that what is compared is what is set
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
@@ -16,8 +17,17 @@ from registry import reading
 from registry.canonical import JSON, plain
 from registry.errors import AliasMoved, NoEvidence, NothingToRollBack, NotRecorded
 from registry.refs import Ref, check_name
-from registry.results import AliasMove
-from registry.schema import AliasMoveRow, AliasRow, GateRow, MetricRow, TrainingSetRow, VersionRow
+from registry.results import AliasMove, Consistency
+from registry.schema import (
+    AliasMoveRow,
+    AliasRow,
+    GateRow,
+    MetricRow,
+    ServiceMemberRow,
+    ServiceRow,
+    TrainingSetRow,
+    VersionRow,
+)
 
 
 class Unset(Enum):
@@ -30,6 +40,9 @@ ANYWHERE = Unset.ANYWHERE
 """As `expect`: move the alias from wherever it stands. None means from nowhere: it must not exist yet."""
 
 Expected = int | None | Unset
+
+_SHOWN = 5
+"""Features that a refusal names one by one."""
 
 
 def promote(
@@ -48,7 +61,8 @@ def promote(
 
     Raises:
         AliasMoved: it is not where `expect` says.
-        NoEvidence: the alias is protected and the version has no metrics, or its tables did not pass the gate.
+        NoEvidence: the alias is protected and the version has no metrics, its tables did not pass the gate, or
+            features it reads were last found to be served otherwise than computed.
     """
     check_name("alias", alias)
     model = reading.model(session, ref.name, lock=True)
@@ -128,10 +142,18 @@ def history(session: Session, name: str, alias: str) -> tuple[AliasMove, ...]:
 
 
 class Evidence:
-    """What speaks for a version: how many metrics it has, and the newest gate verdict on each of its tables."""
+    """What speaks for a version: its metrics, the gate's newest verdict on each of its tables, and `verdicts`.
 
-    def __init__(self, metrics: Mapping[str, float], gates: Sequence[GateRow]) -> None:
-        self._metrics = metrics
+    These are the newest consistency verdicts on the services it may read, None where there never was one.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, float],
+        gates: Sequence[GateRow],
+        verdicts: Mapping[str, Verdict | None],
+    ) -> None:
+        self._metrics, self._verdicts = metrics, verdicts
         self._gates = {
             (gate.table, gate.as_of): gate for gate in gates
         }  # in order of recording: the newest stays
@@ -142,6 +164,7 @@ class Evidence:
         for (table, as_of), gate in sorted(self._gates.items()):
             if not gate.passed:
                 lacks.append(f"a passed gate on {table!r} as of {as_of:%Y-%m-%dT%H:%M:%SZ}")
+        lacks += [verdict.lack for verdict in self._verdicts.values() if verdict and verdict.lack]
         return tuple(lacks)
 
     def to_dict(self) -> dict[str, JSON]:
@@ -151,6 +174,42 @@ class Evidence:
             "gates": {
                 gate.table: {"passed": gate.passed, "digest": gate.digest} for gate in self._gates.values()
             },
+            "consistency": {
+                name: None if verdict is None else verdict.to_dict()
+                for name, verdict in self._verdicts.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A consistency verdict as it bears on one version: `failing` are the features found that the version reads."""
+
+    found: Consistency
+    failing: tuple[str, ...]
+
+    @property
+    def lack(self) -> str:
+        """What is missing, in words; empty when nothing is."""
+        if not self.failing:
+            return ""
+        count = len(self.failing)
+        more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
+        return (
+            f"a passed consistency check of {self.found.service!r} on {self.found.source}: {', '.join(self.failing[:_SHOWN])}"
+            f"{more} {'was' if count == 1 else 'were'} served otherwise than computed offline "
+            f"({self.found.requests} requests up to {self.found.newest_request:%Y-%m-%dT%H:%M:%SZ}); mend it, then run "
+            f"`matinee features verify --source {self.found.source}` on requests served since"
+        )
+
+    def to_dict(self) -> dict[str, JSON]:
+        """As it is written into the alias's history."""
+        return {
+            "passed": self.found.passed,
+            "failing": list(self.failing),
+            "requests": self.found.requests,
+            "at": self.found.at.isoformat(),
+            "digest": self.found.digest,
         }
 
 
@@ -160,14 +219,46 @@ def gather_evidence(session: Session, version: VersionRow) -> Evidence:
         " ".join(filter(None, (row.name, row.dataset, row.split))): row.value
         for row in session.scalars(sa.select(MetricRow).where(MetricRow.version_id == version.id))
     }
+    verdicts = gather_verdicts(session, version)
     if version.training_set_digest is None:
-        return Evidence(metrics, [])
+        return Evidence(metrics, [], verdicts)
     made_from = session.get_one(TrainingSetRow, version.training_set_digest)
     same_day = sa.and_(GateRow.as_of == made_from.as_of, GateRow.source.in_(["", made_from.source]))
     theirs = (
         same_day if made_from.generation is None else same_day | (GateRow.generation == made_from.generation)
     )
-    return Evidence(metrics, session.scalars(sa.select(GateRow).where(theirs).order_by(GateRow.id)).all())
+    gates = session.scalars(sa.select(GateRow).where(theirs).order_by(GateRow.id)).all()
+    return Evidence(metrics, gates, verdicts)
+
+
+def gather_verdicts(session: Session, version: VersionRow) -> dict[str, Verdict | None]:
+    """The newest consistency verdict of the version's source on each service it may read, by the service's name.
+
+    With a known service it is that one's, under whatever digest it was checked, and of its findings those count
+    whose feature the version reads: a feature that has been declared anew is another one, not served yet. A version
+    that does not say what it reads may read anything of its source.
+    """
+    found = reading.consistency(session, _source_of(session, version))
+    if version.service_digest is None:
+        return {name: Verdict(one, _features(one.findings)) for name, one in found.items()}
+    name = session.get_one(ServiceRow, version.service_digest).name
+    if name not in found:
+        return {name: None}
+    members = sa.select(ServiceMemberRow.feature_digest).where(
+        ServiceMemberRow.service_digest == version.service_digest
+    )
+    reads = set(session.scalars(members))
+    return {name: Verdict(found[name], _features([f for f in found[name].findings if f["digest"] in reads]))}
+
+
+def _features(findings: Sequence[Mapping[str, JSON]]) -> tuple[str, ...]:
+    return tuple(str(finding["feature"]) for finding in findings)
+
+
+def _source_of(session: Session, version: VersionRow) -> str:
+    if version.training_set_digest is None:
+        return version.source
+    return session.get_one(TrainingSetRow, version.training_set_digest).source
 
 
 def _standing(session: Session, model_id: int, alias: str) -> AliasRow | None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from registry.errors import NotRecorded
-from registry.records import Metric
+from registry.records import GateRecord, Metric
 from registry.refs import Ref
-from registry.results import File, ModelVersion, RegisteredModel
+from registry.results import Consistency, File, ModelVersion, RegisteredModel
 from registry.schema import (
     AliasRow,
     ArtifactRow,
+    ConsistencyRow,
     FileRow,
+    GateRow,
     MetricRow,
     ModelRow,
     ParameterRow,
+    ServiceRow,
     TagRow,
     VersionRow,
 )
@@ -136,6 +140,40 @@ def models(session: Session) -> tuple[RegisteredModel, ...]:
         RegisteredModel(row.name, row.description, row.created_at, count, latest, aliases.get(row.id, {}))
         for row, count, latest in session.execute(counted)
     )
+
+
+def gates(session: Session, source: str, as_of: datetime) -> dict[str, GateRecord]:
+    """The newest gate report on each table of a source and `as_of`, by table."""
+    theirs = sa.select(GateRow).where(GateRow.source.in_(["", source]), GateRow.as_of == as_of)
+    return {
+        row.table: GateRecord(row.table, row.as_of, row.passed, row.findings, row.generation, row.source)
+        for row in session.scalars(theirs.order_by(GateRow.id))
+    }
+
+
+def consistency(session: Session, source: str) -> dict[str, Consistency]:
+    """The newest consistency verdict on each service of a source, by the service's name."""
+    query = (
+        sa.select(ConsistencyRow, ServiceRow.name)
+        .join(ServiceRow, ServiceRow.digest == ConsistencyRow.service_digest)
+        .where(ConsistencyRow.source == source)
+        .order_by(ConsistencyRow.id)
+    )
+    return {
+        name: Consistency(
+            source=row.source,
+            service=name,
+            service_digest=row.service_digest,
+            passed=row.passed,
+            requests=row.requests,
+            compared=row.compared,
+            newest_request=row.newest_request,
+            findings=tuple(row.findings),
+            digest=row.digest,
+            at=row.created_at,
+        )
+        for row, name in session.execute(query)
+    }
 
 
 def model(session: Session, name: str, *, lock: bool = False) -> ModelRow:

@@ -15,8 +15,22 @@ from sqlalchemy.orm import Session
 
 from registry.canonical import plain
 from registry.errors import DefinitionConflict, NotRecorded
-from registry.records import FeatureRecord, GateRecord, ServiceRecord, TrainingSetRecord
-from registry.schema import Base, FeatureRow, GateRow, ServiceMemberRow, ServiceRow, TrainingSetRow
+from registry.records import (
+    ConsistencyRecord,
+    FeatureRecord,
+    GateRecord,
+    ServiceRecord,
+    TrainingSetRecord,
+)
+from registry.schema import (
+    Base,
+    ConsistencyRow,
+    FeatureRow,
+    GateRow,
+    ServiceMemberRow,
+    ServiceRow,
+    TrainingSetRow,
+)
 
 _CHUNK = 1000  # digests in one IN list; SQLite allows 32,766 values
 
@@ -104,6 +118,31 @@ def record_gate(session: Session, gate: GateRecord, at: datetime) -> None:
         passed=gate.passed,
         findings=plain(gate.findings),
         digest=gate.digest,
+        created_at=at,
+    )
+    session.add(row)
+
+
+def record_consistency(session: Session, verdict: ConsistencyRecord, at: datetime) -> None:
+    """Append a consistency verdict, unless the newest one on the same source and service says the same.
+
+    Raises:
+        NotRecorded: the service is not recorded.
+    """
+    require_digest(session, ServiceRow, "feature service", verdict.service)
+    same = (ConsistencyRow.source == verdict.source, ConsistencyRow.service_digest == verdict.service)
+    newest = sa.select(ConsistencyRow.digest).where(*same).order_by(ConsistencyRow.id.desc()).limit(1)
+    if session.scalar(newest) == verdict.digest:
+        return
+    row = ConsistencyRow(
+        source=verdict.source,
+        service_digest=verdict.service,
+        passed=verdict.passed,
+        requests=verdict.requests,
+        compared=verdict.compared,
+        newest_request=verdict.newest_request,
+        findings=plain(verdict.findings),
+        digest=verdict.digest,
         created_at=at,
     )
     session.add(row)

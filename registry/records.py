@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.canonical import JSON, canonical, check_text, digest_of
@@ -107,6 +107,53 @@ class GateRecord:
     def digest(self) -> str:
         """SHA-256 over the verdict and its findings."""
         return digest_of({"passed": self.passed, "findings": self.findings})
+
+
+@dataclass(frozen=True)
+class ConsistencyRecord:
+    """Whether what models were given in `requests` logged requests is what is computed offline.
+
+    `service` is a service's digest; `compared` counts values; each finding says at least which `feature`, of which
+    `digest`, was served otherwise. It passed when there is none.
+    """
+
+    source: str
+    service: str
+    requests: int
+    compared: int
+    newest_request: datetime
+    findings: Sequence[Mapping[str, JSON]] = ()
+
+    def __post_init__(self) -> None:
+        _check_short("a consistency verdict's source", self.source)
+        _check_short("a consistency verdict's service", self.service)
+        _check_aware(f"consistency verdict on {self.source}", self.newest_request)
+        if self.requests < 1 or self.compared < 1:
+            raise InvalidRecord(
+                f"a consistency verdict on {self.source} over {self.requests} requests and {self.compared} values: "
+                "where nothing was compared, nothing is known."
+            )
+        for finding in self.findings:
+            if not {"feature", "digest"} <= set(finding):
+                raise InvalidRecord(f"a consistency finding needs a feature and its digest: {finding!r}.")
+        canonical(self.findings)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the verdict and what it rests on."""
+        return digest_of(
+            {
+                "findings": self.findings,
+                "requests": self.requests,
+                "compared": self.compared,
+                "newest_request": self.newest_request.astimezone(UTC).isoformat(),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,22 @@ class Page:
 
 
 @dataclass(frozen=True)
+class Consistency:
+    """A consistency verdict as the ledger has it; `service` is the service's name."""
+
+    source: str
+    service: str
+    service_digest: str
+    passed: bool
+    requests: int
+    compared: int
+    newest_request: datetime
+    findings: tuple[Mapping[str, JSON], ...]
+    digest: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class AliasMove:
     """One entry of an alias's history."""
 

@@ -238,6 +238,22 @@ class GateRow(Base):
     created_at: Mapped[datetime]
 
 
+class ConsistencyRow(Base):
+    """Whether the features of a service were served as they are computed offline; append-only, the newest counts."""
+
+    __tablename__ = "consistency_verdict"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(index=True)
+    service_digest: Mapped[str] = mapped_column(ForeignKey("feature_service.digest"), index=True)
+    passed: Mapped[bool]
+    requests: Mapped[int]
+    compared: Mapped[int] = mapped_column(sa.BigInteger)
+    newest_request: Mapped[datetime]
+    findings: Mapped[Any]
+    digest: Mapped[str]
+    created_at: Mapped[datetime]
+
+
 class BentoRow(Base):
     """A built Bento."""
 

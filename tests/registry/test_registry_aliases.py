@@ -37,7 +37,9 @@ def test_an_alias_moves_and_its_history_says_who_when_and_why(three):
     assert (first.from_number, first.to_number, first.by, first.reason) == (None, 1, "ada", "first")
     assert (second.from_number, second.to_number, second.by, second.reason) == (1, 3, "bob", "better recall")
     assert first.at < second.at
-    assert first.evidence == {"metrics": {"recall_at_200 world test": 0.41}, "gates": {}, "ticket": "R-1"}
+    assert first.evidence == {
+        "metrics": {"recall_at_200 world test": 0.41}, "gates": {}, "consistency": {}, "ticket": "R-1",
+    }  # fmt: skip
 
 
 def test_an_alias_where_it_stands_already_makes_no_history(three):

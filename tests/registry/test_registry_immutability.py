@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from registry import ArmRecord, BentoRecord, ExperimentRecord, GateRecord
+from registry import ArmRecord, BentoRecord, ConsistencyRecord, ExperimentRecord, GateRecord
 from registry.database import Database
 
 
@@ -29,6 +29,7 @@ def full(module_ledger, draft, lineage):
     ledger = module_ledger
     service, made_from = lineage(ledger)
     ledger.record_gate(GateRecord("user_activity", datetime(2026, 1, 1, tzinfo=UTC), passed=True))
+    ledger.record_consistency(ConsistencyRecord("world", service, 1, 1, datetime(2026, 1, 1, tzinfo=UTC)))
     ledger.register(draft("retriever"))
     ledger.register(
         draft(
@@ -53,7 +54,7 @@ def full(module_ledger, draft, lineage):
 FROZEN = {
     "feature": "name", "feature_service": "name", "feature_service_member": "position", "training_set": "rows",
     "model_version": "seed", "artifact": "size", "version_file": "path", "metric": "value", "parameter": "value",
-    "alias_history": "reason", "gate_report": "passed", "bento": "digest", "bento_version": "version_id",
+    "alias_history": "reason", "gate_report": "passed", "consistency_verdict": "passed", "bento": "digest", "bento_version": "version_id",
     "experiment_state": "by", "arm": "name", "binding": "parameter", "readout": "verdict",
 }  # fmt: skip
 
@@ -71,6 +72,7 @@ def test_rows_do_not_change(full, raw, table, column):
         "registered_model",
         "alias_history",
         "gate_report",
+        "consistency_verdict",
         "experiment",
         "experiment_state",
         "arm",
