@@ -298,11 +298,12 @@ def _merge_recent(connection: duckdb.DuckDBPyConnection, view: View, layout: Lay
     columns = f"entity_key, entity_id, event_timestamp, created_timestamp, {payload}"
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE merged AS
-        SELECT entity_key, any_value(entity_id) AS entity_id, event_timestamp,
-               min(created_timestamp) AS created_timestamp, {payload}
-        FROM (SELECT {columns} FROM {view.table} WHERE entity_key IN (SELECT entity_key FROM incoming)
-              UNION ALL SELECT {columns} FROM incoming)
-        GROUP BY entity_key, event_timestamp, {payload}
+        SELECT * FROM (
+            SELECT entity_key, any_value(entity_id) AS entity_id, event_timestamp,
+                   min(created_timestamp) AS created_timestamp, {payload}
+            FROM (SELECT {columns} FROM {view.table} WHERE entity_key IN (SELECT entity_key FROM incoming)
+                  UNION ALL SELECT {columns} FROM incoming)
+            GROUP BY entity_key, event_timestamp, {payload})
         QUALIFY {_place_of_row(layout)} <= {layout.keep}""")
     connection.execute(f"DELETE FROM {view.table} WHERE entity_key IN (SELECT entity_key FROM incoming)")
     connection.execute(f"INSERT INTO {view.table} BY NAME SELECT *, {number} AS written FROM merged")
