@@ -1,4 +1,4 @@
-"""Where a page's milliseconds go, and reading 200 x 758 features beside a bare gather and the SQL path.
+"""Where a page's milliseconds go, and reading 200 x 780 features beside a bare gather and the SQL path.
 
 Needs the workspace that `make demo` leaves. In process, one thread; medians over many users of one run.
 """
@@ -48,11 +48,12 @@ def reads(day: Day) -> dict[str, float]:
     def in_sql(user: int) -> object:
         spine = spine_of(np.full(CANDIDATES, user), chosen[user], day.as_of)
         return training_set(
-            spine, service, day.workspace.declarations, day.workspace.offline, [day.as_of], threads=1
-        )
+            spine, service, day.workspace.declarations, day.workspace.offline, [day.as_of],
+            events=day.workspace.lake.register, threads=1,
+        )  # fmt: skip
 
     return {
-        "snapshot, with user x title features": median_ms(lambda u: reader.matrix("ranking", u, chosen[u]), users[:300]),
+        "snapshot, with user x title features": median_ms(lambda u: reader.matrix("ranking", u, chosen[u], at=day.as_of), users[:300]),
         "bare NumPy gather of as many columns": median_ms(lambda u: table[np.searchsorted(titles, chosen[u])], users[:300]),
         "DuckDB over the offline Parquet": median_ms(in_sql, users[:10]),
     }  # fmt: skip

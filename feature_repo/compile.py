@@ -10,10 +10,8 @@ import ibis
 
 from events.sources import Source
 from feature_repo.arithmetic import Ref, to_sql
-from feature_repo.declarations import Aggregated, Attribute, Derived, Feature, FeatureTable
-from feature_repo.families import HISTORY_LENGTH
+from feature_repo.declarations import Aggregated, Attribute, Derived, Feature, FeatureTable, Kept
 from feature_repo.relations import Relations
-from validations.expectations import DType
 
 
 def compile_table(table: FeatureTable, source: Source, only: Collection[str] | None = None) -> str:
@@ -24,8 +22,8 @@ def compile_table(table: FeatureTable, source: Source, only: Collection[str] | N
     """
     if not table.stored:
         raise ValueError(f"feature table {table.name!r} is evaluated at request time: it has no snapshot.")
-    if any(feature.dtype is DType.BIGINTS for feature in table.features):
-        return _history_sql(table)
+    if table.keep > 1:
+        return _kept_sql(table)
     wanted = [feature for feature in table.features if only is None or feature.name in only]
     read = {feature.name for one in wanted for feature in (one, *one.reads)}
     part = replace(table, features=tuple(feature for feature in table.features if feature.name in read))
@@ -89,21 +87,26 @@ def _final(feature: Feature) -> str:
     return f'"{feature.name}"'
 
 
-def _history_sql(table: FeatureTable) -> str:
-    """The newest titles of each user's whole history, oldest first."""
-    feature = table.features[0]
+def _kept_sql(table: FeatureTable) -> str:
+    """The newest known events of each entity under their own times, oldest first."""
+    key, (relation,) = table.entity.join_key, {f.computation.relation for f in table.features if isinstance(f.computation, Kept)}  # fmt: skip
+    place = ("event_timestamp", *table.identified_by)
+    newest_first = ", ".join(f"{column} DESC" for column in place)
+    columns = ",\n  ".join(
+        [key, "event_timestamp", "created_timestamp", *(_kept_column(f) for f in table.features)]
+    )
     return f"""\
-WITH ranked AS (
-  SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC, play_id DESC) AS newest
-  FROM known_history
-)
 SELECT
-  user_id,
-  list(title_id ORDER BY newest DESC) AS {feature.name} /* {feature.digest} */
-FROM ranked
-WHERE newest <= {HISTORY_LENGTH}
-GROUP BY user_id
-ORDER BY user_id"""
+  {columns}
+FROM known_{relation}
+QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {newest_first}) <= {table.keep}
+ORDER BY {", ".join((key, *place))}"""
+
+
+def _kept_column(feature: Feature) -> str:
+    if not isinstance(feature.computation, Kept):
+        raise TypeError(f"{feature.name!r} is no column of a kept event.")
+    return f'CAST({feature.computation.column} AS {feature.dtype.value}) AS "{feature.name}" /* {feature.digest} */'
 
 
 def pair_sql(feature: Feature) -> str:

@@ -120,7 +120,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, step: Step, source: Source) -> 
     )
     rows = f"SELECT {key}, {at} event_timestamp, {at} created_timestamp, {columns} FROM {parts[0]}"
     joined = f" JOIN {parts[1]} USING ({key})" if len(parts) > 1 else ""
-    return f"{rows}{joined} UNION ALL {rows}{joined} WHERE false ORDER BY {key}, event_timestamp"
+    return f"{rows}{joined} UNION ALL {rows}{joined} WHERE false ORDER BY {', '.join((key, 'event_timestamp', *step.table.identified_by))}"
 
 
 def _refuse_different_rows(

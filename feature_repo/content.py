@@ -18,8 +18,9 @@ class _Sink(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-def digest_of(spine: pa.Table, features: Mapping[str, str], folder: Path, files: Iterable[Path]) -> str:
-    """sha256 over the spine's content, the features in order, and the computed files that were used (16 hex digits).
+def digest_of(spine: pa.Table, features: Mapping[str, str], folder: Path, files: Iterable[Path],
+              sessions: Iterable[str] = ()) -> str:  # fmt: skip
+    """sha256 over the spine's content, the features in order, and the computed files and sessions used (16 hex digits).
 
     A file counts by its path under `folder` and the digest its step recorded, or by its bytes where there is none.
     """
@@ -29,6 +30,8 @@ def digest_of(spine: pa.Table, features: Mapping[str, str], folder: Path, files:
     for path in sorted(set(files)):
         inputs = recorded_digest(path) or hashlib.sha256(path.read_bytes()).hexdigest()
         found.update(repr((path.relative_to(folder).as_posix(), inputs)).encode())
+    for digest in sessions:
+        found.update(digest.encode())
     return found.hexdigest()[:16]
 
 

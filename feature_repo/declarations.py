@@ -14,8 +14,8 @@ from typing import Self
 import ibis
 from ibis.expr import types as ir
 
-from feature_repo.arithmetic import Expression, references
-from feature_repo.session import Reading
+from feature_repo.arithmetic import Expression, Ref, references
+from feature_repo.session import OfLastTitle, Reading
 from validations.expectations import Between, DType, Expectation, NullShare
 
 COMPUTE_VERSION = 1
@@ -211,6 +211,11 @@ class FeatureTable:
         raise UnknownFeature(name, f"table {self.name!r}", [feature.name for feature in self.features])
 
     @property
+    def of_sessions(self) -> bool:
+        """Whether it is evaluated from the plays kept of a user, and not by arithmetic over stored features."""
+        return any(isinstance(feature.computation, InSession) for feature in self.features)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Feature names in packed order."""
         return tuple(feature.name for feature in self.features)
@@ -226,6 +231,15 @@ class FeatureTable:
         return replace(self, features=tuple(f for f in self.features if f.name not in lacking))
 
 
+def _references(computation: Computation) -> tuple[Ref, ...]:
+    match computation:
+        case Derived(expression):
+            return references(expression)
+        case InSession(OfLastTitle(feature)):
+            return (feature,)
+    return ()
+
+
 def _reading(table: str, feature: Feature, readable: Mapping[tuple[str, str], Feature]) -> Feature:
     """The feature, knowing which others its arithmetic reads.
 
@@ -233,9 +247,7 @@ def _reading(table: str, feature: Feature, readable: Mapping[tuple[str, str], Fe
         UnknownFeature: it reads what is not there.
         ReadsArithmetic: it reads what its own table derives in the same pass.
     """
-    if not isinstance(feature.computation, Derived):
-        return feature
-    refs = references(feature.computation.expression)
+    refs = _references(feature.computation)
     for ref in refs:
         if (ref.table, ref.feature) not in readable:
             known = [name for holder, name in readable if holder == ref.table]

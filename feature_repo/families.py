@@ -25,15 +25,24 @@ from feature_repo.declarations import (
     Feature,
     FeatureService,
     FeatureTable,
+    InSession,
+    Kept,
     Weight,
 )
 from feature_repo.measures import Measure, derived
 from feature_repo.pairs import pair_features
 from feature_repo.relations import SKETCH_WIDTH, Relations, slug
+from feature_repo.session import KEPT_IN, MinutesSincePlay, OfLastTitle, PlaysInSession, Reading
 from validations.expectations import Between, DType, Expectation
 
-HISTORY_LENGTH = 50
-"""Titles kept of a user's watch history, newest last."""
+KEPT_PLAYS = 50
+"""The newest plays of a user that the online store keeps: the watch history, and what sessions are read from."""
+
+DAY, SESSION_GAP = 1440, 30
+"""Minutes: how long ago the last play may be, and how far apart the plays of one session."""
+
+FOR_EVER = 36_500
+"""Days; a play stays what it was."""
 
 
 def _needs(*columns: str) -> frozenset[str]:
@@ -297,30 +306,57 @@ def _artwork_profile(r: Relations) -> FeatureTable:
     return FeatureTable("artwork_profile", ARTWORK, Weight.LIGHT, "What the image shows.", (*themes, *genres))
 
 
-def _user_history(r: Relations) -> FeatureTable:
-    recent = Feature(
-        "recent_title_ids", Aggregated("plays", r.plays.title_id.collect()),
-        f"the last {HISTORY_LENGTH} titles played, newest last", "title ids", (), _needs("plays"), dtype=DType.BIGINTS,
+def _recent_plays() -> FeatureTable:
+    columns = (("play_id", "which play it was", "play id"), ("title_id", "the title played", "title id"))
+    features = tuple(
+        Feature(c, Kept("history", c, KEPT_PLAYS), reads, unit, (KNOWN, NON_NEGATIVE), _needs("plays"), dtype=DType.BIGINT)
+        for c, reads, unit in columns
     )  # fmt: skip
-    return FeatureTable("user_history", USER, Weight.LIGHT, "What the user watched, in order.", (recent,))
+    return FeatureTable(
+        KEPT_IN, USER, Weight.LIGHT, f"The last {KEPT_PLAYS} plays of the user, each as it happened.", features,
+        ttl_days=FOR_EVER, keep=KEPT_PLAYS, identified_by=("play_id",), push_source="plays",
+    )  # fmt: skip
+
+
+def _user_session(r: Relations, titles: FeatureTable) -> FeatureTable:
+    """What the user has just been watching; the genres are those that `titles` holds as flags."""
+    genres = [
+        _in_session(f"last_genre_{slug(g)}", OfLastTitle(Ref(titles.name, titles[s.column].name), DAY),
+                    f"whether the title played last, if within a day, is {s.reads}", "flag", s.needs, SHARE)
+        for s, g in zip(r.genres, r.source.genres, strict=True)
+    ]  # fmt: skip
+    features = (
+        _in_session("minutes_since_last_play", MinutesSincePlay(DAY), "minutes since the last play, if within a day", "minutes", _needs(), Between(0, DAY)),
+        _in_session("play_count_session", PlaysInSession(SESSION_GAP), f"plays back from now, none more than {SESSION_GAP} minutes before the next",
+                    "plays", _needs(), KNOWN, Between(0, KEPT_PLAYS)),
+        *genres,
+    )  # fmt: skip
+    return FeatureTable(
+        "user_session", USER, Weight.HEAVY, "What the user has just been watching.", features, stored=False
+    )
+
+
+def _in_session(name: str, reading: Reading, reads: str, unit: str, needs: frozenset[str], *expect: Expectation) -> Feature:  # fmt: skip
+    return Feature(name, InSession(reading, KEPT_PLAYS), reads, unit, expect, needs | _needs("plays"))
 
 
 @cache
 def declare(source: Source) -> Declarations:
     """Everything there is for `source`: what it lacks the columns for is listed as unavailable."""
     r = Relations(source)
-    whole = [
-        _user_profile(r), _user_taste(r), _user_activity(r), _title_profile(r), _title_activity(r), _artwork_profile(r), _user_history(r),
+    stored = [
+        _user_profile(r), _user_taste(r), _user_activity(r), _title_profile(r), _title_activity(r), _artwork_profile(r), _recent_plays(),
     ]  # fmt: skip
-    pairs = pair_features(r, {table.name: table for table in whole})
+    by_name = {table.name: table for table in stored}
+    whole = [*stored, _user_session(r, by_name["title_profile"]), pair_features(r, by_name)]
     lacking = [
         (table.name, feature, source.missing(*sorted(feature.needs)))
-        for table in (*whole, pairs)
+        for table in whole
         for feature in table.features
         if source.missing(*sorted(feature.needs))
     ]
     gone = {(table, feature.name): missing for table, feature, missing in lacking}
-    tables = [t.without({f.name: gone[t.name, f.name] for f in t.features if (t.name, f.name) in gone}) for t in (*whole, pairs)]  # fmt: skip
+    tables = [t.without({f.name: gone[t.name, f.name] for f in t.features if (t.name, f.name) in gone}) for t in whole]  # fmt: skip
     kept = tuple(_lasting(table, source) for table in tables if table.features)
     return Declarations(source.name, kept, _services({t.name: t for t in kept}), tuple(lacking))
 
@@ -334,7 +370,7 @@ def _services(tables: dict[str, FeatureTable]) -> tuple[FeatureService, ...]:
     wanted = (
         ("retrieval_user", ("user_profile", "user_taste"), "what the user tower reads"),
         ("retrieval_title", ("title_profile",), "what the title tower reads"),
-        ("ranking", ("user_profile", "user_taste", "user_activity", "title_profile", "title_activity", "user_title"), "what the ranker reads"),
+        ("ranking", ("user_profile", "user_taste", "user_activity", "user_session", "title_profile", "title_activity", "user_title"), "what the ranker reads"),
         ("artwork_context", ("user_taste",), "what the choice of artwork knows of the user"),
         ("artwork_image", ("artwork_profile",), "what the creative-quality model knows of an image"),
     )  # fmt: skip

@@ -16,7 +16,16 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, ValueType
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    OnDemandFeatureView,
+    PushSource,
+    ValueType,
+)
 from feast.data_format import ParquetFormat
 from feast.transformation.python_transformation import PythonTransformation
 from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
@@ -38,7 +47,7 @@ class FeastObjects:
     """Everything of one source that a Feast registry should hold."""
 
     entities: tuple[Entity, ...]
-    sources: tuple[FileSource, ...]
+    sources: tuple[FileSource | PushSource, ...]
     views: tuple[FeatureView, ...]
     on_demand: tuple[OnDemandFeatureView, ...]
     services: tuple[FeatureService, ...]
@@ -72,7 +81,7 @@ def feast_objects(declarations: declared.Declarations, offline: Path) -> FeastOb
         table.name: _view(table, entities[table.entity.name], sources[table.name])
         for table in declarations.stored
     }
-    views |= {t.name: _on_demand(t, views) for t in declarations.tables if not t.stored}
+    views |= {t.name: _on_demand(t, views) for t in declarations.tables if not t.stored and not t.of_sessions}
     services = tuple(_service(service, views) for service in declarations.services)
     return FeastObjects(
         tuple(entities.values()), tuple(sources.values()),
@@ -173,7 +182,17 @@ def _entity(entity: declared.Entity) -> Entity:
     )  # fmt: skip
 
 
-def _source(table: declared.FeatureTable, offline: Path) -> FileSource:
+def _source(table: declared.FeatureTable, offline: Path) -> FileSource | PushSource:
+    """The computed files; where events may be pushed as well, a push source over them."""
+    files = _files(table, offline)
+    if not table.push_source:
+        return files
+    return PushSource(
+        name=table.push_source, batch_source=files, description=f"events as they come, for {table.name}"
+    )
+
+
+def _files(table: declared.FeatureTable, offline: Path) -> FileSource:
     return FileSource(
         name=f"{table.name}_snapshots",
         path=str(offline / table.name / "as_of=*.parquet"),
@@ -184,7 +203,7 @@ def _source(table: declared.FeatureTable, offline: Path) -> FileSource:
     )
 
 
-def _view(table: declared.FeatureTable, entity: Entity, source: FileSource) -> FeatureView:
+def _view(table: declared.FeatureTable, entity: Entity, source: FileSource | PushSource) -> FeatureView:
     key = Field(name=table.entity.join_key, dtype=Int64, description=f"id of {table.entity.description}")
     return FeatureView(
         name=table.name,
@@ -193,7 +212,7 @@ def _view(table: declared.FeatureTable, entity: Entity, source: FileSource) -> F
         schema=[key, *(_field(feature) for feature in table.features)],
         source=source,
         description=table.description,
-        tags={"digest": table.digest, "weight": table.weight.value},
+        tags={"digest": table.digest, "weight": table.weight.value, "keep": str(table.keep)},
         owner=_owner(table),
     )
 
@@ -258,10 +277,18 @@ def _transformation(name: str, expressions: str, fields: list[Field]) -> PythonT
 def _service(
     service: declared.FeatureService, views: Mapping[str, FeatureView | OnDemandFeatureView]
 ) -> FeatureService:
+    """Without session features, which Feast cannot evaluate: the tag `beyond_feast` says which those are."""
+    beyond = {
+        f"{table.name}:{f.name}": f.digest
+        for table in service.tables
+        if table.name not in views
+        for f in table.features
+    }
     return FeatureService(
         name=service.name,
-        features=[views[table.name] for table in service.tables],
+        features=[views[table.name] for table in service.tables if table.name in views],
         description=service.description,
+        tags={"beyond_feast": json.dumps(beyond)} if beyond else {},
     )
 
 

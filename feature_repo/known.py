@@ -219,5 +219,6 @@ def _memberships(moment: str) -> str:
 
 
 def _history(moment: str) -> str:
-    """Every known play in order; (event_timestamp, play_id) breaks ties the same way everywhere."""
-    return f"SELECT user_id, title_id, event_timestamp, play_id FROM plays WHERE {_known(moment)}"
+    """Every known play; (event_timestamp, play_id) breaks ties the same way everywhere."""
+    columns = "user_id, title_id, event_timestamp, created_timestamp, play_id"
+    return f"SELECT {columns} FROM plays WHERE {_known(moment)}"

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from feature_repo import deltas, snapshot
+from feature_repo import deltas, session, snapshot
 from feature_repo.arithmetic import to_data
-from feature_repo.declarations import Declarations, Derived, FeatureTable
+from feature_repo.declarations import Declarations, Derived, FeatureTable, InSession
 from feature_repo.overlay import integers, recent_of
 from feature_repo.packed import columns_to_matrix, pack, unpack
 from feature_repo.record import (
@@ -41,6 +41,7 @@ from feature_repo.snapshot import (
     Pairs,
     Recents,
     Service,
+    Sessions,
     Vectors,
     publish_made,
 )
@@ -128,14 +129,33 @@ def take_in(
     if not rows.num_rows:
         return
     mark_computed(connection, view, pc.max(rows["event_timestamp"]).as_py())
+    upsert(connection, view, _incoming(layout, join_key, rows))
+
+
+def push(table: FeatureTable, rows: pa.Table, online_root: Path, project: str) -> None:
+    """Add rows to a table between two computations of it: on disk when this returns, and seen by readers' next refresh.
+
+    `rows` are as in `take_in`; whatever else they have is left out.
+
+    Raises:
+        RecordBusy: another process is writing the record.
+    """
+    view, layout = View(project, table.name), layout_of_table(table)
+    with opened(online_root / RECORD, LOCK_WAIT_S) as connection:
+        ensure(connection, view, layout)
+        if rows.num_rows:
+            upsert(connection, view, _incoming(layout, table.entity.join_key, rows))
+
+
+def _incoming(layout: Layout, join_key: str, rows: pa.Table) -> pa.Table:
     ids = np.asarray(rows[join_key].to_numpy(), dtype=np.int64)
-    upsert(connection, view, pa.table({
+    return pa.table({
         "entity_key": entity_keys(join_key, ids),
         "entity_id": pa.array(ids),
         "event_timestamp": rows["event_timestamp"].cast(_MOMENT),
         "created_timestamp": rows["created_timestamp"].cast(_MOMENT),
         **_payload(layout, rows),
-    }))  # fmt: skip
+    })  # fmt: skip
 
 
 def publish_record(
@@ -170,12 +190,24 @@ def _contents(declarations: Declarations, record: Path, project: str, catalogue:
         lists = tuple(_lists(of[table.name], read(table)) for table in tables[Shape.LISTS])
         recents = tuple(_recents(of[table.name], read(table)) for table in tables[Shape.RECENT])
         sequence = newest_write(connection)
-    pairs = tuple(_pairs(table) for table in declarations.tables if not table.stored)
+    evaluated = [table for table in declarations.tables if not table.stored]
+    pairs = tuple(_pairs(table) for table in evaluated if not table.of_sessions)
+    sessions = tuple(_sessions(table) for table in evaluated if table.of_sessions)
     services = tuple(
         Service(s.name, tuple(t.name for t in s.tables), s.description) for s in declarations.services
     )
     return Contents(
-        declarations.source, as_of, vectors, lists, pairs, services, catalogue, recents, project, sequence
+        declarations.source,
+        as_of,
+        vectors,
+        lists,
+        pairs,
+        services,
+        catalogue,
+        recents,
+        sessions,
+        project,
+        sequence,
     )
 
 
@@ -243,6 +275,12 @@ def _pairs(table: FeatureTable) -> Pairs:
     computations = (feature.computation for feature in table.features)
     expressions = tuple(to_data(c.expression) for c in computations if isinstance(c, Derived))
     return Pairs(described(table), expressions)
+
+
+def _sessions(table: FeatureTable) -> Sessions:
+    computed = [f.computation for f in table.features if isinstance(f.computation, InSession)]
+    readings = tuple(session.to_data(c.reading) for c in computed)
+    return Sessions(described(table), readings, max(c.newest for c in computed))
 
 
 def _read(

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_repo import session
 from feature_repo.arithmetic import Ref, from_data
 from feature_repo.deltas import DamagedDeltas, Entry, Place, follow
 from feature_repo.freshness import Promise, promises_of
@@ -37,12 +38,14 @@ from feature_repo.mapped import (
 )
 from feature_repo.overlay import StoredTable, fits, laid_over
 from feature_repo.pairing import Pairing, compile_pairing
+from feature_repo.session import KEPT_IN, NO_PLAYS, OfLastTitle, Plays, Reading, Session, evaluate
 from feature_repo.snapshot import (
     CorruptSnapshot,
     Generation,
     Pointer,
     covered,
     generations,
+    microseconds,
     pointer,
     verified,
 )
@@ -50,7 +53,6 @@ from feature_repo.snapshot import (
 logger = logging.getLogger(__name__)
 
 USER, TITLE = "user", "title"
-HISTORY, PLAYS = "user_history", "recent_plays"
 _ATTEMPTS = 5
 
 
@@ -89,7 +91,32 @@ class _PairTable:
     titles: tuple[_Columns, ...]
 
 
-Table = VectorTable | _PairTable
+@dataclass(frozen=True)
+class _SessionTable:
+    """What the plays kept of a user say at the moment of a request."""
+
+    entity: str
+    features: tuple[str, ...]
+    digests: tuple[str, ...]
+    readings: tuple[Reading, ...]
+    newest: int
+    places: Mapping[Ref, int]  # in its table, the column of each title's feature that is read
+
+    def row(self, plays: Recent, at: int, vectors: Mapping[str, Table]) -> Float32:
+        """(F,) at `at` (µs), NaN where null."""
+        rows: dict[tuple[str, int], Float32] = {}
+
+        def stored(feature: Ref, title_id: int) -> np.float32:
+            where = (feature.table, title_id)
+            if where not in rows:
+                rows[where] = _vectors(vectors, feature.table).gather(np.array([title_id], dtype=np.int64))[0]
+            value: np.float32 = rows[where][self.places[feature]]
+            return value
+
+        return evaluate(self.readings, Session.at(at, _plays(plays), self.newest), stored)
+
+
+Table = VectorTable | _PairTable | _SessionTable
 
 
 @dataclass(frozen=True)
@@ -121,7 +148,7 @@ class View:
         entries = {entry["name"]: entry for entry in manifest["tables"]}
         of_kind = {
             kind: {n: e for n, e in entries.items() if e["kind"] == kind}
-            for kind in ("vectors", "lists", "recent", "pairs")
+            for kind in ("vectors", "lists", "recent", "pairs", "session")
         }
         vectors = {name: map_vectors(generation, entry) for name, entry in of_kind["vectors"].items()}
         return cls(
@@ -130,7 +157,11 @@ class View:
             as_of=generation.as_of,
             source=str(manifest["source"]),
             project=str(manifest["project"]),
-            tables=vectors | {name: _compile(entry, vectors) for name, entry in of_kind["pairs"].items()},
+            tables={
+                **vectors,
+                **{name: _compile(entry, vectors) for name, entry in of_kind["pairs"].items()},
+                **{name: _session(entry, vectors) for name, entry in of_kind["session"].items()},
+            },
             lists={name: map_lists(generation, entry) for name, entry in of_kind["lists"].items()},
             recents={name: map_recents(generation, entry) for name, entry in of_kind["recent"].items()},
             services={s["name"]: tuple(s["tables"]) for s in manifest["services"]},
@@ -169,6 +200,11 @@ class View:
             waiting=waiting,
         )
 
+    def recent(self, entity_id: int, table: str = KEPT_IN) -> Recent:
+        """The rows kept of an entity, oldest first; none where the entity, or the table, has none."""
+        kept = self.recents.get(table)
+        return kept.of(entity_id) if kept is not None else Recent(NO_PLAYS.moments, NO_PLAYS.created, {})
+
     def tables_of(self, service: str) -> list[Table]:
         """The tables of a service, in model order."""
         if service not in self.services:
@@ -181,11 +217,12 @@ class View:
         entities = sorted({table.entity for table in tables})
         if len(entities) > 1:
             raise WrongEntity(service, entities, "matrix()")
+        if any(isinstance(table, _SessionTable) for table in tables):
+            raise WrongEntity(service, [*entities, "moment"], "matrix()")
         return np.concatenate([t.gather(ids) for t in tables if isinstance(t, VectorTable)], axis=1)
 
     def matrix(self, service: str, user_id: int, title_ids: Int64, at: datetime | None = None) -> Float32:
-        """(n, F) of one user and n titles, user × title features included, in model order, as at `at`."""
-        del at  # no feature of this view depends on the moment of the request
+        """(n, F) of one user and n titles at a moment, user × title features included, in model order."""
         gathered = _Gathered(self.tables, np.array([user_id], dtype=np.int64), title_ids)
         tables = self.tables_of(service)
         out = np.empty((len(title_ids), sum(len(table.features) for table in tables)), dtype=np.float32)
@@ -195,6 +232,8 @@ class View:
             if isinstance(table, _PairTable):
                 user, title = gathered.inputs(table.users), gathered.inputs(table.titles)
                 table.pairing.run(user[0], title, part)
+            elif isinstance(table, _SessionTable):
+                part[...] = table.row(self.recent(user_id), microseconds(at or self.as_of), self.tables)
             else:
                 part[...] = gathered.block(name)
             start += len(table.features)
@@ -366,7 +405,9 @@ class OnlineReader:
     def matrix(self, service: str, user_id: int, title_ids: Int64, at: datetime | None = None) -> Float32:
         """(n, F) of one user and n titles, user × title features included, NaN where null.
 
-        `at` is the moment of the request, for features that depend on it.
+        Session features are of the moment `at`, that of the request: of the plays kept, those count that happened and
+        were known before it. Without it they are of the snapshot's `as_of`. At a moment before that, plays which
+        newer ones have pushed out of those kept are missing.
         """
         return self.view.matrix(service, user_id, np.asarray(title_ids, dtype=np.int64), at)
 
@@ -376,25 +417,13 @@ class OnlineReader:
         return ~np.isnan(matrix)
 
     def history(self, user_id: int) -> Int64:
-        """Ids of the titles the user watched, newest last; empty for a user without a history.
+        """Titles of the plays kept of the user, pushed ones among them, newest last; empty for who has none."""
+        plays = _plays(self.recent(user_id))
+        return plays.title_ids[np.lexsort((plays.play_ids, plays.moments))]
 
-        Behind the list as it was computed come the plays that were not known then.
-        """
-        table = self.view.lists.get(HISTORY)
-        listed = table.of(user_id) if table is not None else None
-        recent = self.recent(user_id)
-        if "title_id" not in recent.columns or not len(recent.moments):
-            return listed.items if listed is not None else np.empty(0, dtype=np.int64)
-        if listed is None:
-            return recent.columns["title_id"]
-        since = (recent.moments >= listed.moment) | (recent.created >= listed.moment)
-        return np.concatenate([listed.items, recent.columns["title_id"][since]])
-
-    def recent(self, user_id: int, table: str = PLAYS) -> Recent:
+    def recent(self, entity_id: int, table: str = KEPT_IN) -> Recent:
         """The rows kept of an entity, oldest first; none where the entity, or the table, has none."""
-        kept = self.view.recents.get(table)
-        empty = np.empty(0, dtype=np.int64)
-        return kept.of(user_id) if kept is not None else Recent(empty, empty, {})
+        return self.view.recent(entity_id, table)
 
     def moments(self, table: str, ids: Int64) -> Int64:
         """(n,) the event_timestamp of each entity's row, of its newest where several are kept: µs since 1970 UTC.
@@ -436,6 +465,27 @@ def _compile(entry: Mapping[str, Any], vectors: Mapping[str, VectorTable]) -> _P
         entry["entity"], tuple(entry["features"]), tuple(entry["digests"]), pairing,
         _columns(pairing.users, vectors), _columns(pairing.titles, vectors),
     )  # fmt: skip
+
+
+def _session(entry: Mapping[str, Any], vectors: Mapping[str, VectorTable]) -> _SessionTable:
+    readings = tuple(session.from_data(data) for data in entry["readings"])
+    read = [reading.feature for reading in readings if isinstance(reading, OfLastTitle)]
+    places = {feature: vectors[feature.table].features.index(feature.feature) for feature in read}
+    features, digests = tuple(entry["features"]), tuple(entry["digests"])
+    return _SessionTable(entry["entity"], features, digests, readings, entry["newest"], places)
+
+
+def _plays(recent: Recent) -> Plays:
+    if not len(recent.moments):
+        return NO_PLAYS
+    return Plays(recent.moments, recent.created, recent.columns["play_id"], recent.columns["title_id"])
+
+
+def _vectors(tables: Mapping[str, Table], name: str) -> VectorTable:
+    table = tables[name]
+    if not isinstance(table, VectorTable):
+        raise TypeError(f"{name!r} is computed at request time, and sessions read stored features only.")
+    return table
 
 
 def _columns(refs: Sequence[Ref], vectors: Mapping[str, VectorTable]) -> tuple[_Columns, ...]:

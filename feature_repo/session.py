@@ -24,6 +24,9 @@ Float32 = NDArray[np.float32]
 MINUTE = 60_000_000
 """Microseconds."""
 
+KEPT_IN = "recent_plays"
+"""The feature table whose kept rows are a user's newest plays."""
+
 
 @dataclass(frozen=True)
 class MinutesSincePlay:

@@ -131,6 +131,18 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Sessions:
+    """Features of the plays kept of a user at the moment of a request: no data, only what to read off (`session.to_data`).
+
+    The `newest` plays known by then count.
+    """
+
+    of: Described
+    readings: tuple[Any, ...]
+    newest: int
+
+
+@dataclass(frozen=True)
 class Service:
     """The tables one model reads, in model order."""
 
@@ -156,6 +168,7 @@ class Contents:
     services: tuple[Service, ...]
     catalogue: pa.Table
     recents: tuple[Recents, ...] = ()
+    sessions: tuple[Sessions, ...] = ()
     project: str = PROJECT
     sequence: int = 0
 
@@ -308,6 +321,7 @@ def _write_files(folder: Path, contents: Contents) -> dict[str, Any]:
         *(_write_lists(folder, table, contents.as_of) for table in contents.lists),
         *(_write_recents(folder, table) for table in contents.recents),
         *(_entry(table.of, "pairs", expressions=table.expressions) for table in contents.pairs),
+        *(_entry(t.of, "session", readings=t.readings, newest=t.newest) for t in contents.sessions),
     ]
     for entry in tables:
         entry["as_of"] = (entry["as_of"] or contents.as_of).astimezone(UTC).isoformat()

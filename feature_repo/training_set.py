@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from feature_repo.arithmetic import references
+from feature_repo.arithmetic import Ref, references
 from feature_repo.compile import pair_sql
 from feature_repo.compute import offline_path
 from feature_repo.content import digest_of
-from feature_repo.declarations import Declarations, Derived, Feature, FeatureService, FeatureTable
+from feature_repo.declarations import Declarations, Derived, Feature, FeatureService, FeatureTable, InSession
+from feature_repo.past_sessions import Register, past_sessions
 from feature_repo.point_in_time import History, engine, fetch, files_seen, find, quoted
 from validations.expectations import DType
 
@@ -50,6 +51,15 @@ class NotForTraining(TypeError):
         super().__init__(f"{table}:{feature.name} cannot be in a training set: {reason}.")
 
 
+class NoEvents(TypeError):
+    """A service reads sessions, and there is nothing to read them from."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(
+            f"service {service!r} reads session features, which are computed from raw plays: pass events=lake.register."
+        )
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """Labels and features row by row, in the order of the spine.
@@ -65,12 +75,13 @@ class TrainingSet:
 
 
 def training_set(spine: pa.Table, service: FeatureService, declarations: Declarations, folder: Path,
-                 as_ofs: Sequence[datetime], *, threads: int = 2) -> TrainingSet:  # fmt: skip
+                 as_ofs: Sequence[datetime], *, events: Register | None = None, threads: int = 2) -> TrainingSet:  # fmt: skip
     """Join each row of `spine` to its entities' newest rows at or before its `event_timestamp`.
 
     A snapshot holds what was known strictly before its `as_of`, so no feature is younger than its label. An
     entity that the newest snapshot lacks is looked up in older ones, as far back as its table's time to live;
     beyond that, and where it never was, its features are NaN. The same rows as Feast's `get_historical_features`.
+    Session features are of the plays known strictly before the label.
 
     Args:
         spine: label rows with the entities' join keys and `event_timestamp` (without a zone it is UTC); other
@@ -79,11 +90,13 @@ def training_set(spine: pa.Table, service: FeatureService, declarations: Declara
         declarations: where the service's tables are declared.
         folder: the offline folder `feature_repo.compute` wrote to.
         as_ofs: the snapshots that may be used.
+        events: registers the raw events; wanted for session features only.
         threads: DuckDB threads.
 
     Raises:
         NoSnapshot: a label is older than every snapshot.
         NotForTraining: a feature is no number, or is known at request time only.
+        NoEvents: the service has session features, and `events` is not given.
         SpineLacks: a table's join key is no column of `spine`.
     """
     moments = sorted(as_ofs)
@@ -95,10 +108,14 @@ def training_set(spine: pa.Table, service: FeatureService, declarations: Declara
         for table in matrix.stored:
             history = _history(table, folder, moments, spine)
             used += _join(connection, spine, history, table.names, matrix.blocks[table.name])
+        past = _Past(connection, declarations, folder, moments, threads, used)
+        sessions = [
+            _fill_sessions(past, spine, service, t, matrix, events) for t in service.tables if t.of_sessions
+        ]
         for table in service.tables:
-            if not table.stored:
+            if not table.stored and not table.of_sessions:
                 _cross(connection, table, matrix)
-    digest = digest_of(spine, service.digests, folder, used)
+    digest = digest_of(spine, service.digests, folder, used, sessions)
     return TrainingSet(spine, matrix.wanted, tuple(service.digests), tuple(service.digests.values()), digest)
 
 
@@ -130,12 +147,47 @@ class _Matrix:
         return {f"{t.name}:{n}": self.blocks[t.name][:, i] for t, n, i in named if f"{t.name}:{n}" in read}
 
 
+@dataclass(frozen=True)
+class _Past:
+    """Where the past is looked up; `used` gathers the files that were read."""
+
+    connection: duckdb.DuckDBPyConnection
+    declarations: Declarations
+    folder: Path
+    moments: Sequence[datetime]
+    threads: int
+    used: list[Path]
+
+    def of_titles(self, asked: pa.Table, refs: Sequence[Ref]) -> Float32:
+        """(n, F) stored features of titles, as a label at that moment sees them."""
+        found = np.full((len(asked), len(refs)), np.nan, dtype=np.float32)
+        for name in dict.fromkeys(ref.table for ref in refs):
+            places = [i for i, ref in enumerate(refs) if ref.table == name]
+            history = _history(self.declarations.table(name), self.folder, self.moments, asked)
+            block = np.full((len(asked), len(places)), np.nan, dtype=np.float32)
+            names = [refs[i].feature for i in places]
+            self.used.extend(_join(self.connection, asked, history, names, block))
+            found[:, places] = block
+        return found
+
+
+def _fill_sessions(past: _Past, spine: pa.Table, service: FeatureService, table: FeatureTable, matrix: _Matrix,
+                   events: Register | None) -> str:  # fmt: skip
+    """Write the session features to their block; a digest of what they were made of."""
+    if events is None:
+        raise NoEvents(service.name)
+    computed = [f.computation for f in table.features if isinstance(f.computation, InSession)]
+    values, digest = past_sessions(spine, computed, events, past.of_titles, past.threads)
+    matrix.blocks[table.name][:] = values
+    return digest
+
+
 def _refuse_features(service: FeatureService) -> None:
     for table in service.tables:
         for feature in table.features:
             if feature.dtype not in _NUMBERS:
                 raise NotForTraining(table.name, feature, f"its values are {feature.dtype.value}, no numbers")
-            if not table.stored and not isinstance(feature.computation, Derived):
+            if not table.stored and not isinstance(feature.computation, Derived | InSession):
                 raise NotForTraining(table.name, feature, "it is known at request time only")
 
 

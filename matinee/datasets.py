@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from events.sources import Source
 from feature_repo.compute import offline_path
 from feature_repo.declarations import FeatureService
+from feature_repo.session import KEPT_IN
 from feature_repo.training_set import TrainingSet, snapshot_matrix, training_set
 from matinee.desk import Desk, literal
 from matinee.periods import Period, Split
@@ -43,10 +44,12 @@ def entity_matrix(desk: Desk, service: FeatureService, as_of: datetime) -> tuple
 
 
 def histories(desk: Desk, user_ids: Int64, as_of: datetime) -> Histories:
-    """The watch history of each of `user_ids`, empty where nothing is known."""
-    path = offline_path(desk.offline, "user_history", as_of)
+    """The titles each of `user_ids` played last, newest last, empty where nothing is known."""
+    path = offline_path(desk.offline, KEPT_IN, as_of)
     with duckdb.connect(config={"threads": 1}) as connection:
-        rows = connection.sql(f"SELECT user_id, recent_title_ids FROM read_parquet('{path}')").fetchall()
+        rows = connection.sql(f"""
+            SELECT user_id, list(title_id ORDER BY event_timestamp, play_id) FROM read_parquet('{path}')
+            GROUP BY user_id""").fetchall()
     known = dict(rows)
     return Histories.of_lists([known.get(user, ()) for user in user_ids.tolist()])
 
@@ -107,7 +110,7 @@ def ranking_set(desk: Desk, split: Split, periods: Sequence[Period], rows: int, 
     """
     spine = ranking_spine(desk, split, periods, rows, seed, candidates)
     made = training_set(spine, desk.declarations.service("ranking"), desk.declarations, desk.offline, split.as_ofs,
-                        threads=desk.threads)  # fmt: skip
+                        events=desk.lake.register, threads=desk.threads)  # fmt: skip
     starts = np.array([int(moment.timestamp()) * 1_000_000 for moment in split.as_ofs])
     happened = spine["event_timestamp"].cast(pa.int64()).to_numpy()
     rows_of = RankingSet(

@@ -12,6 +12,7 @@ from typing import Self
 from events.sources import Source
 from feature_repo.declarations import Declarations, FeatureService, FeatureTable
 from feature_repo.planning import Recorded
+from feature_repo.session import KEPT_IN
 from matinee.datasets import NEGATIVES
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
 from models.settings import RankerConfig, RetrievalConfig
@@ -60,7 +61,7 @@ def retriever(config: RetrievalConfig) -> Recipe:
         "retriever",
         ("retrieval_user", "retrieval_title"),
         config.model_dump(mode="json"),
-        tables=("user_history",),
+        tables=(KEPT_IN,),
     )
 
 

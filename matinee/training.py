@@ -231,7 +231,8 @@ def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -
     users, titles = _candidate_pairs(retriever, test, judged(test).users)
     spine = spine_of(users, titles, test.as_of)
     service = bench.service("ranking")
-    made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of], threads=bench.desk.threads)  # fmt: skip
+    made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of],
+                        events=bench.desk.lake.register, threads=bench.desk.threads)  # fmt: skip
     pairs = zip(users.tolist(), titles.tolist(), strict=True)
     return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
 

@@ -276,7 +276,6 @@ class SlowFeatures:
             paid, key=lambda m: (m["event_timestamp"], m["created_timestamp"], m["membership_id"]), default={}
         )
         left = last.get("period_end") and exact((last["period_end"] - NOON) / days(1))
-        plays = sorted((p for p in self._known("plays") if p["user_id"] == self.id), key=lambda p: (p["event_timestamp"], p["play_id"]))  # fmt: skip
         return {
             "days_member": exact((NOON - first) / days(1)),
             "days_since_play": self._since_last("plays"),
@@ -284,7 +283,6 @@ class SlowFeatures:
             "days_since_click": self._since_last("hovers"),
             "renewal_count": sum(m["status"] == "renewed" for m in paid),
             "days_to_period_end": left,
-            "recent_title_ids": [play["title_id"] for play in plays][-50:],
             **{c: user[c] for c in ("registered_days", "followed_count", "follower_count", "friend_count", "is_author")},
             **{f"owns_{d}": None if user["device"] is None else user["device"] == d for d in self.events.source.devices},
             **{f"prefers_{slug(x)}": None if user["preferred_language"] is None else user["preferred_language"] == x

@@ -19,12 +19,12 @@ SQL = {table.name: compile_table(table, WORLD) for table in DECLARED.stored}
 
 
 def snapshot(warehouse, plays, as_of=NOON, entity="user", **others):
-    """Entity id → its features, from all the tables of that entity."""
+    """Entity id → its features, from all the tables of that entity that hold one row of it."""
     register(warehouse, plays, **others)
     known_at(warehouse, WORLD, as_of)
     found: dict[int, dict[str, object]] = {}
     for table in DECLARED.stored:
-        if table.entity.name == entity:
+        if table.entity.name == entity and table.keep == 1:
             for row in warehouse.sql(SQL[table.name]).to_arrow_table().to_pylist():
                 found.setdefault(row[table.entity.join_key], {}).update(row)
     return found
@@ -134,10 +134,31 @@ def test_a_title_is_not_in_the_catalogue_before_it_is_available(warehouse):
     assert set(snapshot(warehouse, [], entity="title", titles=titles)) == {20}
 
 
-def test_a_users_history_is_oldest_first_and_ties_keep_the_order_of_their_ids(warehouse):
-    tie = NOON - days(1)
-    plays = [play(tie, title_id=12), play(tie, title_id=11), play(NOON - days(2), title_id=10)]
-    assert snapshot(warehouse, plays)[1]["recent_title_ids"] == [10, 12, 11]
+def recent_plays(warehouse, plays, as_of=NOON):
+    """(user, when it happened, when it became known, play, title) of every play kept, in order."""
+    register(warehouse, plays)
+    known_at(warehouse, WORLD, as_of)
+    return warehouse.sql(SQL["recent_plays"]).fetchall()
+
+
+def test_plays_are_kept_at_their_own_time_oldest_first_and_ties_in_the_order_of_their_ids(warehouse):
+    tie, late = NOON - days(1), play(NOON - days(40), NOON - SECOND, title_id=11)
+    plays = [play(tie, title_id=12), play(tie, title_id=11), play(NOON - days(2), title_id=10), late]
+    assert recent_plays(warehouse, plays) == [
+        (1, late.at, late.learned, 3, 11), (1, NOON - days(2), NOON - days(2), 2, 10), (1, tie, tie, 0, 12), (1, tie, tie, 1, 11),
+    ]  # fmt: skip
+
+
+def test_a_play_not_known_by_then_is_not_kept(warehouse):
+    plays = [play(NOON - days(1), NOON), play(NOON), play(NOON - SECOND, user_id=2)]
+    assert [(user, play_id) for user, _, _, play_id, _ in recent_plays(warehouse, plays)] == [(2, 2)]
+
+
+def test_of_each_user_the_fifty_newest_plays_are_kept(warehouse):
+    plays = [play(NOON - k * SECOND, user_id=1 + k % 2) for k in range(1, 121)]
+    kept = recent_plays(warehouse, plays)
+    assert [at for user, at, *_ in kept if user == 2] == [NOON - k * SECOND for k in range(99, 0, -2)]
+    assert len(kept) == 100
 
 
 def test_the_co_watch_sketch_estimates_shared_viewers():

@@ -178,6 +178,8 @@ def test_every_declared_feature_is_a_field_with_its_digest_unit_and_description(
     objects = feast_objects(declared, Path("offline"))
     views = {view.name: view for view in (*objects.views, *objects.on_demand)}
     for table in declared.tables:
+        if table.of_sessions:
+            continue
         view = views[table.name]
         assert [field.name for field in view.features] == list(table.names)
         told = json.loads(view.tags["features"]) if not table.stored else None
@@ -186,8 +188,27 @@ def test_every_declared_feature_is_a_field_with_its_digest_unit_and_description(
             assert tags["digest"] == feature.digest
             assert (tags["unit"], tags["description"]) == (feature.unit, feature.description)
     assert {s.name: [p.name for p in s.feature_view_projections] for s in objects.services} == {
-        s.name: [table.name for table in s.tables] for s in declared.services
+        s.name: [table.name for table in s.tables if not table.of_sessions] for s in declared.services
     }
+
+
+def test_a_service_says_which_of_its_features_feast_does_not_serve():
+    declared = declare(SOURCES["world"])
+    services = {s.name: s for s in feast_objects(declared, Path("offline")).services}
+    session = declared.table("user_session")
+    assert json.loads(services["ranking"].tags["beyond_feast"]) == {
+        f"user_session:{f.name}": f.digest for f in session.features
+    }
+    assert "beyond_feast" not in services["retrieval_user"].tags
+
+
+def test_plays_may_be_pushed_to_the_view_that_keeps_them():
+    (view,) = [
+        v for v in feast_objects(declare(SOURCES["world"]), Path("offline")).views if v.name == "recent_plays"
+    ]
+    assert view.stream_source.name == "plays"
+    assert view.batch_source.name == "recent_plays_snapshots"
+    assert view.tags["keep"] == "50"
 
 
 def test_apply_imports_the_definitions_only():

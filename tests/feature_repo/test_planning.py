@@ -21,7 +21,7 @@ from validations.expectations import Between
 
 DECLARED = declare(WORLD)
 EVENTS = RandomEvents(WORLD, seed=3)
-ENTITY_TABLES = [table.name for table in DECLARED.stored if table.keep == 1 and table.name != "user_history"]
+ENTITY_TABLES = [table.name for table in DECLARED.stored if table.keep == 1]
 
 
 def planned(declared, folder, as_ofs=(NOON,), events="events"):

@@ -96,14 +96,6 @@ def test_an_unknown_service_names_those_there_are(reader):
         reader.vector("rankings", 10)
 
 
-def test_history_is_newest_last_and_empty_for_who_has_none(reader):
-    computed = small.computed(small.declarations().table("user_history"), small.MONDAY).to_pylist()
-    assert {row["user_id"]: list(reader.history(row["user_id"])) for row in computed} == {
-        row["user_id"]: row["recent_title_ids"] for row in computed
-    }
-    assert reader.history(11).tolist() == []
-
-
 def test_the_catalogue_tells_titles_apart(reader):
     catalogue = reader.catalogue
     assert catalogue.title_ids.tolist() == list(small.TITLES)

@@ -37,11 +37,15 @@ PLAYS = [play(NOON - days(d), title_id=t, user_id=u, watch_minutes=10.0 * d, wat
          for d in (0.5, 1.5, 2.5, 4) for t in (10, 11) for u in (1, 2)]  # fmt: skip
 
 
+def events(connection):
+    register(connection, PLAYS)
+
+
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("offline")
     steps = plan(DECLARED, AS_OFS, lambda _: "events", folder)
-    run(steps, "world", lambda connection: register(connection, PLAYS), threads=1)
+    run(steps, "world", events, threads=1)
     return folder
 
 
@@ -55,7 +59,9 @@ def spine(*labels: tuple[int, int, datetime]) -> pa.Table:
 
 def test_each_label_gets_the_newest_snapshot_that_is_not_younger_than_it(offline):
     labels = spine((1, 10, NOON + SECOND), (1, 10, NOON), (1, 10, NOON - SECOND), (2, 11, NOON - days(2)))
-    made = training_set(labels, DECLARED.service("ranking"), DECLARED, offline, AS_OFS, threads=1)
+    made = training_set(
+        labels, DECLARED.service("ranking"), DECLARED, offline, AS_OFS, events=events, threads=1
+    )
     table = DECLARED.table("user_profile")
     column = made.names.index("user_profile:play_count_28d")
     for row, as_of, user in ((0, NOON, 1), (1, NOON, 1), (2, AS_OFS[1], 1), (3, AS_OFS[0], 2)):
@@ -67,13 +73,23 @@ def test_each_label_gets_the_newest_snapshot_that_is_not_younger_than_it(offline
 def test_a_label_older_than_every_snapshot_is_refused(offline):
     with pytest.raises(NoSnapshot, match="needs features known before it"):
         training_set(
-            spine((1, 10, AS_OFS[0] - SECOND)), DECLARED.service("ranking"), DECLARED, offline, AS_OFS
+            spine((1, 10, AS_OFS[0] - SECOND)),
+            DECLARED.service("ranking"),
+            DECLARED,
+            offline,
+            AS_OFS,
+            events=events,
         )
 
 
 def test_a_title_unknown_at_that_time_has_unknown_features_and_keeps_its_place(offline):
     made = training_set(
-        spine((1, 999, NOON), (1, 10, NOON)), DECLARED.service("ranking"), DECLARED, offline, AS_OFS
+        spine((1, 999, NOON), (1, 10, NOON)),
+        DECLARED.service("ranking"),
+        DECLARED,
+        offline,
+        AS_OFS,
+        events=events,
     )
     titles = [i for i, name in enumerate(made.names) if name.startswith("title_")]
     assert np.isnan(made.features[0, titles]).all()
@@ -82,7 +98,9 @@ def test_a_title_unknown_at_that_time_has_unknown_features_and_keeps_its_place(o
 
 def test_user_title_features_in_sql_equal_their_numpy_evaluation_bit_for_bit(offline):
     labels = spine(*[(u, t, NOON) for u in (1, 2) for t in (10, 11, 12)])
-    made = training_set(labels, DECLARED.service("ranking"), DECLARED, offline, AS_OFS, threads=1)
+    made = training_set(
+        labels, DECLARED.service("ranking"), DECLARED, offline, AS_OFS, events=events, threads=1
+    )
     stored = {name: made.features[:, i].astype(np.float64) for i, name in enumerate(made.names)}
     for feature in DECLARED.table("user_title").features:
         assert isinstance(feature.computation, Derived)
@@ -95,7 +113,7 @@ def test_user_title_features_in_sql_equal_their_numpy_evaluation_bit_for_bit(off
 def test_the_same_inputs_give_the_same_digest_and_another_label_another(offline):
     service = DECLARED.service("ranking")
     first, again, other = (
-        training_set(labels, service, DECLARED, offline, AS_OFS).digest
+        training_set(labels, service, DECLARED, offline, AS_OFS, events=events).digest
         for labels in (spine((1, 10, NOON)), spine((1, 10, NOON)), spine((1, 11, NOON)))
     )
     assert first == again != other
@@ -116,8 +134,7 @@ def test_a_plan_reads_as_a_list_of_steps_before_anything_runs(tmp_path):
 
 
 def test_computing_twice_gives_the_same_bytes(offline, tmp_path):
-    register_plays = lambda connection: register(connection, PLAYS)  # noqa: E731
-    run(plan(DECLARED, [NOON], lambda _: "events", tmp_path), "world", register_plays, threads=1)
+    run(plan(DECLARED, [NOON], lambda _: "events", tmp_path), "world", events, threads=1)
     for table in DECLARED.stored:
         first, second = (offline_path(f, table.name, NOON).read_bytes() for f in (offline, tmp_path))
         assert first == second, table.name

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from experiments.config import Experiment
 from experiments.live import LiveArm, LiveExperiment, LiveExperiments
 from feature_repo.arithmetic import Ref, to_data
 from feature_repo.reader import OnlineReader
-from feature_repo.snapshot import Contents, Described, Lists, Pairs, Service, Vectors, publish
+from feature_repo.snapshot import Contents, Described, Pairs, Recents, Service, Vectors, publish
 from models.artwork import ArtworkPolicy
 from models.artwork_data import ArtworkImages, ArtworkLog
 from models.artwork_train import train_artwork
@@ -130,7 +130,7 @@ def contents(shape: Shape, as_of: datetime, seed: int, digest: str, late: Sequen
         for i in range(shape.pairs)
     )
     pairs = Pairs(described("user_title", "user_title", shape.pairs, digest), expressions)
-    watched = [rng.choice(titles, size=5, replace=False) for _ in users]
+    watched = np.concatenate([rng.choice(titles, size=5, replace=False) for _ in users])
     return Contents(
         source="world",
         as_of=as_of,
@@ -140,11 +140,7 @@ def contents(shape: Shape, as_of: datetime, seed: int, digest: str, late: Sequen
             vectors("title_profile", "title", titles, profile, rng, digest),
             vectors("title_activity", "title", titles, activity, rng, digest),
         ),
-        lists=(
-            Lists(
-                described("user_history", "user", 1, digest), users, pa.array(watched, pa.list_(pa.int64()))
-            ),
-        ),
+        lists=(),
         pairs=(pairs,),
         services=(
             Service("retrieval_user", ("user_profile",), ""),
@@ -157,7 +153,20 @@ def contents(shape: Shape, as_of: datetime, seed: int, digest: str, late: Sequen
             Service("artwork_context", ("user_profile",), ""),
         ),
         catalogue=catalogue(titles, shape.artworks, as_of, late),
+        recents=(recent_plays(users, watched, as_of, digest),),
     )
+
+
+def recent_plays(users: Int64, watched: Int64, as_of: datetime, digest: str) -> Recents:
+    """Five plays of each user, the last of them a minute before `as_of`."""
+    of = replace(
+        described("recent_plays", "user", 2, digest),
+        features=("play_id", "title_id"),
+        ttl_days=36_500,
+        keep=50,
+    )
+    moments = int(as_of.timestamp()) * 1_000_000 - np.tile(np.arange(5, 0, -1), len(users)) * 60_000_000
+    return Recents(of, np.repeat(users, 5), moments, moments, (np.arange(len(watched)), watched))
 
 
 def described(name: str, entity: str, width: int, digest: str) -> Described:
