@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -53,6 +54,16 @@ class MissingColumn(LookupError):
         super().__init__(
             f"a batch for {table!r} lacks {', '.join(missing)}. It needs at least: {', '.join(needed)}."
         )
+
+
+class RowsRefused(ValueError):
+    """Rows of a batch break a rule, and the batch is wanted whole. `refusals` are (line, reason), lines from 1."""
+
+    def __init__(self, table: str, refusals: Sequence[tuple[int, str]]) -> None:
+        self.refusals = tuple(refusals)
+        shown = "".join(f"\n  line {line}: {reason}" for line, reason in self.refusals[:20])
+        more = f"\n  and {len(self.refusals) - 20} more" if len(self.refusals) > 20 else ""
+        super().__init__(f"nothing of this batch was taken, for these {table}:{shown}{more}")
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,22 @@ class Lake:
         return Ingest(
             table, sifted.accepted.num_rows, sifted.refused.num_rows, dict(reasons), sifted.repeated
         )
+
+    def checked(self, table: str, rows: pa.Table, *, received_at: datetime) -> pa.Table:
+        """The batch in the table's own types, if `append` would quarantine nothing of it; nothing is written.
+
+        Raises:
+            RowsRefused: with every row that breaks a rule or contradicts the lake.
+            UnknownTable, UnknownColumn, MissingColumn: as `append`.
+        """
+        contract = _contract(table)
+        _check_columns(contract, rows)
+        numbered = rows.append_column("line", pa.array(np.arange(1, rows.num_rows + 1)))
+        refused = sift(contract, numbered, self._files(table), received_at).refused
+        if refused.num_rows:
+            lines, reasons = (refused[column].to_pylist() for column in ("line", "reason"))
+            raise RowsRefused(table, list(zip(lines, reasons, strict=True)))
+        return sift(contract, rows, (), received_at).accepted
 
     def register(self, con: duckdb.DuckDBPyConnection) -> None:
         """Make one view per event table on `con`, named as the table, empty where no events are."""

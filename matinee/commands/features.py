@@ -10,7 +10,7 @@ import typer
 
 from feature_repo.declarations import Declarations, UnknownFeature
 from feature_repo.docs import described, write_site
-from matinee.commands import checks
+from matinee.commands import checks, streaming
 from matinee.session import (
     AsJson,
     AsOf,
@@ -23,8 +23,11 @@ from matinee.session import (
     staged,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Features: list, compute, validate, materialize, document.")
+app = typer.Typer(
+    no_args_is_help=True, help="Features: list, compute, validate, materialize, push, document."
+)
 app.command()(checks.validate)
+app.command()(streaming.push)
 
 
 def _listing(declarations: Declarations) -> dict[str, Any]:
