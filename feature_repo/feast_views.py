@@ -132,7 +132,8 @@ def cross_columns(expressions: str, inputs: pa.Table, rows: int = 16_384) -> pa.
     """As `cross`, of whole columns: float32, null where unknown; `rows` are computed at a time."""
     view, names, pairing = _compiled(expressions)
     prefix = f"{view}__" if _long_names(pairing.titles, inputs.column_names) else ""
-    read = [inputs.column_names.index(_long(ref)) for ref in pairing.titles]
+    place_of = {name: place for place, name in enumerate(inputs.column_names)}
+    read = [place_of[_long(ref)] for ref in pairing.titles]
     out = np.empty((inputs.num_rows, pairing.width), dtype=np.float32)
     for start in range(0, inputs.num_rows, rows):
         part = inputs.slice(start, rows)
