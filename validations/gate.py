@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import pyarrow.parquet as pq
 
 from validations.checks import describe
 from validations.contracts import contract_digest
-from validations.drift import drift_findings, drifts, has_numbers
-from validations.expectations import DriftLimits, TableContract
-from validations.inspection import require_distinct_columns
+from validations.docs import GREAT_EXPECTATIONS, write_page
+from validations.drift import Drift, comparable_columns, drift_findings, drifts, limits_of
+from validations.expectations import TableContract
+from validations.inspection import inspection_from_json, require_distinct_columns
+from validations.quarantine import Sifted
 from validations.report import Finding, GateReport
 from validations.run import run_suite
 
@@ -27,14 +31,23 @@ class GateBroken(RuntimeError):
         super().__init__(f"gate of {table!r} could not evaluate {expectation}: {reason}")
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What drift is measured from: an earlier table of the same contract, and what people should call it."""
+
+    name: str
+    data: Path | pa.Table
+
+
 def check(
     contract: TableContract,
     data: Path | pa.Table,
     *,
     as_of: datetime,
     docs: Path | None = None,
-    reference: Path | pa.Table | None = None,
-    limits: DriftLimits | None = None,
+    reference: Reference | None = None,
+    sifted: Sifted | None = None,
+    at: datetime | None = None,
 ) -> GateReport:
     """Hold a table against its contract and say what does not meet it.
 
@@ -47,9 +60,9 @@ def check(
         data: an Arrow table, or a Parquet file or folder of them.
         as_of: exclusive upper bound of what may be known, with a time zone.
         docs: a folder for Data Docs (open `index.html`); runs add up there. None writes none.
-        reference: an earlier table of this contract; columns that drifted from it are warned of, in
-            the report alone. A warning does not stop a table.
-        limits: how far a column may drift.
+        reference: columns that drifted from it are findings, of the severity that the contract declares.
+        sifted: `data` is what was kept of a larger table; what was set aside is told as warnings.
+        at: when this is, for the report.
 
     Raises:
         ValueError: if `as_of` has no time zone.
@@ -61,15 +74,17 @@ def check(
     started = time.perf_counter()
     table = data if isinstance(data, pa.Table) else read_table(data)
     require_distinct_columns(contract.table, table)
-    results = _results(contract, run_suite(contract, table, as_of.astimezone(UTC), docs))
-    cells = results["expect_cells_to_meet_contract"]["details"]
+    site = docs / GREAT_EXPECTATIONS if docs else None
+    results = _results(contract, run_suite(contract, table, as_of.astimezone(UTC), site))
+    inspection = inspection_from_json(results["expect_cells_to_meet_contract"]["details"]["inspection"])
     findings = (
         *_row_count(contract, results["expect_table_row_count_to_be_between"]["observed_value"]),
         *_columns(contract, results["expect_table_columns_to_match_set"].get("details", {})),
-        *map(Finding.from_dict, cells["findings"]),
-        *_drifted(contract, table, reference, limits or DriftLimits()),
+        *inspection.findings,
+        *_drifted(contract, table, reference),
+        *(sifted.findings if sifted else ()),
     )
-    return GateReport(
+    report = GateReport(
         table=contract.table,
         as_of=as_of.astimezone(UTC),
         contract_digest=contract_digest(contract),
@@ -77,22 +92,37 @@ def check(
         passed=all(finding.severity != "error" for finding in findings),
         findings=findings,
         elapsed_seconds=time.perf_counter() - started,
-        evaluated=2 + cells["evaluated"],
+        evaluated=2 + inspection.evaluated,
+        at=at,
+        digest="" if isinstance(data, pa.Table) or data.is_dir() else file_digest(data),
+        reference=reference.name if reference else "",
+        quarantined=sifted.aside.num_rows if sifted else 0,
+        null_shares={profile.name: profile.null_share for profile in inspection.profiles},
     )
+    if docs:
+        write_page(docs, contract, report, inspection, table)
+    return report
 
 
-def _drifted(
-    contract: TableContract, table: pa.Table, reference: Path | pa.Table | None, limits: DriftLimits
-) -> Iterator[Finding]:
-    """Warnings of drift, for the columns besides the key that are numbers in both tables."""
-    if reference is None:
-        return
-    before = reference if isinstance(reference, pa.Table) else read_table(reference)
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes (64 hex digits)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _drifted(contract: TableContract, table: pa.Table, reference: Reference | None) -> Iterator[Finding]:
+    """Findings of drift, for the columns besides the key that are numbers in both tables."""
+    if reference is not None:
+        yield from drift_findings(drift_from(contract, table, reference), limits_of(contract))
+
+
+def drift_from(contract: TableContract, table: pa.Table, reference: Reference) -> tuple[Drift, ...]:
+    """How far each column has moved, in the contract's order; nothing where either table has no rows."""
+    data = reference.data
+    before = data if isinstance(data, pa.Table) else read_table(data)
     if not before.num_rows or not table.num_rows:
-        return  # the number of rows is a finding of its own
-    names = [column.name for column in contract.columns if column.name not in contract.key]
-    comparable = [name for name in names if has_numbers(before, name) and has_numbers(table, name)]
-    yield from drift_findings(drifts(before, table, comparable, limits), limits)
+        return ()  # the number of rows is a finding of its own
+    return drifts(before, table, comparable_columns(contract, before, table), limits_of(contract))
 
 
 def read_table(path: Path) -> pa.Table:

@@ -1,13 +1,15 @@
-"""A table held against its contract: one DuckDB pass profiles every column, one more counts offenders.
+"""A table held against its contract: a first pass profiles every column, a second counts offenders.
 
-The first query learns counts, minima and maxima, which clear most checks of a healthy table at a cost
+The first learns counts, minima and maxima, which clear most checks of a healthy table at a cost
 that hardly depends on how many there are. Only what they leave under suspicion is counted cell by cell.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -23,6 +25,9 @@ from validations.report import SAMPLE_SIZE, Finding, Sample
 
 FIRST_ROWS = 4096
 """Where samples of what offends are looked for first."""
+
+AT_ONCE = 64
+"""Aggregates in one query."""
 
 _WHOLE_NUMBERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
 
@@ -43,6 +48,28 @@ class Inspection:
     profiles: tuple[Profile, ...]
 
 
+def inspection_to_json(inspection: Inspection) -> str:
+    """The inspection as JSON text, NaN and infinities as Python writes them; `inspection_from_json` reads it."""
+    return json.dumps(
+        {
+            "evaluated": inspection.evaluated,
+            "findings": [finding.to_dict() for finding in inspection.findings],
+            "profiles": [vars(profile) for profile in inspection.profiles],
+        },
+        ensure_ascii=False,
+    )
+
+
+def inspection_from_json(text: str) -> Inspection:
+    """Rebuild what `inspection_to_json` wrote."""
+    values = json.loads(text)
+    return Inspection(
+        values["evaluated"],
+        tuple(map(Finding.from_dict, values["findings"])),
+        tuple(Profile(**{**one, "dtype": DType(one["dtype"])}) for one in values["profiles"]),
+    )
+
+
 @dataclass(frozen=True)
 class Offence:
     """A check that its column's profile could not clear, and the SQL that is true for what it forbids."""
@@ -53,7 +80,7 @@ class Offence:
 
 
 @dataclass(frozen=True)
-class _Cells:
+class Cells:
     """The table inside DuckDB, its columns called c0, c1, … so that no name needs quoting."""
 
     connection: duckdb.DuckDBPyConnection
@@ -63,13 +90,24 @@ class _Cells:
 
     @property
     def rows(self) -> int:
+        """How many rows the table has."""
         return int(self.table.num_rows)
 
-    def answer(self, expressions: Sequence[str], rows: slice = slice(None)) -> tuple[Any, ...]:
-        """One row: each expression aggregated over (some of) the table, in one query."""
-        self.connection.register("looked_at", self.table[rows])
-        (row,) = self.connection.execute(f"SELECT {', '.join(expressions)} FROM looked_at").fetchall()
-        return tuple(row)
+    def answer(self, asked: Sequence[tuple[Column, str]], rows: slice = slice(None)) -> tuple[Any, ...]:
+        """Each expression over its column (and `row_number`), aggregated over some or all rows of the table.
+
+        A few at a time, of a table that has no other columns: DuckDB's plan costs by the square of what it holds,
+        and 550 aggregates in one query took twice as long as these.
+        """
+        answers: list[Any] = []
+        for first in range(0, len(asked), AT_ONCE):
+            some = asked[first : first + AT_ONCE]
+            names = ["row_number", *dict.fromkeys(column.cell for column, _ in some)]
+            self.connection.register("looked_at", self.table.select(names)[rows])
+            query = f"SELECT {', '.join(expression for _, expression in some)} FROM looked_at"
+            (row,) = self.connection.execute(query).fetchall()
+            answers.extend(row)
+        return tuple(answers)
 
 
 def inspect(contract: TableContract, table: pa.Table, as_of: datetime) -> Inspection:
@@ -84,9 +122,7 @@ def inspect(contract: TableContract, table: pa.Table, as_of: datetime) -> Inspec
         AmbiguousColumns: if two columns of the table have one name.
     """
     require_distinct_columns(contract.table, table)
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        cells = _register(connection, contract, table)
+    with cells_of(contract, table) as cells:
         profiles = _profile(cells)
         due = [check for check in checks(contract, as_of) if check.column in cells.columns]
         findings = (*_violations(cells, due, profiles), *_duplicates(cells, contract))
@@ -101,27 +137,48 @@ def require_distinct_columns(name: str, table: pa.Table) -> None:
         raise AmbiguousColumns(name, twice)
 
 
-def _register(connection: duckdb.DuckDBPyConnection, contract: TableContract, table: pa.Table) -> _Cells:
-    cells = table.rename_columns([f"c{i}" for i in range(table.num_columns)])
-    cells = cells.append_column("row_number", pa.array(np.arange(table.num_rows, dtype=np.int64)))
-    connection.register("cells", cells)
-    types = [row[1] for row in connection.execute("DESCRIBE cells").fetchall()]
+@contextmanager
+def cells_of(contract: TableContract, table: pa.Table) -> Iterator[Cells]:
+    """The table inside DuckDB for as long as it takes to ask about it; it is read in place."""
+    numbered = table.rename_columns([f"c{i}" for i in range(table.num_columns)])
+    numbered = numbered.append_column("row_number", pa.array(np.arange(table.num_rows, dtype=np.int64)))
     place = {name: i for i, name in enumerate(table.column_names)}
-    columns = {
-        column.name: Column(column, found=types[place[column.name]], cell=f"c{place[column.name]}")
-        for column in contract.columns
-        if column.name in place
-    }
-    key = tuple(columns[name] for name in contract.key if name in columns)
-    return _Cells(connection, cells, columns, key)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("cells", numbered)
+        types = [row[1] for row in connection.execute("DESCRIBE cells").fetchall()]
+        columns = {
+            column.name: Column(column, found=types[place[column.name]], cell=f"c{place[column.name]}")
+            for column in contract.columns
+            if column.name in place
+        }
+        key = tuple(columns[name] for name in contract.key if name in columns)
+        yield Cells(connection, numbered, columns, key)
 
 
-def _profile(cells: _Cells) -> dict[str, Profile]:
+def suspects(cells: Cells, contract: TableContract, as_of: datetime) -> list[Offence]:
+    """The checks that the columns' profiles do not clear."""
+    profiles = _profile(cells)
+    due = [check for check in checks(contract, as_of) if check.column in cells.columns]
+    return _suspects(cells, due, profiles)
+
+
+def _suspects(cells: Cells, due: Sequence[Check], profiles: Mapping[str, Profile]) -> list[Offence]:
+    return [
+        Offence(check, cells.columns[check.column], offends(check.rule, cells.columns[check.column]))
+        for check in due
+        if not cleared(check.rule, profiles[check.column])
+    ]
+
+
+def _profile(cells: Cells) -> dict[str, Profile]:
     """Counts, minima and maxima of every column, in one query."""
-    expressions = ["count(*)"]
-    for column in cells.columns.values():
-        expressions += (f"count({column.cell})", *_extremes(column))
-    answers = iter(cells.answer(expressions)[1:])
+    asked = [
+        (column, expression)
+        for column in cells.columns.values()
+        for expression in (f"count({column.cell})", *_extremes(column))
+    ]
+    answers = iter(cells.answer(asked))
     return {
         name: Profile(
             name,
@@ -146,16 +203,17 @@ def _extremes(column: Column) -> tuple[str, str]:
             return "NULL", "NULL"
 
 
-def _violations(cells: _Cells, due: Sequence[Check], profiles: Mapping[str, Profile]) -> list[Finding]:
+def count(cells: Cells, offences: Sequence[Offence]) -> tuple[int, ...]:
+    """How many cells each of them forbids, in one query."""
+    return cells.answer([(one.column, f"coalesce(count_if({one.predicate}), 0)") for one in offences])
+
+
+def _violations(cells: Cells, due: Sequence[Check], profiles: Mapping[str, Profile]) -> list[Finding]:
     """Count what the profiles could not clear, in one query; what then offends becomes a finding."""
-    suspects = [check for check in due if not cleared(check.rule, profiles[check.column])]
-    if not suspects:
+    offences = _suspects(cells, due, profiles)
+    if not offences:
         return []
-    offences = [
-        Offence(check, cells.columns[check.column], offends(check.rule, cells.columns[check.column]))
-        for check in suspects
-    ]
-    counts = cells.answer([f"coalesce(count_if({one.predicate}), 0)" for one in offences])
+    counts = count(cells, offences)
     # A wrong type is wrong even if every cell could be cast.
     found = [
         (one, count)
@@ -176,30 +234,55 @@ def _violations(cells: _Cells, due: Sequence[Check], profiles: Mapping[str, Prof
     ]
 
 
-def _duplicates(cells: _Cells, contract: TableContract) -> list[Finding]:
+def _duplicates(cells: Cells, contract: TableContract) -> list[Finding]:
     """The finding that several rows share a key, if they do; a key with a null in it equals no other."""
-    if len(cells.key) < len(contract.key) or not cells.key:
-        return []
-    key = ", ".join(column.cell for column in cells.key)
-    complete = " AND ".join(f"{column.cell} IS NOT NULL" for column in cells.key)
-    shared = f"SELECT {key}, count(*) AS n FROM cells WHERE {complete} GROUP BY ALL HAVING n > 1"
-    query = f"SELECT coalesce(sum(n), 0), count(*) FROM ({shared})"
-    ((rows, keys),) = cells.connection.execute(query).fetchall()
+    rows, keys = shared_keys(cells, contract)
     if not rows:
         return []
+    named = named_by_key(cells, rows[:SAMPLE_SIZE])
+    texts = texts_of(cells, cells.key, [rows[:SAMPLE_SIZE]] * len(cells.key))
     return [
         Finding(
             ", ".join(contract.key),
-            expectation="unique together" if len(contract.key) > 1 else "unique",
-            observed=f"{rows:,} of {cells.rows:,} rows share {keys:,} keys",
-            unexpected_count=int(rows),
-            unexpected_share=_share(rows, cells.rows),
-            sample=_shared_keys(cells, f"({key}) IN (SELECT ({key}) FROM ({shared}))"),
+            expectation=uniqueness(contract),
+            observed=f"{len(rows):,} of {cells.rows:,} rows share {keys:,} keys",
+            unexpected_count=len(rows),
+            unexpected_share=_share(len(rows), cells.rows),
+            sample=tuple(
+                Sample(row, named[row], ", ".join(map(str, shown)))
+                for row, *shown in zip(rows[:SAMPLE_SIZE], *texts, strict=True)
+            ),
         )
     ]
 
 
-def _samples(cells: _Cells, offences: Sequence[Offence]) -> list[tuple[Sample, ...]]:
+def uniqueness(contract: TableContract) -> str:
+    """What is expected of a key, in words."""
+    return "unique together" if len(contract.key) > 1 else "unique"
+
+
+def shared_keys(cells: Cells, contract: TableContract) -> tuple[list[int], int]:
+    """The rows whose key is not theirs alone, ascending, and how many keys they share.
+
+    Asked of the key's columns alone: DuckDB's plan of a scan costs by the columns it could read.
+    """
+    if len(cells.key) < len(contract.key) or not cells.key:
+        return [], 0
+    names = ["row_number", *dict.fromkeys(column.cell for column in cells.key)]
+    cells.connection.register("narrow", cells.table.select(names))
+    key = ", ".join(column.cell for column in cells.key)
+    complete = " AND ".join(f"{column.cell} IS NOT NULL" for column in cells.key)
+    shared = f"SELECT {key} FROM narrow WHERE {complete} GROUP BY ALL HAVING count(*) > 1"
+    ((keys,),) = cells.connection.execute(f"SELECT count(*) FROM ({shared})").fetchall()
+    if not keys:
+        return [], 0
+    found = cells.connection.execute(
+        f"SELECT row_number FROM narrow WHERE ({key}) IN ({shared}) ORDER BY row_number"
+    ).fetchall()
+    return [row for (row,) in found], keys
+
+
+def _samples(cells: Cells, offences: Sequence[Offence]) -> list[tuple[Sample, ...]]:
     """For each, the first rows it forbids, in the table's order, with what offends in them.
 
     However many there are, they are found together: most within the first rows, the rest in one more pass.
@@ -208,21 +291,23 @@ def _samples(cells: _Cells, offences: Sequence[Offence]) -> list[tuple[Sample, .
     for part in (slice(0, FIRST_ROWS), slice(FIRST_ROWS, None)):
         lacking = [i for i, found in enumerate(rows) if len(found) < SAMPLE_SIZE]
         if lacking and cells.table[part].num_rows:
-            # not FILTER: DuckDB takes half a minute over 550 filtered aggregates
-            first = [
-                f"min(CASE WHEN {offences[i].predicate} THEN row_number END, {SAMPLE_SIZE})" for i in lacking
-            ]
+            first = [(offences[i].column, _first_rows(offences[i].predicate)) for i in lacking]
             for i, more in zip(lacking, cells.answer(first, part), strict=True):
                 rows[i] = [*rows[i], *(more or ())][:SAMPLE_SIZE]
-    keys = _keys(cells, sorted({row for found in rows for row in found}))
-    texts = _texts(cells, [one.column for one in offences], rows)
+    keys = named_by_key(cells, sorted({row for found in rows for row in found}))
+    texts = texts_of(cells, [one.column for one in offences], rows)
     return [
         tuple(Sample(row, keys[row], text) for row, text in zip(found, values, strict=True))
         for found, values in zip(rows, texts, strict=True)
     ]
 
 
-def _keys(cells: _Cells, rows: Sequence[int]) -> dict[int, tuple[int | str | None, ...]]:
+def _first_rows(predicate: str) -> str:
+    """SQL of the first rows for which it is true. Not by FILTER: 550 filtered aggregates took half a minute."""
+    return f"min(CASE WHEN {predicate} THEN row_number END, {SAMPLE_SIZE})"
+
+
+def named_by_key(cells: Cells, rows: Sequence[int]) -> dict[int, tuple[int | str | None, ...]]:
     """Row → its key: whole numbers as they are, anything else as text."""
     shown = [
         column.cell if column.found in _WHOLE_NUMBERS else f"CAST({column.cell} AS VARCHAR)"
@@ -234,7 +319,9 @@ def _keys(cells: _Cells, rows: Sequence[int]) -> dict[int, tuple[int | str | Non
     return {row: tuple(key) for row, *key in found}
 
 
-def _texts(cells: _Cells, columns: Sequence[Column], rows: Sequence[Sequence[int]]) -> list[list[str | None]]:
+def texts_of(
+    cells: Cells, columns: Sequence[Column], rows: Sequence[Sequence[int]]
+) -> list[list[str | None]]:
     """The cells of each column in its rows, as text; one query for each type of column there is."""
     texts: list[list[str | None]] = [[] for _ in columns]
     by_type: dict[pa.DataType, list[int]] = {}
@@ -249,24 +336,6 @@ def _texts(cells: _Cells, columns: Sequence[Column], rows: Sequence[Sequence[int
         for i in members:
             texts[i] = list(islice(values, len(rows[i])))
     return texts
-
-
-def _shared_keys(cells: _Cells, predicate: str) -> tuple[Sample, ...]:
-    """The first rows whose key is not theirs alone.
-
-    Asked of the key's columns alone: DuckDB's plan of a scan costs by the columns it could read.
-    """
-    names = ["row_number", *dict.fromkeys(column.cell for column in cells.key)]
-    cells.connection.register("narrow", cells.table.select(names))
-    found = cells.connection.execute(
-        f"SELECT row_number FROM narrow WHERE {predicate} ORDER BY row_number LIMIT {SAMPLE_SIZE}"
-    ).fetchall()
-    rows = [row for (row,) in found]
-    keys = _keys(cells, rows)
-    texts = _texts(cells, cells.key, [rows] * len(cells.key))
-    return tuple(
-        Sample(row, keys[row], ", ".join(map(str, shown))) for row, *shown in zip(rows, *texts, strict=True)
-    )
 
 
 def _share(count: int, rows: int) -> float | None:

@@ -1,16 +1,20 @@
-"""What Data Docs show of a contract and of a table held against it: tables a person can read."""
+"""What Great Expectations' own pages show of a contract and of a table held against it."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from great_expectations.render import CollapseContent, RenderedStringTemplateContent, RenderedTableContent
+from great_expectations.render import RenderedStringTemplateContent, RenderedTableContent
 
-from validations.checks import Profile, describe, number, timestamp
-from validations.expectations import DType, TableContract
+from validations.checks import describe
+from validations.expectations import ColumnContract, TableContract
 from validations.inspection import Inspection
+from validations.report import Finding, Sample, worst_first
+
+FINDINGS_SHOWN = 50
+"""How many findings a page of Great Expectations names; it is heavy to draw and hard to read beyond."""
 
 _COMPACT = {"body": {"classes": ["table-bordered", "table-sm", "mt-3"]}}
 
@@ -32,62 +36,37 @@ def prescription(contract: TableContract, as_of: Any) -> list[Any]:
     )
     if known:
         return [line]
-    rows = [
-        [column.name, column.dtype.value, _expected(contract, column.name)] for column in contract.columns
-    ]
+    rows = [[column.name, column.dtype.value, expected_text(column)] for column in contract.columns]
     return [line, _table(["Column", "Type", "Expected"], rows)]
 
 
-def column_rows(inspection: Inspection, contract: TableContract) -> list[list[str]]:
-    """One row of text per column: name, verdict, type found, share of nulls, least, greatest, expected."""
-    failed = {finding.column for finding in inspection.findings}
-    return [
-        [
-            profile.name,
-            "failed" if profile.name in failed else "passed",
-            profile.found,
-            f"{profile.null_share:.2%}",
-            *_extremes(profile),
-            _expected(contract, profile.name),
-        ]
-        for profile in inspection.profiles
-    ]
+def tables(inspection: Inspection) -> list[Any]:
+    """The worst findings as a table; every finding and every column are on the page beside (`validations.docs`)."""
+    if not inspection.findings:
+        return []
+    worst = worst_first(inspection.findings)[:FINDINGS_SHOWN]
+    shown = [_table(["Column", "Expected", "Found", "Rows (key: value)"], map(_finding_row, worst))]
+    left = len(inspection.findings) - len(worst)
+    return [*shown, _text(f"… and {left:,} more: see the table's own page.")] if left else shown
 
 
-def tables(findings: Sequence[Mapping[str, Any]], columns: Sequence[Sequence[str]]) -> list[Any]:
-    """The findings as a table, if there are any, and every column folded away below it."""
-    header = ["Column", "Verdict", "Type", "Null", "Least", "Greatest", "Expected"]
-    folded = CollapseContent(
-        collapse_toggle_link=f"Show all {len(columns)} columns…", collapse=[_table(header, columns)]
-    )
-    if not findings:
-        return [folded]
-    rows = [_finding_row(finding) for finding in findings]
-    return [_table(["Column", "Expected", "Found", "Rows (key: value)"], rows), folded]
+def _finding_row(finding: Finding) -> list[str]:
+    sample = "; ".join(f"{key_text(one)}: {value_text(one.value)}" for one in finding.sample)
+    return [finding.column, finding.expectation, finding.observed, sample or "—"]
 
 
-def _finding_row(finding: Mapping[str, Any]) -> list[str]:
-    sample = "; ".join(f"{_key(one['key'], one['row'])}: {_shown(one['value'])}" for one in finding["sample"])
-    return [finding["column"], finding["expectation"], finding["observed"], sample or "—"]
+def key_text(sample: Sample) -> str:
+    """The key of an offending row, or where the row stands if the table has none."""
+    return ", ".join(map(value_text, sample.key)) if sample.key else f"row {sample.row}"
 
 
-def _key(key: Sequence[int | str | None], row: int) -> str:
-    return ", ".join(_shown(part) for part in key) if key else f"row {row}"
-
-
-def _shown(value: int | str | None) -> str:
+def value_text(value: int | str | None) -> str:
+    """A value for people."""
     return "null" if value is None else str(value)
 
 
-def _extremes(profile: Profile) -> tuple[str, str]:
-    if profile.nulls == profile.rows or (profile.low is None and profile.dtype is not DType.TIMESTAMP):
-        return "—", "—"
-    shown = timestamp if profile.dtype is DType.TIMESTAMP else number
-    return shown(profile.low), shown(profile.high)
-
-
-def _expected(contract: TableContract, name: str) -> str:
-    column = next(column for column in contract.columns if column.name == name)
+def expected_text(column: ColumnContract) -> str:
+    """What a contract declares of a column, in words."""
     return "; ".join(describe(expectation) for expectation in column.expectations) or "—"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -73,8 +73,8 @@ class GateReport:
 
     @property
     def worst_first(self) -> tuple[Finding, ...]:
-        """The findings, errors before warnings before infos, what concerns more of the table first."""
-        return tuple(sorted(self.findings, key=_badness))
+        """The findings, the worst first."""
+        return worst_first(self.findings)
 
     @property
     def warned(self) -> bool:
@@ -118,6 +118,11 @@ class GateReport:
                 "findings": findings,
             }
         )
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors before warnings before infos; of one severity, what concerns more of the table first."""
+    return tuple(sorted(findings, key=_badness))
 
 
 def _badness(finding: Finding) -> tuple[int, float]:

@@ -1,7 +1,7 @@
 """The edge where Great Expectations runs: a context, a checkpoint over one table, Data Docs in a folder.
 
 Contexts live in memory and know nothing of the working directory. With a docs folder, suites and results
-are kept there as JSON beside the pages, so that the index of one run still lists those before it.
+are kept there as JSON beside the pages.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from great_expectations.data_context.types.base import (
 from validations.expectations import TableContract
 from validations.suite import AS_OF, compile_suite
 
-PAGES_LISTED = 60
-"""How many of the newest results the Data Docs index lists; older pages stay on disk."""
+_VIEWS = "validations.local_view"
 
 
 def run_suite(
@@ -73,12 +72,13 @@ def _context(docs: Path | None) -> EphemeralDataContext:
             defaults.stores[store]["store_backend"] = _folder(docs / "results" / store)
         config["data_docs_sites"] = {
             "docs": {
-                "class_name": "SiteBuilder",
+                "module_name": _VIEWS,
+                "class_name": "LocalSiteBuilder",
                 "show_how_to_buttons": False,
                 "store_backend": _folder(docs),
-                "site_index_builder": {
-                    "class_name": "DefaultSiteIndexBuilder",
-                    "validation_results_limit": PAGES_LISTED,
+                "site_section_builders": {
+                    section: {"view": {"module_name": _VIEWS, "class_name": "LocalPageView"}}
+                    for section in ("expectations", "validations", "profiling")
                 },
             }
         }
