@@ -450,17 +450,17 @@ def _part(connection: duckdb.DuckDBPyConnection, view: View, after: int) -> Part
 
 
 def _ties(layout: Layout) -> str:
-    """SQL that puts rows of one entity and event_timestamp in an order, ascending."""
-    return ", ".join(["created_timestamp NULLS FIRST", *(_quoted(name) for name in layout.payload)])
+    """SQL that puts rows of one entity and event_timestamp in an order, ascending.
+
+    Not by created_timestamp, which may become an earlier one: which rows stay would depend on the order they came in.
+    """
+    return ", ".join(_quoted(name) for name in layout.payload)
 
 
 def _place_of_row(layout: Layout, entity: str = "entity_key") -> str:
     """SQL: 1 for the newest row of each entity, 2 for the next."""
     ties = ", ".join(f"{_quoted(name)} DESC" for name in layout.payload)
-    return (
-        f"row_number() OVER (PARTITION BY {entity}"
-        f" ORDER BY event_timestamp DESC, created_timestamp DESC NULLS LAST, {ties})"
-    )
+    return f"row_number() OVER (PARTITION BY {entity} ORDER BY event_timestamp DESC, {ties})"
 
 
 def _carried_over(before: Layout, after: Layout) -> Iterator[str]:
