@@ -12,12 +12,9 @@ from feature_repo.record import Layout, View, layout_of
 
 
 def has_taken(connection: duckdb.DuckDBPyConnection, view: View, layout: Layout, path: Path) -> bool:
-    """Whether the view holds the rows of this very file, or newer ones of their entities.
-
-    Never of events (several rows an entity): what is pushed there and what is computed are told apart by the upsert.
-    """
+    """Whether the view holds the rows of this very file, or newer ones of their entities."""
     digest = recorded_digest(path)
-    if digest is None or layout.keep > 1 or layout_of(connection, view) != layout:
+    if digest is None or layout_of(connection, view) != layout:
         return False
     if (
         not _exists(connection)
