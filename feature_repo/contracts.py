@@ -15,7 +15,7 @@ def contract(table: FeatureTable) -> TableContract:
         ColumnContract(table.entity.join_key, DType.BIGINT, (KNOWN,)),
         ColumnContract("event_timestamp", DType.TIMESTAMP, (KNOWN,)),
         ColumnContract("created_timestamp", DType.TIMESTAMP, (KNOWN,)),
-        *(ColumnContract(f.name, f.dtype, f.expect, f.digest) for f in table.features),
+        *(ColumnContract(f.name, f.dtype, f.expect, f.digest, f.drift) for f in table.features),
     )
     return TableContract(
         table=table.name,
@@ -24,4 +24,6 @@ def contract(table: FeatureTable) -> TableContract:
         not_after=("event_timestamp", "created_timestamp"),
         row_count=Between(low=1),
         digest=table.digest,
+        drift=table.drift,
+        quarantine=table.quarantine,
     )

@@ -16,7 +16,7 @@ from ibis.expr import types as ir
 
 from feature_repo.arithmetic import Expression, Ref, references
 from feature_repo.session import OfLastTitle, Reading
-from validations.expectations import Between, DType, Expectation, NullShare
+from validations.expectations import Between, DriftLimits, DType, Expectation, NullShare, Quarantine
 
 COMPUTE_VERSION = 1
 """Raise it when the meaning of compiled computations changes without their text changing."""
@@ -125,6 +125,7 @@ class Feature:
     owner: str = "recommendations"
     entity: str = ""  # set by the table that holds it
     weight: Weight = Weight.HEAVY
+    drift: DriftLimits | None = None  # how far it may move from what models learned; None: as its table says
     reads: tuple[Feature, ...] = field(default=(), repr=False)  # set by the table, or the declarations
 
     def __post_init__(self) -> None:
@@ -176,6 +177,9 @@ class FeatureTable:
 
     Rows of which more than one is kept are events: they stand at their own time, the features in `identified_by`
     tell an entity's apart, and what is pushed to the Feast source `push_source` is added to them.
+
+    `drift` is how far its features may move from what the champions learned from before the gate says so, or stops
+    the table. With `quarantine` the gate sets a few rows that break their contract aside; without, one stops it.
     """
 
     name: str
@@ -189,6 +193,8 @@ class FeatureTable:
     slo_hours: float = 30.0
     identified_by: tuple[str, ...] = ()
     push_source: str = ""
+    drift: DriftLimits = field(default_factory=DriftLimits)
+    quarantine: Quarantine | None = None
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]

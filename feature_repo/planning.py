@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Recorded:
     digest: str
     base: str
     features: Mapping[str, str]  # column → digest
+    set_aside: int = field(default=0, compare=False)  # rows that the gate took out of the file since
 
     def to_metadata(self) -> dict[str, str]:
         """As it is kept in a Parquet footer."""
@@ -40,6 +41,8 @@ class Recorded:
 
 
 _DIGEST, _BASE, _FEATURES = "matinee_digest", "matinee_base", "matinee_features"
+SET_ASIDE = "matinee_set_aside"
+"""Footer key of a file that the gate took rows out of: how many. New columns cannot be merged into it."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def recorded(path: Path) -> Recorded | None:
              if key.startswith(b"matinee_")}  # fmt: skip
     if not {_DIGEST, _BASE, _FEATURES} <= set(found):
         return None
-    return Recorded(found[_DIGEST], found[_BASE], json.loads(found[_FEATURES]))
+    return Recorded(found[_DIGEST], found[_BASE], json.loads(found[_FEATURES]), int(found.get(SET_ASIDE, 0)))
 
 
 def recorded_digest(path: Path) -> str | None:
@@ -156,7 +159,7 @@ def step(table: FeatureTable, as_of: datetime, path: Path, base: str, held: Reco
     """
     features = {feature.name: feature.digest for feature in table.features}
     target = Recorded(_digest(base, table.digest, json.dumps(list(features.items()))), base, features)
-    whole = held is None or held.base != base or table.keep > 1
+    whole = held is None or held.base != base or table.keep > 1 or held.set_aside > 0
     keep = {} if held is None or whole else dict(_kept(features, held.features))
     changes = () if held is None else tuple(_changes(held.features, features))
     fresh = held is not None and held == target and list(held.features) == list(features)
