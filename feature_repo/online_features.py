@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from feature_repo.feast_seam import (
     transformed_by_feast,
     value_types,
 )
+from feature_repo.feast_views import vectorised
 from feature_repo.held import ABSENT, Held, Keys
 from feature_repo.materialize import entity_keys
 from feature_repo.online_response import Cells, Column, ColumnarResponse, Floats, Protos, Rows
@@ -182,12 +184,11 @@ def _with_on_demand(
         names, vectors = proto.metadata.feature_names.val, proto.results
         made = zip(names[len(columns) :], vectors[len(columns) :], strict=True)
         return columns + [Column(name, Protos(vector.values)) for name, vector in made]
-    inputs = _Inputs(columns, types)
+    inputs = _Inputs(columns, types, full_feature_names)
     by_name = {_name(view): view for view in request.on_demand}
     for name in dict.fromkeys(view for view, _ in map(parts_of, request.references) if view in by_name):
-        view = by_name[name]
-        if not view.write_to_online_store:
-            inputs.columns += _transformed(view, name, inputs, request, full_feature_names=full_feature_names)
+        if not by_name[name].write_to_online_store:
+            inputs.columns += _transformed(by_name[name], name, inputs, request)
     return inputs.columns
 
 
@@ -198,8 +199,8 @@ def _is_plain(view: OnDemandFeatureView) -> bool:
 class _Inputs:
     """What on-demand views are given, in the form of their mode: told once, from the columns there are by then."""
 
-    def __init__(self, columns: list[Column], types: dict[str, ValueType]) -> None:
-        self.columns, self._types = columns, types
+    def __init__(self, columns: list[Column], types: dict[str, ValueType], full_feature_names: bool) -> None:
+        self.columns, self.long, self._types = columns, full_feature_names, types
         self._lists: dict[str, list[Any]] | None = None
         self._table: pa.Table | None = None
 
@@ -213,28 +214,72 @@ class _Inputs:
             self._table = ColumnarResponse(self.columns, self._types, {}).to_arrow()
         return self._table
 
+    def floats(self, view: OnDemandFeatureView) -> pa.Table | None:
+        """float32, null where unknown: what the view reads, under both names, the kind asked for first."""
+        held = {column.name: column.data for column in self.columns}
+        names = [
+            (f"{projection.name}__{feature.name}", feature.name)
+            for projection in view.source_feature_view_projections.values()
+            for feature in projection.features
+        ]
+        found = [held.get(long if self.long else short) for long, short in names]
+        floats = [
+            pa.array(data.values, pa.float32(), mask=~data.known)
+            for data in found
+            if isinstance(data, Floats)
+        ]
+        if len(floats) < len(names):
+            return None
+        first = {
+            (pair[0] if self.long else pair[1]): column for pair, column in zip(names, floats, strict=True)
+        }
+        second = {
+            (pair[1] if self.long else pair[0]): column for pair, column in zip(names, floats, strict=True)
+        }
+        return pa.table(first | {name: column for name, column in second.items() if name not in first})
 
-def _transformed(
-    view: OnDemandFeatureView, name: str, inputs: _Inputs, request: Asked, *, full_feature_names: bool
-) -> list[Column]:
-    hidden = _hidden(view, request)
-    if view.mode == "python":
-        made = view.transform_dict({n: v for n, v in inputs.lists().items() if n not in hidden})
-        names = list(made)
-    else:
-        table = inputs.table()
-        made = view.transform_arrow(
-            table.select([n for n in table.column_names if n not in hidden]), full_feature_names
-        )
-        names = made.column_names
-    wanted = _wanted(view, name, request, full_feature_names=full_feature_names)
-    types = {field.name: field.dtype.to_value_type() for field in view.schema}
+
+def _transformed(view: OnDemandFeatureView, name: str, inputs: _Inputs, request: Asked) -> list[Column]:
+    made = _in_columns(view, inputs)
+    if made is None:
+        made = _as_feast_does(view, inputs, _hidden(view, request))
+    names = made.column_names if isinstance(made, pa.Table) else list(made)
+    prefix = f"{view.projection.name_to_use()}__" if inputs.long else ""
+    wanted = {prefix + feature for of, feature in map(parts_of, request.references) if of == name}
+    types = {f.name: f.dtype.to_value_type() for f in view.schema}
     return [_made(n, made[n], types.get(n, ValueType.UNKNOWN)) for n in names if n in wanted]
 
 
-def _wanted(view: OnDemandFeatureView, name: str, request: Asked, *, full_feature_names: bool) -> set[str]:
-    prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
-    return {prefix + feature for of, feature in map(parts_of, request.references) if of == name}
+def _as_feast_does(view: OnDemandFeatureView, inputs: _Inputs, hidden: set[str]) -> pa.Table | dict[str, Any]:
+    if view.mode == "python":
+        given = {name: values for name, values in inputs.lists().items() if name not in hidden}
+        made: dict[str, Any] = view.transform_dict(given)
+        return made
+    table = inputs.table()
+    return view.transform_arrow(
+        table.select([name for name in table.column_names if name not in hidden]), inputs.long
+    )
+
+
+def _in_columns(view: OnDemandFeatureView, inputs: _Inputs) -> pa.Table | None:
+    """What one of our own views makes of whole columns; None of another's view, and where it reads other than floats."""
+    transformation = _whole_columns(_Text(str(view.feature_transformation.udf_string), view))
+    table = inputs.floats(view) if transformation is not None else None
+    return None if transformation is None or table is None else transformation.transform_arrow(table, [])
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The source of a view's function, which is all that counts of it here."""
+
+    source: str
+    view: OnDemandFeatureView = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _whole_columns(text: _Text) -> Any | None:
+    quick = vectorised(text.view)
+    return None if quick is text.view else quick.feature_transformation
 
 
 def _name(view: OnDemandFeatureView) -> str:
@@ -274,7 +319,7 @@ def _floats(values: Any, value_type: ValueType) -> NDArray[Any] | None:
     if value_type not in {ValueType.FLOAT, ValueType.DOUBLE, ValueType.UNKNOWN}:
         return None
     if isinstance(values, pa.ChunkedArray):
-        if values.type != pa.float64():
+        if values.type not in {pa.float64(), pa.float32()}:
             return None
         found = np.asarray(values.to_numpy(), dtype=np.float64)
     elif isinstance(values, list) and set(map(type, values)) <= {float, type(None)}:

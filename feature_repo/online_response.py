@@ -73,7 +73,9 @@ class Floats:
         """None where null."""
         if self.known.all():
             return list(self.values.tolist())
-        return [v if k else None for v, k in zip(self.values.tolist(), self.known.tolist(), strict=True)]
+        cells = self.values.astype(object)
+        cells[~self.known] = None
+        return list(cells.tolist())
 
 
 @dataclass(frozen=True, eq=False)

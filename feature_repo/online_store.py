@@ -142,7 +142,7 @@ class DuckDBOnlineStore(OnlineStore):  # type: ignore[misc] # feast ships no typ
         held = self._held(config, table, keys)
         oldest, places = self._oldest_live(config, table, held), held.find(keys)
         there = sorted(set(places[places >= 0].tolist()))
-        rows = held.rows.take(there)
+        rows = held.rows.take(pa.array(there, pa.int64()))
         moments = rows["event_timestamp"].to_pylist()
         values = protos_of_rows(held.layout, rows, requested_features)
         live = {

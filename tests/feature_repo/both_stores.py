@@ -22,7 +22,7 @@ ENGINE = "feature_repo.engine.DuckDBEngine"
 
 USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
 DEVICE = Entity(name="device", join_keys=["device_id"], value_type=ValueType.STRING)
-IDS = {"user_id": Int64, "device_id": String}
+IDS = {"user_id": Int64, "device_id": String, "title_id": Int64}
 
 
 def now() -> datetime:
