@@ -362,8 +362,11 @@ def declare(source: Source) -> Declarations:
 
 
 def _lasting(table: FeatureTable, source: Source) -> FeatureTable:
-    """The table with a time to live that reaches the end of the label period its snapshot is for."""
-    return replace(table, ttl_days=max(table.ttl_days, source.period.days))
+    """The table, fresh and alive until the next snapshot of its source comes."""
+    hours = source.period.total_seconds() / 3600 * 1.25
+    return replace(
+        table, ttl_days=max(table.ttl_days, source.period.days), slo_hours=max(table.slo_hours, hours)
+    )
 
 
 def _services(tables: dict[str, FeatureTable]) -> tuple[FeatureService, ...]:

@@ -30,7 +30,7 @@ def _sources(incomplete: str) -> list[str]:
     return [name for name in SOURCES if name.startswith(incomplete)]
 
 
-def _moment(text: str) -> datetime:
+def moment_of(text: str) -> datetime:
     """An ISO date or time, UTC where it has no zone."""
     try:
         moment = datetime.fromisoformat(text)
@@ -46,7 +46,7 @@ Source = Annotated[
 AsOf = Annotated[
     datetime | None,
     typer.Option(
-        "--as-of", parser=_moment, metavar="DATE", help="Exclusive upper bound of what may be known (UTC)."
+        "--as-of", parser=moment_of, metavar="DATE", help="Exclusive upper bound of what may be known (UTC)."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

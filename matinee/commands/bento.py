@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from matinee.commands.verification import Clock, WhichClock
 from matinee.session import AsJson, AsOf, Source, console, opened, print_json, print_table, staged
 from serving.manifest import NEEDS
 
@@ -43,12 +44,22 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def serve(tag: Annotated[str, typer.Argument(help="NAME:TAG; the newest homepage if left out")] = "",
-          source: Source = None, port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None) -> None:  # fmt: skip
-    """Serve a built Bento until interrupted: POST /page {"user_id": 17, "size": 40}."""
+          source: Source = None, port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None,
+          clock: WhichClock = Clock.REPLAY) -> None:  # fmt: skip
+    """Serve a built Bento until interrupted: POST /page {"user_id": 17, "size": 40}.
+
+    The service's clock starts at the day's as_of, as replayed events end there, or is the wall clock (--clock now).
+    """
     from matinee.deployment import newest_tag, serving
     from serving.running import serve as serve_bento
 
     with opened(source) as day:
-        made = serving(day, tag or newest_tag(day, "homepage"), port or day.settings.port)
-    console.print(f"serving {made.tag} at {made.base_url}", highlight=False)
+        starts_at = day.as_of if clock is Clock.REPLAY else None
+        made = serving(day, tag or newest_tag(day, "homepage"), port or day.settings.port, starts_at)
+    runs = (
+        "by the wall clock"
+        if starts_at is None
+        else f"by a clock that starts at {starts_at:%Y-%m-%d %H:%M} UTC"
+    )
+    console.print(f"serving {made.tag} at {made.base_url}, {runs}", highlight=False)
     raise typer.Exit(serve_bento(made))

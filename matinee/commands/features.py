@@ -10,7 +10,7 @@ import typer
 
 from feature_repo.declarations import Declarations, UnknownFeature
 from feature_repo.docs import described, write_site
-from matinee.commands import checks, streaming
+from matinee.commands import checks, streaming, verification
 from matinee.session import (
     AsJson,
     AsOf,
@@ -24,10 +24,12 @@ from matinee.session import (
 )
 
 app = typer.Typer(
-    no_args_is_help=True, help="Features: list, compute, validate, materialize, push, document."
+    no_args_is_help=True, help="Features: list, compute, validate, materialize, push, verify, document."
 )
 app.command()(checks.validate)
 app.command()(streaming.push)
+app.command()(verification.verify)
+app.command()(verification.status)
 
 
 def _listing(declarations: Declarations) -> dict[str, Any]:
