@@ -1,0 +1,4 @@
+-- world user_session: 3 of 22 features
+-- at request time, of the newest 50 plays: minutes since the last play, if at most 1440 /* dac3ea88f7114f5d */
+-- at request time, of the newest 50 plays: plays in a row, each at most 30 minutes before the next or before the moment /* 5f1bf5a19c81b860 */
+-- at request time, of the newest 50 plays: title_profile:in_action of the title played last, if at most 1440 minutes ago /* 1f3e4454272034b9 */
