@@ -1,0 +1,274 @@
+"""The shapes of our own API: what goes in, what comes out. All are frozen and take nothing they do not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from registry.canonical import check_text
+
+
+def _storable(text: str) -> str:
+    return check_text("text", text)
+
+
+Text = Annotated[str, AfterValidator(_storable), Field(max_length=10_000)]
+"""Text that every database can hold: no NUL, no lone surrogate."""
+Number = Annotated[int, Field(ge=1, le=999_999_999, description="The number of a version.")]
+Reason = Annotated[Text, Field(min_length=1, max_length=1000, description="Why; it stays in the history.")]
+
+
+class View(BaseModel):
+    """The root of every shape."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+
+def _example(**value: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+class MetricView(View):
+    """A measured number on one data set and split."""
+
+    model_config = _example(key="recall", value=0.41, dataset="kuairand", split="test", k=200)
+
+    key: Text
+    value: float = Field(allow_inf_nan=False)
+    dataset: Text = ""
+    split: Text = ""
+    k: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None, description="The cut-off, if it has one."
+    )
+
+
+class FileView(View):
+    """A file of a version."""
+
+    path: str
+    sha256: str
+    size: int = Field(description="In bytes.")
+    media_type: str
+
+
+class VersionView(View):
+    """One version of a model, whole."""
+
+    model_config = _example(
+        name="ranker", number=3, ref="ranker/3", digest="5d41…", created_at="2026-01-31T06:00:00Z",
+        created_by="pipeline", source="kuairand", config={"layers": 2}, seed=0, signature={},
+        training_set="9b74…", service="c4ca…", metrics=[{"key": "play_auc", "value": 0.71, "dataset": "kuairand",
+        "split": "test", "k": None}], params={"learning_rate": "0.001"}, tags={"team": "home"},
+        aliases=["champion"], files=[{"path": "weights.safetensors", "sha256": "e3b0…", "size": 1024,
+        "media_type": "application/vnd.safetensors"}],
+    )  # fmt: skip
+
+    name: str
+    number: int
+    ref: str = Field(description="How to name this version for good.")
+    digest: str
+    created_at: datetime
+    created_by: str
+    source: str
+    config: Mapping[str, Any]
+    seed: int | None
+    signature: Mapping[str, Any]
+    training_set: str | None = Field(description="The digest of the training set it learned from.")
+    service: str | None = Field(description="The digest of the feature service it takes its inputs from.")
+    metrics: tuple[MetricView, ...]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+    files: tuple[FileView, ...]
+
+
+class PageView(View):
+    """One page of a search."""
+
+    versions: tuple[VersionView, ...]
+    next_page_token: str | None = Field(description="Pass it back as `page_token`; null on the last page.")
+
+
+class ModelView(View):
+    """A model with its newest version and where its aliases stand."""
+
+    model_config = _example(
+        name="ranker", description="Ranks candidates.", created_at="2026-01-01T06:00:00Z", versions=3, latest=3,
+        aliases={"champion": 3},
+    )  # fmt: skip
+
+    name: str
+    description: str
+    created_at: datetime
+    versions: int
+    latest: int | None
+    aliases: Mapping[str, int]
+
+
+class PromotionView(View):
+    """Where an alias is to go. With `expect`, only if it stands there now (null: if it does not exist yet)."""
+
+    model_config = _example(version=3, expect=2, reason="recall@200 +4 % at equal latency")
+
+    version: Number
+    expect: Number | None = Field(
+        None, description="Compare-and-set; left out, the alias moves from anywhere."
+    )
+    reason: Reason
+    evidence: Mapping[Text, Any] = Field(
+        {}, description="Kept in the history beside metrics and gate reports."
+    )
+
+
+class ReasonView(View):
+    """Why something is done."""
+
+    model_config = _example(reason="completion fell after the release")
+
+    reason: Reason
+
+
+class MoveView(View):
+    """One entry of an alias's history."""
+
+    name: str
+    alias: str
+    kind: str
+    from_number: int | None
+    to_number: int | None
+    at: datetime
+    by: str
+    reason: str
+    evidence: Mapping[str, Any]
+
+
+class TagView(View):
+    """The value of a tag."""
+
+    model_config = _example(value="home")
+
+    value: Annotated[Text, Field(max_length=100_000)]
+
+
+class MetricsView(View):
+    """Metrics to add to a version."""
+
+    metrics: Annotated[tuple[MetricView, ...], Field(min_length=1, max_length=1000)]
+
+
+class LiveView(View):
+    """A version in use, and where."""
+
+    model_config = _example(ref="ranker/3", kind="alias", where="champion", since="2026-01-31T06:00:00Z")
+
+    ref: str
+    kind: Literal["alias", "bento", "arm"]
+    where: str
+    since: datetime
+
+
+class BindingView(View):
+    """What an arm serves for one parameter: a pinned version, or a value."""
+
+    parameter: str
+    version: str | None
+    value: Any
+
+
+class ArmView(View):
+    """An arm of an experiment."""
+
+    name: str
+    bindings: tuple[BindingView, ...]
+
+
+class StateView(View):
+    """One change of an experiment's state."""
+
+    state: str
+    at: datetime
+    by: str
+    reason: str
+
+
+class ExperimentView(View):
+    """A run of an experiment."""
+
+    name: str
+    layer: str
+    state: str
+    digest: str
+    config: Mapping[str, Any]
+    arms: tuple[ArmView, ...]
+    history: tuple[StateView, ...]
+
+
+class ReadoutView(View):
+    """What came of an experiment."""
+
+    id: int
+    experiment: str
+    created_at: datetime
+    verdict: Mapping[str, Any]
+
+
+class CallerView(View):
+    """Whose token this is."""
+
+    model_config = _example(name="ada", role="engineer")
+
+    name: str
+    role: str
+
+
+class EntryView(View):
+    """One line of the audit log."""
+
+    model_config = _example(
+        id=17, at="2026-01-31T06:00:00Z", name="ada", role="engineer", action="promote",
+        token="0f3a…",  # noqa: S106 - the key of a token is no secret
+        target="ranker@champion to 3", status=200, problem="",
+    )  # fmt: skip
+
+    id: int
+    at: datetime
+    token: str = Field(description="The token's key; the token itself is nowhere.")
+    name: str
+    role: str
+    action: str
+    target: str
+    status: int
+    problem: str
+
+
+class FieldProblemView(View):
+    """One field that is wrong, and why."""
+
+    field: str
+    reason: str
+
+
+class ProblemView(BaseModel):
+    """Why a request was refused. What a program needs to go on stands beside it, such as `current`."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": "AliasMoved",
+                    "message": "ranker@champion was expected at ranker/2 and is at ranker/3: …",
+                    "problems": [{"field": "expect", "reason": "…"}],
+                    "current": 3,
+                }
+            ]
+        },
+    )
+
+    error: str = Field(description="The name of the refusal, for programs.")
+    message: str = Field(description="What is wrong and what would be right, for people.")
+    problems: tuple[FieldProblemView, ...] = ()
