@@ -14,7 +14,7 @@ os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
 
 import typer
 
-from matinee.commands import bento, events, experiments, features, models, train
+from matinee.commands import bento, events, experiments, features, models, registry, train
 from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, staged
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(features.app, name="features")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
+app.add_typer(registry.app, name="registry")
 app.add_typer(bento.app, name="bento")
 app.add_typer(experiments.app, name="experiments")
 

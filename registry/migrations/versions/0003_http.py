@@ -5,8 +5,6 @@ Revision: 0003, after 0002.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import sqlalchemy as sa
 from alembic import op
 
@@ -14,7 +12,7 @@ from registry.columns import Instant
 from registry.migrations.triggers import Refusal, create, drop
 
 revision = "0003"
-down_revision = "0002" if list(Path(__file__).parent.glob("0002_*.py")) else "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,111 @@
+"""`matinee registry`: serving the ledger over HTTP, and the tokens that open it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from matinee.session import AsJson, Source, console, errors, print_json, print_table
+from matinee.settings import Settings
+from matinee.workspace import Workspace
+
+if TYPE_CHECKING:
+    from registry.http import Backend, Limits
+
+app = typer.Typer(no_args_is_help=True, help="The registry over HTTP: serve it, and who may call it.")
+tokens = typer.Typer(no_args_is_help=True, help="Tokens: made once, shown once, revoked for good.")
+app.add_typer(tokens, name="token")
+
+
+@contextmanager
+def _backend(
+    source: str | None, limits: Limits | None = None, imports: tuple[Path, ...] = ()
+) -> Iterator[Backend]:
+    from registry.http import open_backend
+
+    settings = Settings() if source is None else Settings(source=source)
+    workspace = Workspace.of(settings)
+    with open_backend(
+        workspace.registry_url, str(workspace.artifacts), limits=limits, imports=imports
+    ) as backend:
+        yield backend
+
+
+@app.command()
+def serve(source: Source = None, host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+          port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 5000,
+          public_url: Annotated[str | None, typer.Option(help="Where clients reach it, if behind a proxy.")] = None,
+          import_root: Annotated[list[Path] | None, typer.Option(help="Folder of this machine from which MLflow clients may register versions.", exists=True, file_okay=False)] = None,
+          rate: Annotated[float, typer.Option(min=0.01, help="Requests per second and token.")] = 200,
+          burst: Annotated[int, typer.Option(min=1, help="Requests at once and token.")] = 400,
+          body: Annotated[int, typer.Option(min=1024, help="Bytes of a request's body.")] = 1 << 20,
+          upload: Annotated[int, typer.Option(min=1024, help="Bytes of an uploaded file.")] = 256 << 20) -> None:  # fmt: skip
+    """Serve the ledger: our API under /v1, MLflow's protocol for `MlflowClient(registry_uri=…)`."""
+    from registry.http import Limits
+    from registry.http.server import bind, server, url_of
+
+    limits = Limits(rate, burst, body, upload)
+    with _backend(source, limits, tuple(import_root or ())) as backend, bind(host, port) as listening:
+        if not any(token.revoked_at is None for token in backend.tokens.all()):
+            errors.print(
+                "nobody can call yet: matinee registry token create NAME --role viewer", markup=False
+            )
+        console.print(f"registry at {url_of(listening)}", highlight=False)
+        server(backend, public_url=public_url).run(sockets=[listening])
+
+
+@tokens.command()
+def create(name: Annotated[str, typer.Argument(help="Whose it is: a person or a job; it stands in the audit log.")],
+           role: Annotated[str, typer.Option(help="viewer reads, engineer also writes, admin also deletes and reads the audit log.")],
+           days: Annotated[float | None, typer.Option(min=0, help="Good for so many days; for ever if left out.")] = None,
+           source: Source = None, as_json: AsJson = False) -> None:  # fmt: skip
+    """Make a token and show it: this once, for only its salted hash is kept."""
+    import secrets
+
+    from registry.http import Role
+
+    if role not in set(Role):
+        raise typer.BadParameter(f"{role!r} is no role. There are: {', '.join(Role)}.")
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    with _backend(source) as backend:
+        token = backend.tokens.create(name, Role(role), secrets.token_bytes, expires)
+    if as_json:
+        print_json({"name": name, "role": role, "token": token, "expires_at": expires})
+        return
+    typer.echo(token)
+    errors.print(f"{role} token of {name}; it is not shown again. export MLFLOW_TRACKING_TOKEN={token[:12]}…")
+
+
+@tokens.command("list")
+def list_(source: Source = None, as_json: AsJson = False) -> None:
+    """Every token there ever was: whose, what it may do, until when."""
+    with _backend(source) as backend:
+        found = backend.tokens.all()
+    if as_json:
+        print_json([vars(token) for token in found])
+        return
+    columns = ("key", "name", "role", "created", "expires", "revoked")
+    rows = [
+        [t.key, t.name, t.role.value, *(_day(at) for at in (t.created_at, t.expires_at, t.revoked_at))]
+        for t in found
+    ]
+    print_table("tokens", columns, rows)
+
+
+@tokens.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="The key, as in `token list`.")], source: Source = None
+) -> None:
+    """Make a token worthless from now on."""
+    with _backend(source) as backend:
+        backend.tokens.revoke(key)
+    console.print(f"token {key} is revoked", highlight=False)
+
+
+def _day(at: datetime | None) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M}"
