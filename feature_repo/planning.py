@@ -130,6 +130,12 @@ def recorded_digest(path: Path) -> str | None:
     return found.digest if found else None
 
 
+def set_aside(path: Path) -> int:
+    """How many rows the gate took out of a computed file."""
+    found = recorded(path)
+    return found.set_aside if found else 0
+
+
 def plan(declarations: Declarations, as_ofs: Iterable[datetime], events_digest: Callable[[datetime], str],
          folder: Path, tables: Sequence[str] | None = None) -> tuple[Step, ...]:  # fmt: skip
     """The steps that bring `folder` up to date; nothing is run.

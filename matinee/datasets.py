@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import reduce
 
 import duckdb
 import numpy as np
@@ -14,6 +15,7 @@ from events.sources import Source
 from feature_repo.compute import offline_path
 from feature_repo.declarations import FeatureService
 from feature_repo.session import KEPT_IN
+from feature_repo.planning import set_aside
 from feature_repo.training_set import TrainingSet, snapshot_matrix, training_set
 from matinee.desk import Desk, literal
 from matinee.periods import Period, Split
@@ -34,13 +36,22 @@ NO_CANDIDATES = CANDIDATES.empty_table()
 
 
 def entity_matrix(desk: Desk, service: FeatureService, as_of: datetime) -> tuple[Int64, Float32]:
-    """(ids ascending, float32 (n, F)) of a service whose tables are all about one entity."""
-    parts = [snapshot_matrix(offline_path(desk.offline, t.name, as_of), t) for t in service.tables]
-    ids = parts[0][0]
-    if any(not np.array_equal(ids, other) for other, _ in parts[1:]):
+    """(ids ascending, float32 (n, F)) of a service whose tables are all about one entity.
+
+    An entity that one of the tables lacks, because the gate set its row aside, has NaN there: unknown.
+    """
+    files = [offline_path(desk.offline, t.name, as_of) for t in service.tables]
+    parts = [snapshot_matrix(file, t) for file, t in zip(files, service.tables, strict=True)]
+    ids = reduce(np.union1d, (known for known, _ in parts))
+    if not any(set_aside(file) for file in files) and any(len(known) < len(ids) for known, _ in parts):
         names = ", ".join(table.name for table in service.tables)
         raise ValueError(f"{names} as of {as_of} hold different entities: compute them again together.")
-    return ids, np.concatenate([values for _, values in parts], axis=1)
+    values = np.full((len(ids), sum(part.shape[1] for _, part in parts)), np.nan, dtype=np.float32)
+    column = 0
+    for known, part in parts:
+        values[np.searchsorted(ids, known), column : column + part.shape[1]] = part
+        column += part.shape[1]
+    return ids, values
 
 
 def histories(desk: Desk, user_ids: Int64, as_of: datetime) -> Histories:

@@ -16,10 +16,11 @@ from feature_repo.materialize import PROJECT, materialize
 from feature_repo.snapshot import Generation, generations
 from matinee.context import Day, world_config
 from matinee.desk import literal
-from matinee.gatekeeping import GateFailed, record_gate
+from matinee.gatekeeping import GateFailed, gate_note, record_gate
 from matinee.lineage import record_declarations
 from matinee.progress import Stage, Stages
 from matinee.recorded import table_steps
+from matinee.reference import champion_versions, training_references
 from matinee.training import train_ranker_version, train_retriever_version
 from matinee.training_artwork import train_artwork_version, train_quality_version
 from models.settings import RankerConfig, RetrievalConfig
@@ -70,18 +71,22 @@ def compute_features(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None =
 
 
 def validate(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None = None) -> tuple[GateReport, ...]:
-    """Put every computed table through the gate.
+    """Put every computed table through the gate; the day's own are held against what the champions learned from.
 
     Raises:
         GateFailed: with the reports of the tables that failed.
     """
     moments = list(as_ofs or day.split.as_ofs)
     tables = day.workspace.declarations.stored
+    versions = champion_versions(day.registry)
+    learned = training_references(versions, day.workspace.source, day.workspace.offline, day.as_of)
     reports = []
     for number, moment in enumerate(moments):
+        today = moment == day.as_of
         for table in tables:
             stage.step(number, len(moments), table.name)
-            if report := day.gatekeeper.check(table, moment, docs=moment == day.as_of):
+            reference = learned.get(table.name) if today else None
+            if report := day.gatekeeper.check(table, moment, docs=today, reference=reference):
                 record_gate(day.registry, report, moment, day.workspace.source.name)
                 reports.append(report)
     if failed := tuple(report for report in reports if not report.passed):
@@ -89,7 +94,7 @@ def validate(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None = None) -
     if not reports:
         stage.skip(f"{len(moments) * len(tables)} tables had passed")
     else:
-        stage.note = f"{sum(r.evaluated for r in reports):,} expectations on {len(reports)} tables met"
+        stage.note = gate_note(reports)
     return tuple(reports)
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from feature_repo.compute import offline_path
 from feature_repo.contracts import contract
 from feature_repo.declarations import Declarations, FeatureTable
+from feature_repo.planning import SET_ASIDE
 from registry import GateRecord, Registry
 from validations.contracts import contract_digest
-from validations.gate import check
+from validations.expectations import TableContract
+from validations.gate import Reference, check, read_table
 from validations.history import GateHistory
+from validations.quarantine import SetAside, read_quarantine, sift, write_quarantine
 from validations.report import GateReport
 
 
@@ -42,26 +48,90 @@ class NotValidated(RuntimeError):
 
 
 @dataclass(frozen=True)
+class _Inquiry:
+    """What every look at one computed file has in common."""
+
+    contract: TableContract
+    as_of: datetime
+    docs: Path | None
+    reference: Reference | None
+    at: datetime
+
+    @property
+    def bound(self) -> datetime:
+        """Rows carry `as_of` itself: what lies after it is from the future."""
+        return self.as_of + timedelta(microseconds=1)
+
+    def of(self, path: Path, aside: SetAside | None) -> GateReport:
+        """The verdict on a file, of which rows may have been set aside."""
+        report = check(
+            self.contract, path, as_of=self.bound, docs=self.docs, reference=self.reference, aside=aside, at=self.at
+        )  # fmt: skip
+        return replace(report, as_of=self.as_of)
+
+
+@dataclass(frozen=True)
 class Gatekeeper:
     """Checks computed files against their contracts and remembers, by content, which have passed."""
 
     folder: Path
     offline: Path
     declarations: Declarations
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
-    def check(self, table: FeatureTable, as_of: datetime, *, docs: bool = False) -> GateReport | None:
-        """Hold one computed file against its contract; None when these very bytes passed before."""
+    def check(
+        self, table: FeatureTable, as_of: datetime, *, docs: bool = False, reference: Reference | None = None
+    ) -> GateReport | None:
+        """Hold one computed file against its contract; None when these very bytes passed before.
+
+        Where the table allows it, a few rows that break the contract are set aside: the file is replaced by one
+        without them, which is what passes, and they are kept with their reasons at `quarantined(table, as_of)`.
+
+        A pass stands: it is not taken back when another model becomes champion and so the reference changes.
+        """
         path = offline_path(self.offline, table.name, as_of)
-        passed = self._passed()
-        if passed.get(self._key(table, as_of)) == self._fingerprint(table, path):
+        if self._passed().get(self._key(table, as_of)) == self._fingerprint(table, path):
             return None
-        # Rows carry `as_of` itself: what lies after it is from the future.
-        report = check(
-            contract(table), path, as_of=as_of + timedelta(microseconds=1), docs=self.docs if docs else None
-        )
-        GateHistory(self.folder / "history").append(report)
+        inquiry = _Inquiry(contract(table), as_of, self.docs if docs else None, reference, self.clock())
+        before = read_quarantine(inquiry.contract, self.quarantined(table.name, as_of), path)
+        report = inquiry.of(path, before)
+        if not report.passed and before is None:
+            report = self._without_rows(table, inquiry, path) or report
+        if report.passed and not report.quarantined:
+            self.quarantined(table.name, as_of).unlink(missing_ok=True)  # of a file that is no longer there
+        GateHistory(self.history).append(report)
         self._remember(table, as_of, path, passed=report.passed)
         return report
+
+    def _without_rows(self, table: FeatureTable, inquiry: _Inquiry, path: Path) -> GateReport | None:
+        """Set aside the rows at fault, if there are few enough and the rest passes; None changes nothing.
+
+        What is checked are the bytes that replace the file. The rows are on disk before they leave it: a crash in
+        between leaves both, and the next run comes to the same end.
+        """
+        whole = read_table(path)
+        sifted = sift(inquiry.contract, whole, inquiry.bound)
+        if sifted is None:
+            return None
+        rest = path.with_suffix(f".sifted-{os.getpid()}")
+        told = {**(whole.schema.metadata or {}), SET_ASIDE.encode(): str(sifted.aside.rows.num_rows).encode()}
+        pq.write_table(sifted.kept.replace_schema_metadata(told), rest)
+        report = inquiry.of(rest, sifted.aside)
+        if not report.passed:
+            rest.unlink()
+            return replace(inquiry, at=self.clock()).of(path, None)  # so that the page shows it whole
+        write_quarantine(self.quarantined(table.name, inquiry.as_of), sifted.aside, report.digest)
+        rest.replace(path)
+        return report
+
+    def quarantined(self, table: str, as_of: datetime) -> Path:
+        """Where the rows that were set aside of one computed file are kept."""
+        return offline_path(self.folder / "quarantine", table, as_of)
+
+    @property
+    def history(self) -> Path:
+        """Every verdict, a JSON line each."""
+        return self.folder / "history"
 
     @property
     def docs(self) -> Path:
@@ -110,3 +180,15 @@ def record_gate(registry: Registry, report: GateReport, as_of: datetime, source:
     """Put a gate's verdict into the ledger, where promotion looks for it."""
     findings = [finding.to_dict() for finding in report.findings]
     registry.record_gate(GateRecord(report.table, as_of, report.passed, findings, source=source))
+
+
+def gate_note(reports: Sequence[GateReport]) -> str:
+    """What a person should know of tables that passed, in a line."""
+    said = [f"{sum(r.evaluated for r in reports):,} expectations on {len(reports)} tables met"]
+    if warned := sum(finding.severity == "warning" for report in reports for finding in report.findings):
+        said.append(f"{warned} warnings")
+    if aside := sum(report.quarantined for report in reports):
+        said.append(f"{aside:,} rows set aside")
+    if not any(report.reference for report in reports):
+        said.append("drift not measured, as no champion learned from earlier tables")
+    return "; ".join(said)

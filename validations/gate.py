@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from validations.docs import GREAT_EXPECTATIONS, write_page
 from validations.drift import Drift, comparable_columns, drift_findings, drifts, limits_of
 from validations.expectations import TableContract
 from validations.inspection import inspection_from_json, require_distinct_columns
-from validations.quarantine import Sifted
+from validations.quarantine import SetAside, file_digest
 from validations.report import Finding, GateReport
 from validations.run import run_suite
 
@@ -46,7 +45,7 @@ def check(
     as_of: datetime,
     docs: Path | None = None,
     reference: Reference | None = None,
-    sifted: Sifted | None = None,
+    aside: SetAside | None = None,
     at: datetime | None = None,
 ) -> GateReport:
     """Hold a table against its contract and say what does not meet it.
@@ -61,7 +60,7 @@ def check(
         as_of: exclusive upper bound of what may be known, with a time zone.
         docs: a folder for Data Docs (open `index.html`); runs add up there. None writes none.
         reference: columns that drifted from it are findings, of the severity that the contract declares.
-        sifted: `data` is what was kept of a larger table; what was set aside is told as warnings.
+        aside: `data` is what is left of a larger table, and this is what was taken out; it is told as warnings.
         at: when this is, for the report.
 
     Raises:
@@ -82,7 +81,7 @@ def check(
         *_columns(contract, results["expect_table_columns_to_match_set"].get("details", {})),
         *inspection.findings,
         *_drifted(contract, table, reference),
-        *(sifted.findings if sifted else ()),
+        *(aside.findings if aside else ()),
     )
     report = GateReport(
         table=contract.table,
@@ -96,7 +95,7 @@ def check(
         at=at,
         digest="" if isinstance(data, pa.Table) or data.is_dir() else file_digest(data),
         reference=reference.name if reference else "",
-        quarantined=sifted.aside.num_rows if sifted else 0,
+        quarantined=aside.rows.num_rows if aside else 0,
         null_shares={profile.name: profile.null_share for profile in inspection.profiles},
     )
     if docs:
@@ -104,15 +103,15 @@ def check(
     return report
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes (64 hex digits)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _drifted(contract: TableContract, table: pa.Table, reference: Reference | None) -> Iterator[Finding]:
     """Findings of drift, for the columns besides the key that are numbers in both tables."""
-    if reference is not None:
+    if reference is None:
+        return
+    if isinstance(reference.data, Path) and not reference.data.exists():
+        yield Finding(
+            "(drift)", f"a file of {reference.name}", "none: drift was not measured", severity="warning"
+        )
+    else:
         yield from drift_findings(drift_from(contract, table, reference), limits_of(contract))
 
 

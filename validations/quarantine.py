@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from validations.checks import OfType, Rule, describe
 from validations.expectations import NullShare, TableContract
@@ -25,6 +29,7 @@ from validations.inspection import (
 from validations.report import SAMPLE_SIZE, Finding, Sample
 
 ROW, REASONS = "_row", "_reasons"
+_PASSED = b"matinee_passed"
 REASON = pa.struct([("column", pa.string()), ("expectation", pa.string()), ("value", pa.string())])
 
 
@@ -38,12 +43,19 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class SetAside:
+    """Rows taken out of a table, as they were, with `_row` (where each stood) and `_reasons`."""
+
+    rows: pa.Table
+    findings: tuple[Finding, ...]  # warnings: what they were taken out for, by column and expectation
+
+
+@dataclass(frozen=True)
 class Sifted:
-    """A table without the rows set aside, and those rows with `_row` (where each stood) and `_reasons`."""
+    """A table without the rows set aside, and those rows."""
 
     kept: pa.Table
-    aside: pa.Table
-    findings: tuple[Finding, ...]  # warnings: what was set aside, by column and expectation
+    aside: SetAside
 
 
 def sift(contract: TableContract, table: pa.Table, as_of: datetime) -> Sifted | None:
@@ -70,8 +82,32 @@ def sift(contract: TableContract, table: pa.Table, as_of: datetime) -> Sifted | 
         reasons = _reasons(cells, contract, found, duplicates)
         if not reasons or len(reasons) > most:
             return None
-        findings = tuple(_findings(cells, reasons))
-    return _parted(table, reasons, findings)
+    return _parted(contract, table, reasons)
+
+
+def write_quarantine(path: Path, aside: SetAside, passed: str) -> None:
+    """Keep the rows set aside, with the digest of the file that is left without them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    told = {**(aside.rows.schema.metadata or {}), _PASSED: passed.encode()}
+    pq.write_table(aside.rows.replace_schema_metadata(told), partial)
+    partial.replace(path)
+
+
+def read_quarantine(contract: TableContract, path: Path, of: Path) -> SetAside | None:
+    """What was set aside of the file `of`; None where nothing was, or where it has been replaced since."""
+    if not path.exists() or not of.exists():
+        return None
+    rows = pq.read_table(path, partitioning=None)
+    if rows.schema.metadata[_PASSED].decode() != file_digest(of):
+        return None
+    return _told(contract, rows, rows.num_rows + pq.read_metadata(of).num_rows)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes (64 hex digits)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def at_fault(rule: Rule) -> bool:
@@ -103,29 +139,34 @@ def _reasons(
     return dict(sorted(found.items()))
 
 
-def _findings(cells: Cells, reasons: Mapping[int, list[Reason]]) -> Iterator[Finding]:
-    """A warning for each column and expectation that rows were set aside for."""
-    by_rule: dict[tuple[str, str], list[tuple[int, str | None]]] = {}
-    for row, broken in reasons.items():
-        for reason in broken:
-            by_rule.setdefault((reason.column, reason.expectation), []).append((row, reason.value))
-    keys = named_by_key(cells, list(reasons))
-    for (column, expectation), found in by_rule.items():
-        yield Finding(
-            column,
-            expectation=expectation,
-            observed=f"{len(found):,} of {cells.rows:,} rows set aside",
-            severity="warning",
-            unexpected_count=len(found),
-            unexpected_share=len(found) / cells.rows,
-            sample=tuple(Sample(row, keys[row], value) for row, value in found[:SAMPLE_SIZE]),
-        )
-
-
-def _parted(table: pa.Table, reasons: Mapping[int, list[Reason]], findings: tuple[Finding, ...]) -> Sifted:
+def _parted(contract: TableContract, table: pa.Table, reasons: Mapping[int, list[Reason]]) -> Sifted:
     rows = np.fromiter(reasons, dtype=np.int64, count=len(reasons))
     keep = np.ones(table.num_rows, dtype=bool)
     keep[rows] = False
-    told = pa.array([[vars(reason) for reason in broken] for broken in reasons.values()], pa.list_(REASON))
-    aside = table.take(pa.array(rows)).append_column(ROW, pa.array(rows)).append_column(REASONS, told)
-    return Sifted(table.filter(pa.array(keep)), aside, findings)
+    why = pa.array([[vars(reason) for reason in broken] for broken in reasons.values()], pa.list_(REASON))
+    aside = table.take(pa.array(rows)).append_column(ROW, pa.array(rows)).append_column(REASONS, why)
+    return Sifted(table.filter(pa.array(keep)), _told(contract, aside, table.num_rows))
+
+
+def _told(contract: TableContract, aside: pa.Table, of: int) -> SetAside:
+    """The rows with a warning for each column and expectation that they were taken out for, of `of` rows."""
+    keys = [aside[name].to_pylist() for name in contract.key if name in aside.column_names]
+    by_rule: dict[tuple[str, str], list[Sample]] = {}
+    for row, broken, *key in zip(aside[ROW].to_pylist(), aside[REASONS].to_pylist(), *keys, strict=True):
+        named = tuple(part if part is None or isinstance(part, int) else str(part) for part in key)
+        for reason in broken:
+            sample = Sample(row, named, reason["value"])
+            by_rule.setdefault((reason["column"], reason["expectation"]), []).append(sample)
+    findings = (
+        Finding(
+            column,
+            expectation=expectation,
+            observed=f"{len(found):,} of {of:,} rows set aside",
+            severity="warning",
+            unexpected_count=len(found),
+            unexpected_share=len(found) / of,
+            sample=tuple(found[:SAMPLE_SIZE]),
+        )
+        for (column, expectation), found in by_rule.items()
+    )
+    return SetAside(aside, tuple(findings))
