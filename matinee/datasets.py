@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from events.sources import Source
 from feature_repo.compute import offline_path
 from feature_repo.declarations import FeatureService
-from feature_repo.session import KEPT_IN
 from feature_repo.planning import set_aside
+from feature_repo.session import KEPT_IN
 from feature_repo.training_set import TrainingSet, snapshot_matrix, training_set
 from matinee.desk import Desk, literal
 from matinee.periods import Period, Split
