@@ -39,7 +39,9 @@ SHOWN_ROWS, OTHER_ROWS = 14, 6
 """Rows of a ranker's matrix that are kept: of the first titles of the page, and of titles that were left out."""
 
 _MAGIC = b"MSV1"
-_HEAD = struct.Struct("<4sIII")  # magic, crc32 of what follows it, bytes of the body, bytes of it unpacked
+_HEAD = struct.Struct(
+    "<4sIIII"
+)  # magic, crc32 of the rest of the head, crc32 of the body, its bytes, unpacked
 _CRC_FROM = 8
 
 
@@ -164,8 +166,8 @@ def encode(sample: Sample) -> bytes:
         parts += [vectors.title_ids.astype("<i8").tobytes(), vectors.values.T.astype("<f4").tobytes()]
     raw = b"".join(parts)
     body = bytes(pa.compress(raw, codec="zstd", asbytes=True))
-    tail = _HEAD.pack(_MAGIC, 0, len(body), len(raw))[_CRC_FROM:]
-    return _HEAD.pack(_MAGIC, zlib.crc32(body, zlib.crc32(tail)), len(body), len(raw)) + body
+    rest = (zlib.crc32(body), len(body), len(raw))
+    return _HEAD.pack(_MAGIC, zlib.crc32(_HEAD.pack(_MAGIC, 0, *rest)[_CRC_FROM:]), *rest) + body
 
 
 class SampleLog:
@@ -247,14 +249,15 @@ def _entries(segment: Path) -> Iterator[bytes]:
         return
     position = 0
     while len(content) - position >= _HEAD.size:
-        magic, crc, size, unpacked = _HEAD.unpack_from(content, position)
+        magic, crc, body_crc, size, unpacked = _HEAD.unpack_from(content, position)
         start, stop = position + _HEAD.size, position + _HEAD.size + size
-        if stop > len(content):
+        known = magic == _MAGIC and zlib.crc32(content[position + _CRC_FROM : start]) == crc
+        if known and stop > len(content):
             break
-        if magic != _MAGIC or zlib.crc32(content[position + _CRC_FROM : stop]) != crc:
-            if stop < len(content):
-                raise DamagedSamples(segment, f"the entry at byte {position} fails its checksum")
-            break
+        if not known or zlib.crc32(content[start:stop]) != body_crc:
+            if (known and stop == len(content)) or not any(content[position:]):
+                break  # a file may grow before its blocks are written
+            raise DamagedSamples(segment, f"the entry at byte {position} fails its checksum")
         yield pa.decompress(content[start:stop], decompressed_size=unpacked, codec="zstd", asbytes=True)
         position = stop
 
