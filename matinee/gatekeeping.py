@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -21,7 +22,7 @@ from validations.contracts import contract_digest
 from validations.expectations import TableContract
 from validations.gate import Reference, check, read_table
 from validations.history import GateHistory
-from validations.quarantine import SetAside, read_quarantine, sift, write_quarantine
+from validations.quarantine import REASONS, ROW, SetAside, read_quarantine, sift, write_quarantine
 from validations.report import GateReport
 
 
@@ -128,6 +129,21 @@ class Gatekeeper:
         """Where the rows that were set aside of one computed file are kept."""
         return offline_path(self.folder / "quarantine", table, as_of)
 
+    def set_aside(self) -> Iterator[dict[str, Any]]:
+        """Every row set aside of the files as they are now: table, as_of, key, row, reasons; by table and `as_of`."""
+        for table in self.declarations.stored:
+            expected = contract(table)
+            for path in sorted((self.folder / "quarantine" / table.name).glob("as_of=*.parquet")):
+                aside = read_quarantine(expected, path, self.offline / table.name / path.name)
+                for row in aside.rows.to_pylist() if aside else ():
+                    yield {
+                        "table": table.name,
+                        "as_of": _as_of(path),
+                        "key": [row[name] for name in expected.key],
+                        "row": row[ROW],
+                        "reasons": row[REASONS],
+                    }
+
     @property
     def history(self) -> Path:
         """Every verdict, a JSON line each."""
@@ -174,6 +190,11 @@ class Gatekeeper:
         partial = self.folder / "passed.json.partial"
         partial.write_text(json.dumps(known, indent=1, sort_keys=True))
         partial.replace(self.folder / "passed.json")
+
+
+def _as_of(path: Path) -> datetime:
+    """The moment that `offline_path` wrote into a file's name."""
+    return datetime.strptime(path.name, "as_of=%Y-%m-%dT%H%M%SZ.parquet").replace(tzinfo=UTC)
 
 
 def record_gate(registry: Registry, report: GateReport, as_of: datetime, source: str) -> None:

@@ -27,6 +27,8 @@ app = typer.Typer(
     no_args_is_help=True, help="Features: list, compute, validate, materialize, push, verify, document."
 )
 app.command()(checks.validate)
+for command in (checks.drift, checks.gates, checks.quarantine):
+    app.command()(command)
 app.command()(streaming.push)
 app.command()(verification.verify)
 app.command()(verification.status)
