@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from functools import cache
 from textwrap import indent
 
 import ibis
@@ -27,7 +28,12 @@ def compile_table(table: FeatureTable, source: Source, only: Collection[str] | N
     wanted = [feature for feature in table.features if only is None or feature.name in only]
     read = {feature.name for one in wanted for feature in (one, *one.reads)}
     part = replace(table, features=tuple(feature for feature in table.features if feature.name in read))
-    return _entity_sql(Relations(source), part, wanted)
+    return _entity_sql(_relations(source), part, wanted)
+
+
+@cache
+def _relations(source: Source) -> Relations:
+    return Relations(source)
 
 
 def _entity_sql(r: Relations, table: FeatureTable, wanted: Iterable[Feature]) -> str:

@@ -237,7 +237,8 @@ class FeatureTable:
         return replace(self, features=tuple(f for f in self.features if f.name not in lacking))
 
 
-def _references(computation: Computation) -> tuple[Ref, ...]:
+def references_of(computation: Computation) -> tuple[Ref, ...]:
+    """Every stored feature that a computation reads, in reading order."""
     match computation:
         case Derived(expression):
             return references(expression)
@@ -253,7 +254,7 @@ def _reading(table: str, feature: Feature, readable: Mapping[tuple[str, str], Fe
         UnknownFeature: it reads what is not there.
         ReadsArithmetic: it reads what its own table derives in the same pass.
     """
-    refs = _references(feature.computation)
+    refs = references_of(feature.computation)
     for ref in refs:
         if (ref.table, ref.feature) not in readable:
             known = [name for holder, name in readable if holder == ref.table]

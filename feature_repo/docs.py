@@ -1,90 +1,99 @@
-"""A page of every feature, searchable, from the declarations alone: no server, no network."""
+"""The documentation site: a search, and a page a table; no server, no network, the same bytes from the same values."""
 
 from __future__ import annotations
 
-import html
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from string import Template
 
-from feature_repo.declarations import Declarations, Feature, FeatureTable
+import pyarrow.parquet as pq
 
-_PAGE = Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Features of $source</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-input { font: inherit; width: 100%; padding: .5rem .7rem; margin: .6rem 0 1rem; box-sizing: border-box; }
-details { border-top: 1px solid #8884; padding: .35rem 0; }
-summary { cursor: pointer; } code, pre { font: 13px/1.45 ui-monospace, monospace; }
-pre { white-space: pre-wrap; background: #8881; padding: .6rem; } .quiet { opacity: .65; } dt { font-weight: 600; }
-</style>
-<h1>Features of $source</h1>
-<p>$counts. Generated from the declarations; digest $digest.</p>
-<label for="q">Search by name, description, unit or owner</label>
-<input id="q" type="search" autofocus>
-<p id="n" class="quiet" aria-live="polite"></p>
-<main>$tables</main>
-<h2>Unavailable for this source</h2><ul>$unavailable</ul>
-<script>
-const q = document.getElementById("q"), all = [...document.querySelectorAll("details")];
-const show = () => { let n = 0; const words = q.value.toLowerCase().split(/\\s+/).filter(Boolean);
-  for (const d of all) { d.hidden = !words.every(w => d.dataset.text.includes(w)); n += !d.hidden; }
-  document.getElementById("n").textContent = n + " of " + all.length + " features"; };
-q.addEventListener("input", show); show();
-</script></html>
-""")
+from events.sources import SOURCES, Source
+from feature_repo.assets import SCRIPT, STYLE
+from feature_repo.compile import compile_table, pair_sql
+from feature_repo.compute import recorded
+from feature_repo.declarations import Declarations, Derived, Feature, FeatureTable
+from feature_repo.distributions import distributions
+from feature_repo.formula import formula
+from feature_repo.pages import Computed, Usage, index_page, table_page
 
 
-def write_site(declarations: Declarations, folder: Path) -> Path:
-    """Write `index.html` and `features.json`; equal declarations give equal bytes. Returns the page's path."""
+def write_site(
+    declarations: Declarations,
+    folder: Path,
+    computed: Mapping[str, Computed] | None = None,
+    usage: Mapping[str, Usage] | None = None,
+) -> Path:
+    """Write the site into `folder` and return its `index.html`.
+
+    Args:
+        declarations: what is documented; alone they give the same bytes every time.
+        folder: made if need be; pages of tables that are no longer declared are taken away.
+        computed: by table, what its newest file holds (`newest_computed`).
+        usage: by feature digest, which models and arms read it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [described(t, f) for t in declarations.tables for f in t.features]
-    (folder / "features.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    index = folder / "index.html"
-    index.write_text(page(declarations))
-    return index
+    pages = site(declarations, computed or {}, usage or {})
+    for old in set(folder.glob("*.html")) - {folder / name for name in pages}:
+        old.unlink()
+    for name, text in pages.items():
+        (folder / name).write_text(text)
+    return folder / "index.html"
 
 
-def page(declarations: Declarations) -> str:
-    """The whole page as text."""
-    counts = ", ".join(f"{len(t.features)} in {t.name}" for t in declarations.tables)
-    lacking = (
-        f"<li><code>{html.escape(f'{table}:{feature.name}')}</code> needs {html.escape(', '.join(missing))}</li>"
-        for table, feature, missing in declarations.unavailable
-    )
-    return _PAGE.substitute(
-        source=html.escape(declarations.source),
-        counts=html.escape(counts),
-        digest=" ".join(t.digest for t in declarations.tables[:1]),
-        tables="".join(_section(table) for table in declarations.tables),
-        unavailable="".join(lacking) or "<li>nothing</li>",
-    )
+def site(
+    declarations: Declarations, computed: Mapping[str, Computed], usage: Mapping[str, Usage]
+) -> dict[str, str]:
+    """File name → text of the whole site."""
+    source = SOURCES[declarations.source]
+    tables = {
+        f"{table.name}.html": table_page(
+            source.name, table, compiled(table, source), computed.get(table.name), usage
+        )
+        for table in declarations.tables
+    }
+    rows = [described(table, feature) for table in declarations.tables for feature in table.features]
+    found = [
+        [t.name, f.name, f.description, f.unit, f.owner] for t in declarations.tables for f in t.features
+    ]
+    return {
+        "index.html": index_page(declarations, computed),
+        **tables,
+        "features.json": json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
+        "features.js": f"const FEATURES = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n",
+        "style.css": STYLE,
+        "site.js": SCRIPT,
+    }
 
 
-def _section(table: FeatureTable) -> str:
-    features = "".join(_entry(table, feature) for feature in table.features)
-    when = "stored" if table.stored else "evaluated at request time"
-    return (
-        f"<h2>{html.escape(table.name)}</h2><p>{html.escape(table.description)} One row a {table.entity.name}, "
-        f"{table.weight.value}, {when}, digest <code>{table.digest}</code>.</p>{features}"
-    )
+def compiled(table: FeatureTable, source: Source) -> dict[str, str]:
+    """Feature → the SQL that computes it alone; what is no SQL as its declaration tells."""
+    return {feature.name: _sql(table, feature, source) for feature in table.features}
 
 
-def _entry(table: FeatureTable, feature: Feature) -> str:
-    row = described(table, feature)
-    facts = "".join(
-        f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>"
-        for k, v in row.items()
-        if k != "computation"
-    )
-    searched = html.escape(" ".join(str(v) for k, v in row.items() if k != "computation").lower(), quote=True)
-    return (
-        f'<details data-text="{searched}"><summary><code>{html.escape(feature.name)}</code> '
-        f'<span class="quiet">{html.escape(feature.description)}</span></summary>'
-        f"<dl>{facts}</dl><pre>{html.escape(feature.computation.text())}</pre></details>"
-    )
+def _sql(table: FeatureTable, feature: Feature, source: Source) -> str:
+    if table.stored:
+        return compile_table(table, source, (feature.name,))
+    if isinstance(feature.computation, Derived):
+        return pair_sql(feature)
+    return f"{feature.computation.text()} /* {feature.digest} */"
+
+
+def newest_computed(declarations: Declarations, offline: Path) -> dict[str, Computed]:
+    """Stored table → what its newest computed file holds, of the tables that have one as they are declared now."""
+    found = {}
+    for table in declarations.stored:
+        files = sorted((offline / table.name).glob("as_of=*.parquet"))
+        if files and (said := recorded(files[-1])) and list(said.features) == list(table.names):
+            found[table.name] = _computed(files[-1])
+    return found
+
+
+def _computed(path: Path) -> Computed:
+    metadata = pq.read_metadata(path)
+    as_of = datetime.strptime(path.stem, "as_of=%Y-%m-%dT%H%M%SZ").replace(tzinfo=UTC)
+    return Computed(as_of, metadata.num_rows, distributions(path))
 
 
 def described(table: FeatureTable, feature: Feature) -> dict[str, object]:
@@ -101,5 +110,6 @@ def described(table: FeatureTable, feature: Feature) -> dict[str, object]:
         "owner": feature.owner,
         "needs": ", ".join(sorted(feature.needs)),
         "digest": feature.digest,
+        "formula": formula(table, feature),
         "computation": feature.computation.text(),
     }
