@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -40,11 +40,12 @@ _one_at_a_time = threading.RLock()  # within this process; DuckDB's file lock se
 
 
 class RecordBusy(TimeoutError):
-    """Another process has the record open for writing and did not let go in time."""
+    """Another process, or another thread of this one, has the record open and did not let go in time."""
 
     def __init__(self, path: Path, waited_s: float, reason: str) -> None:
         super().__init__(
-            f"{path} is being written by another process; gave up after {waited_s:g} s. DuckDB: {reason}"
+            f"{path} is being written by someone else; gave up after {waited_s:g} s and wrote nothing. Try again when"
+            f" they are done, or allow a longer wait (`lock_wait_seconds` in feature_store.yaml). DuckDB: {reason}"
         )
 
 
@@ -53,7 +54,26 @@ class RecordUnreadable(OSError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} cannot be opened as the online record; published snapshots still serve. DuckDB: {reason}"
+            f"{path} cannot be read as the online record; published snapshots still serve, with what was written since."
+            f" To start a new record move the file (and {path.name}.wal, if there is one) away and run `matinee features"
+            f" materialize`. DuckDB: {reason}"
+        )
+
+
+class RecordUnwritable(OSError):
+    """A write that could not be put on disk, as when that is full."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: the write was not taken in, and nothing of it is kept. {reason}")
+
+
+class NotLogged(OSError):
+    """A write that is in the record, but not where readers see it."""
+
+    def __init__(self, path: Path, sequence: int, reason: str) -> None:
+        super().__init__(
+            f"write {sequence} is kept in {path}, but its delta log could not be written ({reason}): readers see it once"
+            " another write, or a snapshot, has succeeded."
         )
 
 
@@ -168,21 +188,27 @@ def opened(
     Raises:
         RecordBusy: another process held the file for longer than `wait_s`.
         RecordUnreadable: the file is no DuckDB database, or damaged.
+        RecordUnwritable: the write could not be put on disk; nothing of it is kept.
+        NotLogged: the write is kept, but readers do not see it yet.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time, _connected(path, wait_s, clock, read_only=False) as connection:
+    with _alone(path, wait_s), _named(path), _connected(path, wait_s, clock, read_only=False) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         _prepare(connection)
-        _mend(connection, path.parent)
+        _mend(connection, path)
         connection.execute("BEGIN")
         try:
             yield connection
             _close_write(connection, bulk=bulk)
         except BaseException:
-            connection.execute("ROLLBACK")
+            with suppress(duckdb.Error):  # a damaged file cannot even do that, and the first error says why
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
-        _log(connection, path.parent, [key for key, _ in _touched(connection)])
+        try:
+            connection.execute("COMMIT")
+        except duckdb.Error as problem:
+            raise RecordUnwritable(path, str(problem)) from problem
+        _log(connection, path, [key for key, _ in _touched(connection)])
 
 
 @contextmanager
@@ -198,7 +224,7 @@ def opened_to_read(
         raise FileNotFoundError(
             f"there is no online record at {path}: nothing has been applied or written yet."
         )
-    with _one_at_a_time, _connected(path, wait_s, clock, read_only=True) as connection:
+    with _alone(path, wait_s), _named(path), _connected(path, wait_s, clock, read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         yield connection
 
@@ -402,8 +428,9 @@ def _close_write(connection: duckdb.DuckDBPyConnection, *, bulk: bool) -> None:
     connection.execute("INSERT INTO writes VALUES (?, ?)", [number, bulk or values > BULK_VALUES])
 
 
-def _mend(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
+def _mend(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Bring log and record to the same write: append what the log lacks, and never use a number twice."""
+    root = path.parent
     if not deltas.started(root):
         return
     committed, covered = newest_write(connection), covers(root)
@@ -415,20 +442,23 @@ def _mend(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
     after = reached if reached is not None else min(covered, default=committed)
     if after < committed:
         logger.warning("delta log under %s lacks writes %d to %d: adding them", root, after + 1, committed)
-        _append(connection, root, after, committed, views(connection))
+        _append(connection, path, after, committed, views(connection))
 
 
-def _log(connection: duckdb.DuckDBPyConnection, root: Path, keys: Sequence[str]) -> None:
-    if keys and deltas.started(root):
+def _log(connection: duckdb.DuckDBPyConnection, path: Path, keys: Sequence[str]) -> None:
+    if keys and deltas.started(path.parent):
         committed = newest_write(connection)
-        _append(connection, root, committed - 1, committed, keys)
+        _append(connection, path, committed - 1, committed, keys)
 
 
 def _append(
-    connection: duckdb.DuckDBPyConnection, root: Path, after: int, sequence: int, keys: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, path: Path, after: int, sequence: int, keys: Sequence[str]
 ) -> None:
     parts = tuple(part for key in keys if (part := _part(connection, View.of(key), after)) is not None)
-    deltas.append(root, Entry(after, sequence, parts), min(covers(root), default=0))
+    try:
+        deltas.append(path.parent, Entry(after, sequence, parts), min(covers(path.parent), default=0))
+    except OSError as problem:
+        raise NotLogged(path, sequence, str(problem)) from problem
     for part in parts:
         if part.held_back:
             logger.info("%d rows of %s wait for a snapshot to be served", part.held_back, part.view)
@@ -485,6 +515,30 @@ def _value_of(layout: Layout, name: str) -> str:
 
 
 @contextmanager
+def _alone(path: Path, wait_s: float) -> Iterator[None]:
+    """One thread of this process at a time."""
+    if not _one_at_a_time.acquire(timeout=wait_s):
+        raise RecordBusy(path, wait_s, "another thread of this process has it open")
+    try:
+        yield
+    finally:
+        _one_at_a_time.release()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Damage that DuckDB finds names the file. It comes as a bare `Error` or as trouble with the system."""
+    try:
+        yield
+    except duckdb.Error as problem:
+        if type(problem) is duckdb.Error or isinstance(
+            problem, (duckdb.OperationalError, duckdb.InternalError)
+        ):
+            raise RecordUnreadable(path, str(problem)) from problem
+        raise
+
+
+@contextmanager
 def _connected(
     path: Path, wait_s: float, clock: Callable[[], float], *, read_only: bool
 ) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -494,7 +548,7 @@ def _connected(
             connection = duckdb.connect(str(path), read_only=read_only)
         except duckdb.IOException as problem:
             if "lock" not in str(problem):
-                raise RecordUnreadable(path, str(problem)) from problem
+                raise
             if clock() >= deadline:
                 raise RecordBusy(path, wait_s, str(problem)) from problem
             time.sleep(_RETRY_S)

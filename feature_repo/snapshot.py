@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from numpy.typing import NDArray
 from feature_repo.packed import pack
 
 FORMAT = 3
+PUBLISHER_WAIT_S = 60.0
+_RETRY_S = 0.02
 KEEP = 3
 """Generations that stay on disk, the current one among them."""
 
@@ -53,6 +56,23 @@ class CorruptSnapshot(SnapshotError):
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"snapshot {folder.name} in {folder.parent} is not whole: {problem}.")
+
+
+class PublisherBusy(SnapshotError, TimeoutError):
+    """Another process is publishing under this root and did not finish in time."""
+
+    def __init__(self, root: Path, waited_s: float) -> None:
+        super().__init__(
+            f"another process is publishing under {root}; gave up after {waited_s:g} s. The current snapshot stands: try"
+            " again when it is done."
+        )
+
+
+class NotPublished(SnapshotError, OSError):
+    """A generation that could not be written, as when the disk is full."""
+
+    def __init__(self, root: Path, problem: OSError) -> None:
+        super().__init__(f"no snapshot was published under {root}, and the last one still serves: {problem}.")
 
 
 class OtherFormat(CorruptSnapshot):
@@ -216,28 +236,51 @@ def publish(root: Path, contents: Contents, keep: int = KEEP) -> Generation:
     """Write `contents` as a generation and make it the current one, atomically and durably.
 
     Until the pointer is replaced readers see the previous generation, afterwards this one. Publishing
-    equal contents again changes nothing. Only the last `keep` generations stay.
+    equal contents again changes nothing. Only the last `keep` generations stay. Raises as `publish_made` does.
     """
     return publish_made(root, lambda: contents, keep)
 
 
-def publish_made(root: Path, make: Callable[[], Contents], keep: int = KEEP) -> Generation:
-    """As `publish`, the contents being made when no one else is publishing, so that older ones never come later."""
+def publish_made(
+    root: Path, make: Callable[[], Contents], keep: int = KEEP, wait_s: float = PUBLISHER_WAIT_S
+) -> Generation:
+    """As `publish`, the contents being made when no one else is publishing, so that older ones never come later.
+
+    Raises:
+        PublisherBusy: someone else was publishing for longer than `wait_s`.
+        NotPublished: it could not be put on disk.
+    """
     folder = root / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_publisher(root):
-        for orphan in folder.glob(".partial-*"):
-            shutil.rmtree(orphan)
+    with _only_publisher(root, wait_s):
+        _sweep(root)
         contents = make()
-        partial = folder / f".partial-{os.getpid()}"
-        partial.mkdir()
-        manifest = _write_files(partial, contents)
-        _write_durably(partial / "covers", f"{contents.sequence}\n".encode())
-        generation = _settle(partial, folder / manifest["generation"], manifest)
-        pointing = Pointer(generation.id, contents.sequence)
-        _replace_durably(root / "CURRENT", f"{pointing}\n".encode())
-        _prune(folder, generation.id, keep)
+        try:
+            return _published(root, contents, keep)
+        except OSError as problem:
+            _sweep(root)
+            raise NotPublished(root, problem) from problem
+
+
+def _published(root: Path, contents: Contents, keep: int) -> Generation:
+    folder = root / "snapshots"
+    partial = folder / f".partial-{os.getpid()}"
+    partial.mkdir()
+    manifest = _write_files(partial, contents)
+    _write_durably(partial / "covers", f"{contents.sequence}\n".encode())
+    generation = _settle(partial, folder / manifest["generation"], manifest)
+    pointing = Pointer(generation.id, contents.sequence)
+    _replace_durably(root / "CURRENT", f"{pointing}\n".encode())
+    _prune(folder, generation.id, keep)
     return generation
+
+
+def _sweep(root: Path) -> None:
+    """Remove what publishers that did not come to an end have left."""
+    for orphan in (root / "snapshots").glob(".partial-*"):
+        shutil.rmtree(orphan)
+    for orphan in root.glob(".CURRENT-*"):
+        orphan.unlink()
 
 
 def current(root: Path) -> str:
@@ -451,10 +494,18 @@ def _published_at(folder: Path) -> tuple[int, str]:
 
 
 @contextmanager
-def _only_publisher(root: Path) -> Iterator[None]:
+def _only_publisher(root: Path, wait_s: float) -> Iterator[None]:
     """Publishers take turns; the lock goes with the process, so a crash leaves none behind."""
+    deadline = time.monotonic() + wait_s
     with (root / ".publishing").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise PublisherBusy(root, wait_s) from None
+                time.sleep(_RETRY_S)
         yield
 
 
