@@ -20,6 +20,7 @@ input { font: inherit; width: 100%; padding: .5rem .7rem; color: inherit; backgr
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; } th { text-align: left; font-weight: 600; }
 th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td code, time, td.when { white-space: nowrap; } td code { overflow-wrap: normal; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 details { border-bottom: 1px solid var(--line); }
 details[open] { padding-bottom: 1rem; }

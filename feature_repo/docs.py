@@ -15,7 +15,7 @@ from feature_repo.compile import compile_table, pair_sql
 from feature_repo.compute import recorded
 from feature_repo.declarations import Declarations, Derived, Feature, FeatureTable
 from feature_repo.distributions import distributions
-from feature_repo.formula import formula
+from feature_repo.formula import expected, formula
 from feature_repo.pages import Computed, Usage, index_page, table_page
 
 
@@ -106,7 +106,7 @@ def described(table: FeatureTable, feature: Feature) -> dict[str, object]:
         "weight": table.weight.value,
         "dtype": feature.dtype.value,
         "window_days": feature.over,
-        "expectation": "; ".join(str(e) for e in feature.expect) or f"of type {feature.dtype.value}",
+        "expectation": "; ".join(expected(e) for e in feature.expect) or f"of type {feature.dtype.value}",
         "owner": feature.owner,
         "needs": ", ".join(sorted(feature.needs)),
         "digest": feature.digest,

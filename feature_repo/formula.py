@@ -9,6 +9,7 @@ from ibis.expr import types as ir
 
 from feature_repo.arithmetic import Binary, Expression
 from feature_repo.declarations import Aggregated, Attribute, Derived, Feature, FeatureTable
+from validations.expectations import Between, Expectation, NullShare
 
 LONG = 4
 """Terms of a sum that are written out; of more, the first two and the last stand for all."""
@@ -51,6 +52,24 @@ def formula(table: FeatureTable, feature: Feature) -> str:
         case Derived(expression):
             return _arithmetic(expression).replace(f"{table.name}:", "")
     return computation.text()
+
+
+def expected(expectation: Expectation) -> str:
+    """An expectation in words.
+
+    >>> expected(Between(0, 40_320)), expected(Between(low=1)), expected(NullShare(0)), expected(NullShare(0.5))
+    ('from 0 to 40,320', 'at least 1', 'never null', 'at most 50% null')
+    """
+    match expectation:
+        case NullShare(at_most):
+            return f"at most {at_most * 100:g}% null" if at_most else "never null"
+        case Between(low, None):
+            return f"at least {low:,g}"
+        case Between(None, high):
+            return f"at most {high:,g}"
+        case Between(low, high):
+            return f"from {low:,g} to {high:,g}"
+    return str(expectation)
 
 
 def _readable(value: ir.Value) -> str:

@@ -11,7 +11,7 @@ from string import Template
 
 from feature_repo.declarations import Declarations, Feature, FeatureTable, references_of
 from feature_repo.distributions import LEVELS, Distribution
-from feature_repo.formula import formula
+from feature_repo.formula import expected, formula
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -110,7 +110,7 @@ def _table_row(table: FeatureTable, computed: Computed | None) -> str:
     return (
         f'<tr><td><a href="{table.name}.html"><code>{_e(table.name)}</code></a></td><td class="n">{len(table.features)}</td>'
         f"<td>{_e(table.entity.name)}</td><td>{kind}</td><td>{_e(table.description)}</td>"
-        f'<td>{when}</td><td class="n">{rows}</td></tr>'
+        f'<td class="when">{when}</td><td class="n">{rows}</td></tr>'
     )
 
 
@@ -178,7 +178,7 @@ def _about_feature(
     yield "formula", f"<code>{_e(formula(table, feature))}</code>"
     yield "unit", _e(feature.unit)
     yield "window", f"{feature.over} day{'s' if feature.over != 1 else ''}" if feature.over else ""
-    yield "expected", _e("; ".join(map(str, feature.expect))) or f"of type {feature.dtype.value}"
+    yield "expected", _e("; ".join(map(expected, feature.expect))) or f"of type {feature.dtype.value}"
     yield "type", _e(feature.dtype.value)
     yield "owner", _e(feature.owner)
     yield "made of", ", ".join(f"<code>{_e(need)}</code>" for need in sorted(feature.needs))

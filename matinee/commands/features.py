@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from feature_repo.declarations import Declarations, UnknownFeature
-from feature_repo.docs import described, write_site
+from feature_repo.docs import described
 from matinee.commands import checks, streaming, verification
 from matinee.session import (
     AsJson,
@@ -133,8 +133,9 @@ def materialize(source: Source = None, as_of: AsOf = None) -> None:
 def docs(
     source: Source = None, to: Annotated[Path | None, typer.Option(help="Folder of the site.")] = None
 ) -> None:
-    """Write a searchable page of every feature."""
+    """Write a site of every feature: search, formula, SQL, distribution, freshness, models and arms that read it."""
+    from matinee.documenting import write_docs
+
     with opened(source) as day:
-        folder = to or day.workspace.root / "docs"
-        index = write_site(day.workspace.declarations, folder)
+        index = write_docs(day, to or day.workspace.root / "docs")
     console.print(f"open {index}", highlight=False)
