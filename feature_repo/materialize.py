@@ -135,7 +135,8 @@ def take_in(
 def push(table: FeatureTable, rows: pa.Table, online_root: Path, project: str) -> None:
     """Add rows to a table between two computations of it: on disk when this returns, and seen by readers' next refresh.
 
-    `rows` are as in `take_in`; whatever else they have is left out.
+    `rows` are as in `take_in`; whatever else they have is left out. So many that they are more than
+    `record.BULK_VALUES` values wait for the next snapshot.
 
     Raises:
         RecordBusy: another process is writing the record.

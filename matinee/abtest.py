@@ -14,6 +14,7 @@ from events.world import Responses, World
 from matinee.context import Day
 from matinee.deployment import newest_tag, serving
 from matinee.progress import Stage
+from matinee.pushing import push_plays
 from matinee.recommending import known_users
 from serving.answers import Page
 from serving.client import PageClient
@@ -41,7 +42,7 @@ def members(day: Day, count: int) -> Int64:
 
 
 def run_sessions(day: Day, world: World, at: datetime, users: Int64, size: int, stage: Stage) -> Sessions:
-    """Every user opens the served page once, at `at`, and reacts; the events go into the lake.
+    """Every user opens the served page once, at `at`, and reacts; the events go into the lake, plays online as well.
 
     The page is asked for over HTTP from the newest homepage Bento, whose clock starts at `at`.
     """
@@ -107,5 +108,5 @@ def _append(day: Day, reaction: Responses, memberships: pa.Table, at: datetime) 
     lake, received_at = day.workspace.lake, at + timedelta(days=7)
     lake.append("impressions", reaction.impressions, received_at=received_at)
     lake.append("hovers", reaction.hovers, received_at=received_at)
-    lake.append("plays", reaction.plays, received_at=received_at)
+    push_plays(day.workspace, reaction.plays, received_at=received_at, record=True)
     lake.append("memberships", memberships, received_at=received_at)
