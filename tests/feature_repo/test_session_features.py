@@ -111,7 +111,11 @@ ages = st.one_of(
     st.sampled_from([DAY, DAY + MICROSECOND, DAY - MICROSECOND, timedelta(0), MICROSECOND]),
     st.integers(0, 3 * 86_400_000_000).map(lambda us: us * MICROSECOND),
 )
-lateness = st.one_of(st.just(timedelta(0)), ages.map(lambda age: max(age, timedelta(0))), st.just(5 * MINUTE))
+lateness = st.one_of(
+    st.just(timedelta(0)),
+    ages.map(lambda age: max(age, timedelta(0))),
+    st.sampled_from([5 * MINUTE, -5 * MINUTE]),
+)
 watched = st.lists(
     st.builds(
         lambda age, late, title: Play(NOON - age, late, title), ages, lateness, st.sampled_from([1, 2, 3, 4])
@@ -161,6 +165,13 @@ def test_a_play_heard_of_at_the_moment_or_later_was_not_known_then(read):
     ]
     assert read(plays, NOON).tolist() == [20, 1, 1]
     # a microsecond later the first of the two is known
+    assert read(plays, NOON + MICROSECOND).tolist()[1:] == [2, 0]
+
+
+@BOTH
+def test_a_play_announced_before_it_happens_counts_only_once_it_has(read):
+    plays = [Play(NOON - 20 * MINUTE), Play(NOON, -MINUTE, 2)]
+    assert read(plays, NOON).tolist() == [20, 1, 1]
     assert read(plays, NOON + MICROSECOND).tolist()[1:] == [2, 0]
 
 
