@@ -16,7 +16,7 @@ from ibis.expr import types as ir
 
 from feature_repo.arithmetic import Expression, Ref, references
 from feature_repo.session import OfLastTitle, Reading
-from validations.expectations import Between, DriftLimits, DType, Expectation, NullShare, Quarantine
+from validations.expectations import Between, DriftLimits, DType, Expectation, Limits, NullShare, Quarantine
 
 COMPUTE_VERSION = 1
 """Raise it when the meaning of compiled computations changes without their text changing."""
@@ -325,3 +325,5 @@ class Declarations:
 KNOWN = NullShare(0)
 NON_NEGATIVE = Between(low=0)
 SHARE = Between(0, 1)
+AGES = DriftLimits(psi=Limits(), ks=Limits())
+"""Of what grows with time itself: that it moved says nothing; that it is no longer known does."""

@@ -14,6 +14,7 @@ from events.sources import Source
 from feature_repo.arithmetic import Ref
 from feature_repo.declarations import (
     ARTWORK,
+    AGES,
     KNOWN,
     NON_NEGATIVE,
     SHARE,
@@ -33,7 +34,7 @@ from feature_repo.measures import Measure, derived
 from feature_repo.pairs import pair_features
 from feature_repo.relations import SKETCH_WIDTH, Relations, slug
 from feature_repo.session import KEPT_IN, MinutesSincePlay, OfLastTitle, PlaysInSession, Reading
-from validations.expectations import Between, DType, Expectation
+from validations.expectations import Between, DType, Expectation, Quarantine
 
 KEPT_PLAYS = 50
 """The newest plays of a user that the online store keeps: the watch history, and what sessions are read from."""
@@ -43,6 +44,9 @@ DAY, SESSION_GAP = 1440, 30
 
 FOR_EVER = 36_500
 """Days; a play stays what it was."""
+
+FEW_ROWS = Quarantine(at_most=0.001)
+"""In the wide tables of activity, one entity in a thousand may be set aside rather than stop the day for all."""
 
 
 def _needs(*columns: str) -> frozenset[str]:
@@ -144,7 +148,7 @@ def _user_profile(r: Relations) -> FeatureTable:
     counts = [_PLAY.over(r, long, s) for s in (*r.dayparts, *r.weekend)]
     genres = [_PLAY.over(r, long, s) for s in r.genres]
     features = [
-        _attribute(r, "users", "days_member", "days since the user was first known", "days", _needs("users"), KNOWN, NON_NEGATIVE),
+        replace(_attribute(r, "users", "days_member", "days since the user was first known", "days", _needs("users"), KNOWN, NON_NEGATIVE), drift=AGES),
         *(m.over(r, d) for m in (_PLAY, _USER_MINUTES, _SHOWN, _HOVER, _CLICK) for d in (week, long)),
         *(m.over(r, long) for m in (_SHARE_MEAN, _COMPLETED, _RATING, _TITLES, _ACTIVE_DAYS, _YEAR, _RUNTIME, _TITLE_AGE, _CLICK_SHARE, _DWELL_MEAN)),
         *_rates(table, week),
@@ -231,6 +235,7 @@ def _user_activity(r: Relations) -> FeatureTable:
         Weight.HEAVY,
         "What the user did, by window, genre, time and device.",
         _beyond(_user_profile(r), features),
+        quarantine=FEW_ROWS,
     )
 
 
@@ -256,7 +261,7 @@ def _membership(r: Relations) -> list[Feature]:
     m, needs = r.memberships, _needs("memberships")
     return [
         Feature("renewal_count", Aggregated("memberships", m.count(where=m.status == "renewed"), 0.0),
-                "renewals so far", "renewals", (KNOWN, NON_NEGATIVE), needs),
+                "renewals so far", "renewals", (KNOWN, NON_NEGATIVE), needs, drift=AGES),
         Feature("days_to_period_end", Aggregated("memberships", m.days_to_end.max(where=m.newest == 1)),
                 "days left of the paid period", "days", (Between(-1e5, 1e5),), needs),
     ]  # fmt: skip
@@ -280,6 +285,7 @@ def _title_activity(r: Relations) -> FeatureTable:
         Weight.HEAVY,
         "How the title does, by window, time, device and audience.",
         _beyond(_title_profile(r), features),
+        quarantine=FEW_ROWS,
     )
 
 

@@ -134,9 +134,9 @@ def gates(source: Source = None, table: Table = None,
         print_json([asdict(run) for run in runs])
         return
     lines = [
-        [f"{run.at:%Y-%m-%d %H:%M:%S}" if run.at else "", run.table, f"{run.as_of:%Y-%m-%d %H:%M}",
+        [f"{run.at:%m-%d %H:%M:%S}" if run.at else "", run.table, f"{run.as_of:%Y-%m-%d}",
          "passed" if run.passed else "failed", run.rows, run.quarantined, run.errors, run.warnings,
-         round(run.seconds, 2), run.digest[:12], run.reference]
+         round(run.seconds, 2), "measured" if run.reference else "", run.digest[:8]]
         for run in runs[-rows:]
     ]  # fmt: skip
     print_table(f"{len(runs):,} runs of the gate, the newest last", _RUNS, lines)
