@@ -25,6 +25,7 @@ from feature_repo.record import Kind, Layout, View, layout_of, lookup, newest, o
 Int64 = NDArray[np.int64]
 
 ABSENT = -1
+_SAMPLED_ROWS = 256
 _SETTLED_NS = 50_000_000  # far above the tick of any file system's clock
 _CELL_BYTES = {
     Kind.FLOAT: 5,
@@ -60,7 +61,7 @@ class Held:
 
     layout: Layout
     rows: pa.Table  # as in the record, chunks combined
-    newest: datetime | None  # of the whole view, None where it is empty or was not asked for
+    newest: datetime | None  # of the whole view, None where it is empty
 
     @cached_property
     def floats(self) -> tuple[Float32, Known]:
@@ -124,63 +125,119 @@ def state_of(path: Path, now_ns: int) -> State | None:
     return tuple(state)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants of one view."""
+
+    view: View
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What tells one state of a view from the next: its layout, how many rows it has, and the last write to them.
+
+    Of a record that was made anew in the place of another the numbers may be the same, but not the `sample` of rows.
+    """
+
+    layout: Layout
+    rows: int
+    written: int
+    sample: int
+    newest: datetime | None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is known of a view as of a state of the record: its version, and its rows once they were worth holding."""
+
+    state: State | None
+    version: _Version
+    held: Held | None
+
+
 class Memory:
-    """The views held by one process, each as of the state of the record in which it was read."""
+    """The views held by one process.
+
+    While the record stays as it was they are answered from here. When it has changed, it is opened once for all views
+    of a request, and those that were not written to are kept.
+    """
 
     def __init__(self, *, clock: Callable[[], int] = time.time_ns) -> None:
         self._clock, self._lock = clock, threading.Lock()
-        self._held: dict[tuple[Path, View], tuple[State, Held | None]] = {}
+        self._kept: dict[tuple[Path, View], _Kept] = {}
 
-    def read(
-        self, path: Path, view: View, keys: Keys, *, wait_s: float, limit_bytes: float, want_newest: bool
-    ) -> Held:
-        """The rows of `keys`, and maybe others.
+    def read(self, path: Path, wanted: Sequence[Wanted], *, wait_s: float, limit_bytes: float) -> list[Held]:
+        """Of each view wanted the rows of its keys, and maybe others.
 
         Raises:
-            ViewNotApplied: the view has no table.
+            ViewNotApplied: a view has no table.
             FileNotFoundError: there is no record.
             RecordBusy: another process is writing, and did not stop in time.
         """
-        before, known = state_of(path, self._clock()), self._held.get((path, view))
-        again = before is not None and known is not None and known[0] == before
-        if again and known is not None and known[1] is not None:
-            return known[1]
+        state = state_of(path, self._clock())
+        kept = [self._kept.get((path, each.view)) for each in wanted]
+        found = [k.held for k in kept if k is not None and k.held is not None and k.state == state]
+        if state is not None and len(found) == len(wanted):
+            return found
         with opened_to_read(path, wait_s) as connection:
-            held = _whole(connection, path, view, limit_bytes) if again else None
-            found = held or _asked_for(connection, path, view, keys.serialised(), want_newest=want_newest)
+            read = [
+                _read(connection, path, each, before, limit_bytes)
+                for each, before in zip(wanted, kept, strict=True)
+            ]
             state = state_of(path, self._clock())  # no other process writes while we have it open
         with self._lock:
-            if state is not None:
-                self._held[path, view] = (state, held if state == before else None)
-        return found
+            for each, (version, held, _) in zip(wanted, read, strict=True):
+                self._kept[path, each.view] = _Kept(state, version, held)
+        return [asked_for for _, _, asked_for in read]
 
     def forget(self, path: Path) -> None:
         """Let go of every view of the record at `path`."""
         with self._lock:
-            self._held = {key: kept for key, kept in self._held.items() if key[0] != path}
+            self._kept = {key: kept for key, kept in self._kept.items() if key[0] != path}
 
 
-def _layout(connection: duckdb.DuckDBPyConnection, path: Path, view: View) -> Layout:
+def _read(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    wanted: Wanted,
+    before: _Kept | None,
+    limit_bytes: float,
+) -> tuple[_Version, Held | None, Held]:
+    """The view's version, all its rows if they are worth holding, and those asked for at least.
+
+    A view that is read twice in one version is worth it, unless it is larger than `limit_bytes`.
+    """
+    version = _version(connection, path, wanted.view)
+    if before is None or before.version != version:
+        return version, None, _rows(connection, wanted.view, version, wanted.keys.serialised())
+    row_bytes = 64 + sum(_CELL_BYTES[kind] for kind in version.layout.kinds)
+    if before.held is None and version.rows * row_bytes > limit_bytes:
+        return version, None, _rows(connection, wanted.view, version, wanted.keys.serialised())
+    held = before.held or _rows(connection, wanted.view, version, _all_keys(connection, wanted.view))
+    return version, held, held
+
+
+def _version(connection: duckdb.DuckDBPyConnection, path: Path, view: View) -> _Version:
     layout = layout_of(connection, view)
     if layout is None:
         raise ViewNotApplied(view, path, views(connection))
-    return layout
+    counted = connection.sql(f"SELECT count(*), coalesce(max(written), 0) FROM {view.table}").fetchall()
+    rows, written = counted[0]
+    sampled = connection.sql(
+        f"SELECT coalesce(bit_xor(hash(row)), 0) FROM (FROM {view.table} WHERE hash(entity_key) % $every = 0) AS row",
+        params={"every": rows // _SAMPLED_ROWS + 1},
+    ).fetchall()
+    return _Version(layout, rows, written, sampled[0][0], newest(connection, view))
 
 
-def _asked_for(
-    connection: duckdb.DuckDBPyConnection, path: Path, view: View, keys: Sequence[bytes], *, want_newest: bool
+def _rows(
+    connection: duckdb.DuckDBPyConnection, view: View, version: _Version, keys: Sequence[bytes]
 ) -> Held:
-    layout = _layout(connection, path, view)
-    rows = lookup(connection, view, list(dict.fromkeys(keys))).drop_columns("place")
-    return Held(layout, rows.combine_chunks(), newest(connection, view) if want_newest else None)
+    found = lookup(connection, view, list(dict.fromkeys(keys))).drop_columns("place")
+    return Held(version.layout, found.combine_chunks(), version.newest)
 
 
-def _whole(connection: duckdb.DuckDBPyConnection, path: Path, view: View, limit_bytes: float) -> Held | None:
-    """Every row of the view, None where that would be more than `limit_bytes`."""
-    layout = _layout(connection, path, view)
-    counted = connection.sql(f"SELECT count(*) FROM {view.table}").fetchall()
-    row_bytes = 64 + sum(_CELL_BYTES[kind] for kind in layout.kinds)
-    if counted[0][0] * row_bytes > limit_bytes:
-        return None
+def _all_keys(connection: duckdb.DuckDBPyConnection, view: View) -> Sequence[bytes]:
     found = connection.sql(f"SELECT DISTINCT entity_key FROM {view.table}").to_arrow_table()
-    return _asked_for(connection, path, view, found["entity_key"].to_pylist(), want_newest=True)
+    return list(found["entity_key"].to_pylist())

@@ -43,9 +43,9 @@ KEY_VERSION = 3
 
 @dataclass(frozen=True)
 class Source:
-    """What an answer is read from: the rows of a view's keys, and since when its rows are live."""
+    """What an answer is read from: of each view the rows of its keys, and since when they are live."""
 
-    read: Callable[[FeatureView, Keys], Held]
+    read: Callable[[Sequence[tuple[FeatureView, Keys]]], Sequence[Held]]
     oldest_live: Callable[[FeatureView, Held], datetime | None]
 
 
@@ -53,7 +53,12 @@ def answer(source: Source, request: Asked, *, full_feature_names: bool, versions
     """The answer to a request that Feast has resolved."""
     began = time.monotonic()
     columns: list[Column] = _given(request)
-    read = [_of_view(source, request, table, names, full_feature_names) for table, names in request.views]
+    keys = [keys_of(request, table) for table, _ in request.views]
+    held = source.read([(table, own) for (table, _), own in zip(request.views, keys, strict=True)])
+    read = [
+        _of_view(table, names, rows, own, source.oldest_live(table, rows), full_feature_names)
+        for (table, names), rows, own in zip(request.views, held, keys, strict=True)
+    ]
     columns += [column for part in read for column in part]
     if metrics_wanted():
         count_read(time.monotonic() - began, _statuses(request, read))
@@ -103,12 +108,10 @@ def _given(request: Asked) -> list[Column]:
 
 
 def _of_view(
-    source: Source, request: Asked, table: FeatureView, names: Sequence[str], full_feature_names: bool
-) -> list[Column]:
-    keys = keys_of(request, table)
-    held = source.read(table, keys)
+    table: FeatureView, names: Sequence[str], held: Held, keys: Keys, oldest: datetime | None, full_feature_names: bool
+) -> list[Column]:  # fmt: skip
     places = held.find(keys)
-    rows = _rows(held, places, source.oldest_live(table, held))
+    rows = _rows(held, places, oldest)
     prefix = f"{table.projection.name_to_use()}__" if full_feature_names else ""
     if held.layout.packed:
         return _packed_columns(held, places, rows, names, prefix)

@@ -30,7 +30,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field, StrictStr
 
 from feature_repo.feast_seam import EntityRows, asked
-from feature_repo.held import Held, Keys, Memory, ViewNotApplied
+from feature_repo.held import Held, Keys, Memory, ViewNotApplied, Wanted
 from feature_repo.online_features import Source, answer
 from feature_repo.record import Layout, View, drop, ensure, lookup, mark_computed, opened, upsert, views
 from feature_repo.values import NOBODY, Row, Values, layout_for, protos_of_rows, rows_table
@@ -83,7 +83,7 @@ class DuckDBOnlineStore(OnlineStore):  # type: ignore[misc] # feast ships no typ
         """
         request = asked(registry, project, features, entity_rows, full_feature_names=full_feature_names)
         source = Source(
-            lambda table, keys: self._held(config, table, keys),
+            lambda reads: self._held(config, reads),
             lambda table, held: self._oldest_live(config, table, held),
         )
         return answer(
@@ -139,7 +139,7 @@ class DuckDBOnlineStore(OnlineStore):  # type: ignore[misc] # feast ships no typ
         """
         serialised = [_key(config, key) for key in entity_keys]
         keys = Keys(None, lambda: serialised)
-        held = self._held(config, table, keys)
+        held = self._held(config, [(table, keys)])[0]
         oldest, places = self._oldest_live(config, table, held), held.find(keys)
         there = sorted(set(places[places >= 0].tolist()))
         rows = held.rows.take(pa.array(there, pa.int64()))
@@ -193,13 +193,11 @@ class DuckDBOnlineStore(OnlineStore):  # type: ignore[misc] # feast ships no typ
         """Feast asks by a list of its own stores; each version of a view has a table of its own here too."""
         return True
 
-    def _held(self, config: RepoConfig, table: FeatureView, keys: Keys) -> Held:
+    def _held(self, config: RepoConfig, reads: Sequence[tuple[FeatureView, Keys]]) -> list[Held]:
         online = config.online_store
         return self._memory.read(
-            _path(config), _view(config, table), keys,
-            wait_s=online.lock_wait_seconds,
-            limit_bytes=online.hold_megabytes * _MEGABYTE,
-            want_newest=bool(_ttl(table)) and online.age_against == "newest",
+            _path(config), [Wanted(_view(config, table), keys) for table, keys in reads],
+            wait_s=online.lock_wait_seconds, limit_bytes=online.hold_megabytes * _MEGABYTE,
         )  # fmt: skip
 
     def _oldest_live(self, config: RepoConfig, table: FeatureView, held: Held) -> datetime | None:
