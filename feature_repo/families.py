@@ -13,8 +13,8 @@ from events.schema import THEME_COLUMNS
 from events.sources import Source
 from feature_repo.arithmetic import Ref
 from feature_repo.declarations import (
-    ARTWORK,
     AGES,
+    ARTWORK,
     KNOWN,
     NON_NEGATIVE,
     SHARE,
