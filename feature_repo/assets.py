@@ -24,11 +24,13 @@ th, td code, time, td.when { white-space: nowrap; } td code { overflow-wrap: nor
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 details { border-bottom: 1px solid var(--line); }
 details[open] { padding-bottom: 1rem; }
-summary { display: grid; grid-template-columns: minmax(14rem, 2.2fr) 4fr 7.5rem 3.6rem; gap: .9rem; align-items: center;
+summary { display: grid; grid-template-columns: minmax(14rem, 2.2fr) 4fr 7.5rem 5rem; gap: .9rem; align-items: center;
   cursor: pointer; padding: .4rem 0; list-style: none; }
 summary::-webkit-details-marker { display: none; }
 summary:hover { background: var(--soft); }
-summary .n { text-align: right; font-variant-numeric: tabular-nums; color: var(--quiet); }
+summary > code::before { content: "▸ "; color: var(--quiet); } details[open] > summary > code::before { content: "▾ "; }
+td.what { min-width: 15rem; }
+summary .n { white-space: nowrap; text-align: right; font-variant-numeric: tabular-nums; color: var(--quiet); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: .4rem 0 .8rem; }
 dt { color: var(--quiet); } dd { margin: 0; }
 .figures { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; font-variant-numeric: tabular-nums; }

@@ -109,7 +109,7 @@ def _table_row(table: FeatureTable, computed: Computed | None) -> str:
     kind = table.weight.value if table.stored else f"{table.weight.value}, at request time"
     return (
         f'<tr><td><a href="{table.name}.html"><code>{_e(table.name)}</code></a></td><td class="n">{len(table.features)}</td>'
-        f"<td>{_e(table.entity.name)}</td><td>{kind}</td><td>{_e(table.description)}</td>"
+        f'<td>{_e(table.entity.name)}</td><td>{kind}</td><td class="what">{_e(table.description)}</td>'
         f'<td class="when">{when}</td><td class="n">{rows}</td></tr>'
     )
 
