@@ -1,7 +1,10 @@
 """A real server on a free port over a real database: SQLite, and PostgreSQL where one is reachable."""
 
-import itertools
 import os
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
+
+import itertools
 import secrets
 import threading
 import time
