@@ -1,6 +1,8 @@
 """Poison stopped at the gate: each kind of damage is found, and the finding names the column and the rows."""
 
+import hashlib
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -9,9 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from validations.contracts import contract_digest
-from validations.expectations import Between, ColumnContract, DType, NullShare, OneOf, TableContract
-from validations.gate import GateBroken, check
-from validations.inspection import AmbiguousColumns
+from validations.expectations import (
+    Between,
+    ColumnContract,
+    DriftLimits,
+    DType,
+    Limits,
+    NullShare,
+    OneOf,
+    TableContract,
+)
+from validations.gate import GateBroken, Reference, check
+from validations.inspection import AT_ONCE, FIRST_ROWS, AmbiguousColumns
 from validations.report import GateReport, Sample
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
@@ -365,35 +376,129 @@ def test_the_summary_says_what_happened_in_a_sentence():
     )
 
 
-def test_drift_from_a_reference_is_a_warning_and_stops_nothing():
-    rng = np.random.default_rng(5)
-    contract = TableContract(
-        "drifting",
-        ("user_id",),
-        (
-            ColumnContract("user_id", DType.BIGINT),
-            ColumnContract("steady", DType.FLOAT),
-            ColumnContract("moved", DType.FLOAT),
-            ColumnContract("device", DType.VARCHAR),
-        ),
+DRIFTING = TableContract(
+    "drifting",
+    ("user_id",),
+    (
+        ColumnContract("user_id", DType.BIGINT),
+        ColumnContract("steady", DType.FLOAT),
+        ColumnContract("moved", DType.FLOAT),
+        ColumnContract("device", DType.VARCHAR),
+    ),
+)
+
+
+def drifting(first_user, moved_by=0.0, lost=0):
+    rng = np.random.default_rng(5 + first_user)
+    moved = rng.normal(moved_by, size=2_000).astype(np.float32)
+    return pa.table(
+        {
+            "user_id": range(first_user, first_user + 2_000),
+            "steady": rng.normal(size=2_000).astype(np.float32),
+            "moved": pa.array(moved, mask=np.arange(2_000) < lost),
+            "device": ["tv"] * 2_000,
+        }
     )
 
-    def day(first_user, moved_by):
-        return pa.table(
-            {
-                "user_id": range(first_user, first_user + 2_000),
-                "steady": rng.normal(size=2_000).astype(np.float32),
-                "moved": rng.normal(moved_by, size=2_000).astype(np.float32),
-                "device": ["tv"] * 2_000,
-            }
-        )
 
-    report = gate(day(9_000, moved_by=1), contract, reference=day(0, moved_by=0))
+def test_drift_from_a_reference_is_a_warning_and_stops_nothing():
+    earlier = Reference("ranker/1", drifting(0))
+    report = gate(drifting(9_000, moved_by=1), DRIFTING, reference=earlier)
     assert report.passed
     assert [(one.column, one.severity) for one in report.findings] == [("moved", "warning")]
     assert "drifting passed with warnings" in report.summary
+    assert report.reference == "ranker/1"
+
+
+def test_drift_that_is_declared_critical_stops_the_table():
+    report = gate(drifting(9_000, lost=1_100), DRIFTING, reference=Reference("earlier", drifting(0)))
+    assert not report.passed  # more than half of a column is unknown that was known
+    assert [(one.column, one.severity) for one in report.findings] == [("moved", "error")]
+    tolerant = replace(DRIFTING, drift=DriftLimits(null_share=Limits(warning=0.5)))
+    assert gate(drifting(9_000, lost=1_100), tolerant, reference=Reference("earlier", drifting(0))).passed
+
+
+def test_a_column_may_be_held_to_other_limits_than_its_table():
+    strict = DriftLimits(ks=Limits(error=0.3))
+    columns = tuple(replace(c, drift=strict if c.name == "moved" else None) for c in DRIFTING.columns)
+    earlier = Reference("earlier", drifting(0))
+    report = gate(drifting(9_000, moved_by=1), replace(DRIFTING, columns=columns), reference=earlier)
+    assert [(one.column, one.severity) for one in report.findings] == [("moved", "error")]
+    assert not report.passed
+
+
+def test_an_info_is_for_the_record_and_no_warning():
+    quiet = replace(DRIFTING, drift=DriftLimits(psi=Limits(info=0.1), ks=Limits()))
+    report = gate(drifting(9_000, moved_by=1), quiet, reference=Reference("earlier", drifting(0)))
+    assert [(one.column, one.severity) for one in report.findings] == [("moved", "info")]
+    assert (report.passed, report.warned) == (True, False)
+    assert report.summary.startswith("drifting passed (")
+
+
+def test_findings_are_told_the_worst_first():
+    table = drifting(9_000, moved_by=1).set_column(
+        1, "steady", pa.array([np.nan] * 3 + [0.0] * 1_997, pa.float32())
+    )
+    report = gate(table, DRIFTING, reference=Reference("earlier", drifting(0)))
+    assert [one.severity for one in report.worst_first] == ["error", "warning", "warning"]
+    assert report.worst_first[0].column == "steady"
+    assert "steady: expected finite numbers" in report.summary
 
 
 def test_a_reference_or_a_table_without_rows_gives_no_warning_of_drift():
-    assert gate(sound(), reference=sound().slice(0, 0)).findings == ()
-    assert [one.column for one in gate(sound().slice(0, 0), reference=sound()).findings] == ["(rows)"]
+    assert gate(sound(), reference=Reference("empty", sound().slice(0, 0))).findings == ()
+    report = gate(sound().slice(0, 0), reference=Reference("earlier", sound()))
+    assert [one.column for one in report.findings] == ["(rows)"]
+
+
+def test_a_reference_that_is_no_longer_there_is_said_to_be_gone(tmp_path):
+    report = gate(sound(), reference=Reference("user_activity of May", tmp_path / "gone.parquet"))
+    (finding,) = report.findings
+    assert (finding.severity, finding.column) == ("warning", "(drift)")
+    assert (
+        str(finding) == "(drift): expected a file of user_activity of May, found none: drift was not measured"
+    )
+
+
+def test_a_report_says_of_which_bytes_it_is_when_and_how_much_is_null(tmp_path):
+    path = tmp_path / "table.parquet"
+    pq.write_table(sound(), path)
+    report = gate(path, at=AS_OF)
+    assert report.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert report.at == AS_OF
+    assert report.null_shares["completed_share_28d"] == 0.25
+    assert report.null_shares["user_id"] == 0
+
+
+def test_samples_beyond_the_first_rows_are_found_as_well():
+    """The first ten offenders, whether all, some or none of them stand where samples are looked for first."""
+    contract = TableContract(
+        "many", ("x",), tuple(ColumnContract(n, DType.BIGINT, (Between(high=0),)) for n in "xabc")
+    )
+    rows = 3 * FIRST_ROWS
+    where = {
+        "x": list(range(rows)),
+        "a": [FIRST_ROWS - 2, FIRST_ROWS - 1, FIRST_ROWS, FIRST_ROWS + 1, rows - 1],
+        "b": [rows - 1],
+        "c": list(range(FIRST_ROWS - 3, rows, 2)),
+    }
+    cells = {name: np.isin(np.arange(rows), places).astype(np.int64) for name, places in where.items()}
+    table = pa.table({**cells, "x": np.arange(rows)})
+    found = {one.column: one for one in gate(table, contract).findings}
+    assert [s.row for s in found["x"].sample] == list(range(1, 11))
+    for name in "abc":
+        assert [s.row for s in found[name].sample] == where[name][:10]
+        assert [s.key for s in found[name].sample] == [(row,) for row in where[name][:10]]
+        assert {s.value for s in found[name].sample} == {"1"}
+
+
+def test_more_columns_than_are_asked_about_at_once_are_all_looked_at():
+    names = [f"f{i}" for i in range(2 * AT_ONCE + 3)]
+    contract = TableContract(
+        "wide", (), tuple(ColumnContract(n, DType.BIGINT, (Between(0, i),)) for i, n in enumerate(names))
+    )
+    report = gate(pa.table({name: [i + 1, -i] for i, name in enumerate(names)}), contract)
+    assert [(one.column, one.unexpected_count) for one in report.findings] == [
+        (n, 2 - (i == 0)) for i, n in enumerate(names)
+    ]
+    assert [one.sample[0].value for one in report.findings] == [str(i + 1) for i in range(len(names))]
