@@ -17,6 +17,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,9 +28,9 @@ from one_process import Measured, in_its_own_process, measured, tell
 
 import feature_repo
 from events.sources import WORLD
-from feature_repo.compute import offline_path
-from feature_repo.declarations import Declarations, Derived, FeatureService
+from feature_repo.declarations import Declarations, Derived, FeatureService, FeatureTable
 from feature_repo.families import declare
+from feature_repo.planning import Recorded, offline_path
 from feature_repo.repository import apply
 from feature_repo.training_set import training_set
 from matinee.session import print_table
@@ -60,22 +61,32 @@ def declarations() -> Declarations:
     return replace(declared, tables=(*stored, *crossed), services=services)
 
 
+def write_snapshot(connection: duckdb.DuckDBPyConnection, offline: Path, table: FeatureTable, as_of: datetime,
+                   entities: int, rng: np.random.Generator) -> None:  # fmt: skip
+    """One table of random values, a tenth of them null, written as `compute` writes it."""
+    moment = pa.array([as_of] * entities, pa.timestamp("us", "UTC"))
+    columns = {table.entity.join_key: pa.array(np.arange(entities)), "event_timestamp": moment, "created_timestamp": moment}  # fmt: skip
+    for name in table.names:
+        columns[name] = pa.array(rng.random(entities, dtype=np.float32), mask=rng.random(entities) < 0.1)
+    connection.register("snapshot", pa.table(columns))
+    path = offline_path(offline, table.name, as_of)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Recorded(f"random {as_of}", "random", {}, 0).to_metadata()
+    metadata = ", ".join(f"{key}: '{value}'" for key, value in made.items())
+    connection.execute(
+        f"COPY snapshot TO '{path}' (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{metadata}}})"
+    )
+
+
 def write_inputs(home: Path, rows: int, entities: int, days: int, pair_rows: int) -> None:
     """Random snapshots, random labels, and an applied Feast registry."""
     rng = np.random.default_rng(0)
     declared = declarations()
-    for day in range(days):
-        moment = pa.array([FIRST + DAY * day] * entities, pa.timestamp("us", "UTC"))
-        for table in declared.stored:
-            columns = {table.entity.join_key: pa.array(np.arange(entities)), "event_timestamp": moment, "created_timestamp": moment}  # fmt: skip
-            for name in table.names:
-                columns[name] = pa.array(
-                    rng.random(entities, dtype=np.float32), mask=rng.random(entities) < 0.1
-                )
-            path = offline_path(home / "offline", table.name, FIRST + DAY * day)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            digest = {"matinee_digest": f"random {table.name} {day}"}
-            pq.write_table(pa.table(columns).replace_schema_metadata(digest), path, compression="zstd")
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for day in range(days):
+            for table in declared.stored:
+                write_snapshot(connection, home / "offline", table, FIRST + DAY * day, entities, rng)
     when = int(FIRST.timestamp() * 1e6) + rng.integers(0, days * 86_400_000_000, rows)
     spine = pa.table({
         "user_id": rng.integers(0, entities, rows), "title_id": rng.integers(0, entities, rows),

@@ -400,11 +400,12 @@ def _joined(spine: pa.Table, moment: str, views: Sequence[_Wanted], threads: int
             known_only: bool) -> pa.Table:  # fmt: skip
     """The spine with the columns of every view beside it."""
     columns = {name: spine[name] for name in spine.column_names}
+    seen_before: dict[tuple[object, ...], str] = {}
     with engine(threads) as connection:
         for wanted in views:
             types = columns_of(connection, wanted.history.files)
             chosen = select(wanted.columns, types, wanted.history.files)
-            seen = find(connection, spine, moment, wanted.history, known_only=known_only)
+            seen = find(connection, spine, moment, wanted.history, known_only=known_only, found=seen_before)
             names = list(wanted.columns.values())
             found = gather(connection, seen, wanted.history, chosen, names, len(spine))
             columns |= dict(zip(names, found.columns, strict=True))

@@ -96,7 +96,7 @@ def columns_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
 
 
 def find(connection: duckdb.DuckDBPyConnection, spine: pa.Table, moment: str, history: History, *,
-         known_only: bool = True) -> str:  # fmt: skip
+         known_only: bool = True, found: dict[tuple[object, ...], str] | None = None) -> str:  # fmt: skip
     """Make a table of `row_id`, `place` and `event` for the rows of `spine` that see a row of `history`.
 
     Args:
@@ -105,6 +105,8 @@ def find(connection: duckdb.DuckDBPyConnection, spine: pa.Table, moment: str, hi
         moment: the column with the time of each label, an instant; without a zone it is UTC.
         history: what is looked at.
         known_only: leave out rows whose `created` is later than the label, or null.
+        found: what was found for this very spine; histories with the same keys and times in the same places, as
+            tables of one entity computed together have, are then looked up once.
 
     Returns:
         The name of that table, to be read by `fetch`.
@@ -118,14 +120,21 @@ def find(connection: duckdb.DuckDBPyConnection, spine: pa.Table, moment: str, hi
         if ours not in spine.column_names:
             raise SpineLacks(ours, history.name, spine.column_names)
     _refuse_missing(history, types)
-    created = history.created if known_only else None
+    clock = _Clock.of_columns(types, history, str(spine[moment].type))
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE happened AS {_happened(history, clock)}")
+    same = (history.keys, history.lifetime, known_only, clock, *_fingerprint(connection))
+    if found is not None and same in found:
+        return found[same]
     labels = {f"k{i}": spine[ours] for i, (ours, _) in enumerate(history.keys)}
     labels |= {"row_id": pa.array(np.arange(len(spine))), "moment": spine[moment]}
     connection.register("labels", pa.table(labels))
     name = f'"seen {history.name}"'
-    clock = _Clock.of_columns(types, history, str(spine[moment].type))
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_seen(history, created, clock)}")
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE {name} AS {_seen(history, clock, known_only=known_only)}"
+    )
     connection.unregister("labels")
+    if found is not None:
+        found[same] = name
     return name
 
 
@@ -246,27 +255,38 @@ def _literal(at: datetime) -> str:
     return f"TIMESTAMPTZ '{(at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).isoformat(sep=' ')}'"
 
 
-def _seen(history: History, created: str | None, clock: _Clock) -> str:
+def _happened(history: History, clock: _Clock) -> str:
+    """The narrow columns of a history: keys, when it happened, when it was known, where it lies."""
+    keys = "".join(f"{quoted(theirs)} AS k{i}, " for i, (_, theirs) in enumerate(history.keys))
+    learned = clock.read(history.created) if history.created else "CAST(NULL AS BIGINT)"
+    return f"""
+        SELECT {keys}{clock.read(history.event)} AS event, {learned} AS learned, "{PLACE}" AS place
+        FROM {history.relation}"""
+
+
+def _fingerprint(connection: duckdb.DuckDBPyConnection) -> tuple[int, int | None]:
+    """What two tables `happened` share if, and but for one chance in 2⁶⁴ only if, they hold the same rows."""
+    ((rows, hashes),) = connection.sql("SELECT count(*), sum(hash(h)) FROM happened h").fetchall()
+    return rows, hashes
+
+
+def _seen(history: History, clock: _Clock, *, known_only: bool) -> str:
     """The join: an ASOF on the moment a row became known, over rows that were news when they did.
 
     A row that became known when a newer one of its entity already was can never be the newest, nor inside its
     lifetime when that one is not. What is left is in the order of both times at once.
     """
-    keys = [quoted(theirs) for _, theirs in history.keys]
-    group = f"PARTITION BY {', '.join(f'k{i}' for i in range(len(keys)))} " if keys else ""
-    read = "".join(f"{key} AS k{i}, " for i, key in enumerate(keys))
-    event = clock.read(history.event)
-    learned = clock.read(history.created) if history.created else "NULL"
-    known = f"greatest(event, {'learned' if created else 'event'})"
-    equal = "".join(f"l.k{i} = n.k{i} AND " for i in range(len(keys)))
+    keys = range(len(history.keys))
+    group = f"PARTITION BY {', '.join(f'k{i}' for i in keys)} " if keys else ""
+    by_learned = known_only and history.created is not None
+    known = "greatest(event, learned)" if by_learned else "event"
+    equal = "".join(f"l.k{i} = n.k{i} AND " for i in keys)
     alive = f" WHERE n.event >= l.moment - {clock.ticks(history.lifetime)}" if history.lifetime else ""
     return f"""
-        WITH happened AS (
-            SELECT {read}{event} AS event, {learned} AS learned, "{PLACE}" AS place FROM {history.relation}),
-        ranked AS (
+        WITH ranked AS (
             SELECT *, {known} AS known,
               row_number() OVER ({group}ORDER BY event, learned NULLS FIRST, place) AS rank
-            FROM happened WHERE event IS NOT NULL{" AND learned IS NOT NULL" if created else ""}),
+            FROM happened WHERE event IS NOT NULL{" AND learned IS NOT NULL" if by_learned else ""}),
         news AS (
             SELECT * FROM ranked
             WINDOW known_first AS ({group}ORDER BY known, rank)

@@ -105,9 +105,10 @@ def training_set(spine: pa.Table, service: FeatureService, declarations: Declara
     matrix = _Matrix.blank(len(spine), service, declarations)
     with engine(threads) as connection:
         used: list[Path] = []
+        found: dict[tuple[object, ...], str] = {}
         for table in matrix.stored:
             history = _history(table, folder, moments, spine)
-            used += _join(connection, spine, history, table.names, matrix.blocks[table.name])
+            used += _join(connection, spine, history, table.names, matrix.blocks[table.name], found)
         past = _Past(connection, declarations, folder, moments, threads, used)
         sessions = [
             _fill_sessions(past, spine, service, t, matrix, events) for t in service.tables if t.of_sessions
@@ -233,11 +234,11 @@ def _history(table: FeatureTable, folder: Path, moments: Sequence[datetime], spi
 
 
 def _join(connection: duckdb.DuckDBPyConnection, spine: pa.Table, history: History, names: Sequence[str],
-          block: Float32) -> list[Path]:  # fmt: skip
+          block: Float32, found: dict[tuple[object, ...], str] | None = None) -> list[Path]:  # fmt: skip
     """Write the rows that labels see to their places in `block`; the files they came from."""
     if not history.files:
         return []
-    seen = find(connection, spine, MOMENT, history)
+    seen = find(connection, spine, MOMENT, history, found=found)
     columns = [f"CAST({quoted(name)} AS FLOAT)" for name in names]
     for rows, values in _batches(fetch(connection, seen, history, columns, rows=_ROWS)):
         block[rows] = values

@@ -136,6 +136,26 @@ def test_of_rows_equal_in_both_times_the_one_written_last_is_seen():
     assert [seen(twins, [Label(1, 9)], files=n) for n in (1, 2, 3)] == [[2], [2], [2]]
 
 
+def test_histories_with_the_same_rows_are_looked_up_once_and_no_others(tmp_path):
+    """Same keys and times in the same places: the values may differ, the time to live and what is known may not."""
+    paths = {name: tmp_path / f"{name}.parquet" for name in ("one", "other values", "other rows")}
+    for i, path in enumerate(paths.values()):
+        times = pa.array([0, 5 if i == 2 else 10], pa.timestamp("us", "UTC"))
+        pq.write_table(pa.table({"k": [1, 1], "event": times, "created": times, "value": [i, i]}), path)
+    spine = pa.table({"key": [1, 2], "at": pa.array([9, 9], pa.timestamp("us", "UTC"))})
+    found: dict[tuple[object, ...], str] = {}
+
+    def look_up(name: str, days: int, known_only: bool = True) -> str:
+        history = History(f"{name} {days} {known_only}", (paths[name],), (("key", "k"),), "event", "created", timedelta(days))  # fmt: skip
+        return find(connection, spine, "at", history, known_only=known_only, found=found)
+
+    with engine(1) as connection:
+        first = look_up("one", 1)
+        assert look_up("other values", 1) == first
+        others = [look_up("other rows", 1), look_up("one", 2), look_up("one", 1, known_only=False)]
+        assert len({first, *others}) == 4
+
+
 def a_file(folder: Path, **columns: object) -> tuple[Path, ...]:
     times = {name: pa.array([1], pa.timestamp("us", "UTC")) for name in ("event", "created")}
     pq.write_table(pa.table({"k": [1], **times, **columns}), folder / "a.parquet")
