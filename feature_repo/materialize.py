@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,12 @@ RECORD = "online.duckdb"
 
 PROJECT = snapshot.PROJECT
 """The Feast project: what is materialized under it plain Feast finds."""
+
+STRETCH_VALUES = 2_000_000
+"""Values that are packed at a time: 8 MB."""
+
+COLUMNS_AT_ONCE = 32
+"""Columns of a Parquet file that are decoded at a time."""
 
 LOCK_WAIT_S = 30.0
 _KINDS = {DType.FLOAT: Kind.FLOAT, DType.BIGINT: Kind.BIGINT, DType.BIGINTS: Kind.BIGINTS}
@@ -112,8 +118,7 @@ def materialize(
         for table in declarations.stored:
             view, layout, path = View(project, table.name), layout_of_table(table), offline[table.name]
             if not has_taken(connection, view, layout, path):
-                rows = pq.read_table(path, partitioning=None)
-                take_in(connection, view, layout, table.entity.join_key, rows)
+                _take_in_file(connection, view, layout, table.entity.join_key, path)
                 remember(connection, view, path)
     return publish_record(declarations, online_root, project, catalogue)
 
@@ -123,13 +128,47 @@ def take_in(
 ) -> None:
     """Upsert a computed table: the join key (INT64), event_timestamp, created_timestamp and the features.
 
-    Its newest event_timestamp is the moment it was computed for.
+    Its newest event_timestamp is the moment it was computed for. A stretch of rows at a time is packed, so that no
+    second copy of the whole is made.
     """
     ensure(connection, view, layout)
     if not rows.num_rows:
         return
     mark_computed(connection, view, pc.max(rows["event_timestamp"]).as_py())
-    upsert(connection, view, _incoming(layout, join_key, rows))
+    length = stretch(layout)
+    for start in range(0, rows.num_rows, length):
+        upsert(connection, view, _incoming(layout, join_key, rows.slice(start, length)))
+
+
+def stretch(layout: Layout) -> int:
+    """How many rows are packed at a time."""
+    return max(1, STRETCH_VALUES // max(1, len(layout.features)))
+
+
+def _take_in_file(
+    connection: duckdb.DuckDBPyConnection, view: View, layout: Layout, join_key: str, path: Path
+) -> None:
+    """As `take_in`, a row group at a time, and of that a few columns at a time: each decoder holds megabytes."""
+    ensure(connection, view, layout)
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):
+            if not layout.packed:
+                take_in(connection, view, layout, join_key, file.read_row_group(group))
+                continue
+            keys = file.read_row_group(group, columns=[join_key, "event_timestamp", "created_timestamp"])
+            if keys.num_rows:
+                vectors = _packed(file, group, layout.features)
+                take_in(connection, view, layout, join_key, keys.append_column("vector", vectors))
+
+
+def _packed(file: pq.ParquetFile, group: int, names: Sequence[str]) -> pa.FixedSizeListArray:
+    shape = (file.metadata.row_group(group).num_rows, len(names))
+    values, known = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.bool_)
+    for start in range(0, len(names), COLUMNS_AT_ONCE):
+        some = slice(start, start + COLUMNS_AT_ONCE)
+        columns = file.read_row_group(group, columns=list(names[some]))
+        values[:, some], known[:, some] = columns_to_matrix(columns, names[some])
+    return pack(values, known)
 
 
 def push(table: FeatureTable, rows: pa.Table, online_root: Path, project: str) -> None:
@@ -260,6 +299,8 @@ def _shape(table: FeatureTable) -> Shape:
 
 
 def _payload(layout: Layout, rows: pa.Table) -> dict[str, pa.Array]:
+    if layout.packed and "vector" in rows.column_names:
+        return {"vector": rows["vector"]}
     if layout.packed:
         return {"vector": pack(*columns_to_matrix(rows, layout.features))}
     return {f"f:{name}": rows[name] for name in layout.features}

@@ -21,7 +21,9 @@ class NotFloat(TypeError):
 
 def pack(values: Float32, known: Known) -> pa.FixedSizeListArray:
     """(n, F) values and what is known of them as one array of n vectors; NaN lies under every null."""
-    safe = np.where(known, values, np.float32(np.nan)).astype(np.float32, copy=False)
+    safe = np.asarray(values, dtype=np.float32)
+    if not bool(np.isnan(safe[~known]).all()):  # already so in what `unpack` gave: no need for a copy
+        safe = np.where(known, safe, np.float32(np.nan))
     bits = pa.py_buffer(np.packbits(known, axis=None, bitorder="little"))
     flat = pa.Array.from_buffers(pa.float32(), safe.size, [bits, pa.py_buffer(np.ascontiguousarray(safe))])
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
