@@ -1,5 +1,6 @@
 """The gate against plain Great Expectations: one stock expectation per column and rule, same verdicts."""
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import great_expectations.expectations as gxe
@@ -7,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from validations.checks import Before, Finite, OfType, checks, describe
 from validations.expectations import Between, ColumnContract, DType, NullShare, OneOf, TableContract
 from validations.gate import check
+from validations.inspection import uniqueness
 from validations.run import _context
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
@@ -162,3 +166,122 @@ def test_a_column_of_another_type_fails_as_plain_great_expectations_fails_it():
         if one.expectation.startswith("type ")
     }
     assert ours == plain == set(other)
+
+
+# Any table, any contract. Frames of Arrow's own types, in which pandas keeps null apart from NaN.
+
+ARROW = {
+    DType.FLOAT: pa.float32(),
+    DType.DOUBLE: pa.float64(),
+    DType.BIGINT: pa.int64(),
+    DType.BOOLEAN: pa.bool_(),
+    DType.VARCHAR: pa.string(),
+    DType.TIMESTAMP: pa.timestamp("us", "UTC"),
+}
+SECOND = timedelta(seconds=1)
+numbers = st.one_of(
+    st.integers(-4, 4).map(float), st.sampled_from([0.1, -0.1, 3e38, math.nan, math.inf, -math.inf])
+)
+values = {
+    DType.FLOAT: numbers.map(lambda x: float(np.float32(x))),
+    DType.DOUBLE: numbers,
+    DType.BIGINT: st.one_of(st.integers(-4, 4), st.sampled_from([2**53, 2**53 + 1, -(2**62)])),
+    DType.BOOLEAN: st.booleans(),
+    DType.VARCHAR: st.sampled_from(["tv", "phone", "it's", "", "☂"]),
+    DType.TIMESTAMP: st.integers(-3, 3).map(lambda s: AS_OF + s * SECOND),
+}
+edges = st.one_of(st.integers(-3, 3).map(float), st.sampled_from([0.1, 0.5, -0.1]))
+ranges = st.one_of(
+    st.tuples(edges, edges).map(lambda pair: Between(min(pair), max(pair))),
+    edges.map(lambda low: Between(low=low)),
+    edges.map(lambda high: Between(high=high)),
+)
+shares = st.sampled_from([0, 1 / 3, 0.25, 0.5, 1]).map(NullShare)
+rules = {
+    DType.FLOAT: st.one_of(ranges, shares),
+    DType.DOUBLE: st.one_of(ranges, shares),
+    DType.BIGINT: st.one_of(ranges, shares, st.lists(st.integers(-3, 3), min_size=1).map(OneOf)),
+    DType.BOOLEAN: shares,
+    DType.VARCHAR: st.one_of(shares, st.lists(values[DType.VARCHAR], min_size=1).map(OneOf)),
+    DType.TIMESTAMP: shares,
+}
+
+
+@st.composite
+def contracts_with_tables(draw):
+    rows = draw(st.sampled_from([0, 1, 2, 3, 7, 12]))
+    dtypes = [DType.BIGINT, *draw(st.lists(st.sampled_from(list(ARROW)), min_size=1, max_size=4))]
+    columns, cells = [], {}
+    for i, dtype in enumerate(dtypes):
+        declared = draw(st.lists(rules[dtype], max_size=2, unique_by=describe))
+        columns.append(ColumnContract(f"c{i}", dtype, tuple(declared)))
+        cell = st.one_of(st.none(), values[dtype]) if draw(st.booleans()) else values[dtype]
+        cells[f"c{i}"] = pa.array(draw(st.lists(cell, min_size=rows, max_size=rows)), ARROW[dtype])
+    contract = TableContract(
+        "any",
+        key=tuple(f"c{i}" for i in range(draw(st.integers(1, 2)))),
+        columns=tuple(columns),
+        not_after=tuple(c.name for c in columns if c.dtype is DType.TIMESTAMP),
+        row_count=Between(draw(st.integers(0, 2)), 7),
+    )
+    return contract, pa.table(cells)
+
+
+def stock_in_the_columns_type(column, rule, dtype):
+    """As `stock`, with bounds rounded to float32 where values were, and finite as the sum of nothing but numbers."""
+    match rule:
+        case Between(low, high) if dtype is DType.FLOAT:
+            low, high = (None if bound is None else float(np.float32(bound)) for bound in (low, high))
+            return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)
+        case _:
+            return stock(column, rule, dtype)
+
+
+def arrow_batch(table):
+    asset = _context(None).data_sources.add_pandas("arrow").add_dataframe_asset("any")
+    frame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
+
+
+def verdicts_of_plain_great_expectations(contract, table):
+    """(Column, rule) → (met, unexpected values), for everything a contract says of cells, keys and rows."""
+    batch = arrow_batch(table)
+    dtypes = {column.name: column.dtype for column in contract.columns}
+    verdicts = {}
+    for one in checks(contract, AS_OF):
+        if not isinstance(
+            one.rule, OfType
+        ):  # every column is of its type here; other types have a test above
+            result = batch.validate(stock_in_the_columns_type(one.column, one.rule, dtypes[one.column]))
+            assert "'raised_exception': True" not in str(result.exception_info), result.exception_info
+            verdicts[one.column, describe(one.rule)] = (
+                result.success,
+                result.result.get("unexpected_count", 0),
+            )
+    if len(contract.key) > 1:
+        unique = gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=list(contract.key), ignore_row_if="any_value_is_missing"
+        )
+    else:
+        unique = gxe.ExpectColumnValuesToBeUnique(column=contract.key[0])
+    result = batch.validate(unique)
+    verdicts[", ".join(contract.key), uniqueness(contract)] = (
+        result.success,
+        result.result.get("unexpected_count", 0),
+    )
+    low, high = contract.row_count.low, contract.row_count.high
+    counted = batch.validate(gxe.ExpectTableRowCountToBeBetween(min_value=low, max_value=high))
+    verdicts["(rows)", describe(contract.row_count)] = (counted.success, None)
+    return verdicts
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(contracts_with_tables())
+def test_whatever_the_table_and_the_contract_plain_great_expectations_says_the_same(drawn):
+    contract, table = drawn
+    plain = verdicts_of_plain_great_expectations(contract, table)
+    report = check(contract, table, as_of=AS_OF)
+    found = {(one.column, one.expectation): one.unexpected_count for one in report.findings}
+    assert found == {rule: count for rule, (met, count) in plain.items() if not met}
+    assert report.passed == all(met for met, _ in plain.values())
