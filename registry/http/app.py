@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +16,6 @@ from registry.http.backend import Backend
 from registry.http.gate import MLFLOW, Call, Gate, written
 from registry.http.problems import Problem, Refused
 
-_log = logging.getLogger(__name__)
 _NO_CODE: Mapping[int, tuple[str, str]] = {
     404: ("NoSuchEndpoint", "ENDPOINT_NOT_FOUND"),
     405: ("MethodNotAllowed", "BAD_REQUEST"),
@@ -83,12 +80,6 @@ def _handle_refusals(app: FastAPI) -> None:
         return _answer(
             request, Problem(error.status_code, code, message, theirs, headers=error.headers or {})
         )
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, _: Exception) -> JSONResponse:
-        reference = uuid.uuid4().hex
-        _log.error("%s %s failed: reference %s", request.method, request.url.path, reference)
-        return _answer(request, problems.internal(reference))
 
 
 def _answer(request: Request, problem: Problem) -> JSONResponse:

@@ -18,7 +18,7 @@ from registry.http.backend import Backend
 from registry.http.gate import ARTIFACTS, Call, calling
 from registry.http.sources import UPLOADS
 from registry.http.tokens import Role
-from registry.http.v1 import file_answer
+from registry.http.v1 import MLFLOW_PROBLEMS, file_answer
 from registry.http.views import Text
 from registry.media import check_path
 from registry.results import ModelVersion
@@ -26,7 +26,7 @@ from registry.results import ModelVersion
 
 def router(backend: Backend) -> APIRouter:
     """The artifact service over one ledger."""
-    api = APIRouter(prefix=ARTIFACTS, tags=["mlflow"])
+    api = APIRouter(prefix=ARTIFACTS, tags=["mlflow"], responses=MLFLOW_PROBLEMS)
 
     @api.get("")
     def listing(path: Text = "") -> dict[str, Any]:
@@ -34,7 +34,11 @@ def router(backend: Backend) -> APIRouter:
         version, inner = _place(backend, path)
         return {"files": _entries(version, inner)}
 
-    @api.get("/{path:path}", response_class=Response)
+    @api.get(
+        "/{path:path}",
+        response_class=Response,
+        responses={200: {"content": {"application/octet-stream": {}}}},
+    )
     def download(path: Text) -> Response:
         """One file, checked against its digest."""
         version, inner = _place(backend, path)

@@ -6,6 +6,8 @@ A plain ASGI layer, so that a body is read only once its sender is known and all
 from __future__ import annotations
 
 import json
+import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,8 @@ from registry.http.audit import AuditLog
 from registry.http.limits import Buckets, Limits
 from registry.http.problems import Problem, Refused
 from registry.http.tokens import Caller, Role, Tokens
+
+_log = logging.getLogger(__name__)
 
 MLFLOW = "/api/2.0/"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -102,10 +106,12 @@ class Gate:
         try:
             await self._app(scope, receive, note)
         except Exception as error:
-            if call.action and not began:
-                problem = f"{type(error).__name__}, an error of the server's own"
-                await run_sync(self._audit.append, call.caller, call.action, call.target, 500, problem)
-            raise
+            reference = uuid.uuid4().hex
+            _log.exception("%s %s failed, reference %s", scope["method"], scope["path"], reference)
+            if began:  # half an answer is out: the connection breaks, so that it is not taken for a whole one
+                raise
+            call.problem = f"{type(error).__name__}, an error of the server's own: {reference}"
+            await _answer(note, scope, problems.internal(reference))
 
 
 def written(problem: Problem, path: str) -> tuple[int, Mapping[str, Any]]:

@@ -22,6 +22,7 @@ from registry.http.catalogue import Entry
 from registry.http.gate import ARTIFACTS, Call, calling
 from registry.http.problems import Refused
 from registry.http.tokens import Role
+from registry.http.v1 import MLFLOW_PROBLEMS
 from registry.http.views import Text
 from registry.records import VersionDraft, check_pair
 from registry.results import ModelVersion
@@ -154,7 +155,7 @@ PageToken = Annotated[Text, Query()]
 
 def router(backend: Backend, public_url: str | None = None) -> APIRouter:
     """Every endpoint of the protocol over one ledger. `public_url`: where clients reach this server."""
-    api = APIRouter(prefix="/api/2.0/mlflow", tags=["mlflow"])
+    api = APIRouter(prefix="/api/2.0/mlflow", tags=["mlflow"], responses=MLFLOW_PROBLEMS)
     speaker = _Speaker(backend, public_url)
     _model_routes(api, speaker)
     _model_edit_routes(api, speaker)

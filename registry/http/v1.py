@@ -21,6 +21,7 @@ from registry.http.views import (
     ExperimentView,
     LiveView,
     MetricsView,
+    MlflowProblemView,
     ModelView,
     MoveView,
     Number,
@@ -39,17 +40,23 @@ from registry.reading import file_digest
 from registry.records import Metric
 from registry.results import AliasMove, Experiment, Live, ModelVersion, Page, Readout, RegisteredModel
 
+MEANINGS = {
+    400: "a body that cannot be read",
+    401: "no token, or none that is good",
+    403: "the token's role does not allow this",
+    404: "there is no such thing; the message names what there is",
+    409: "the state of things does not allow this step, or somebody was faster",
+    413: "the body is too large",
+    422: "a field that cannot be understood, or evidence that is lacking",
+    429: "this token asks too often; see Retry-After",
+}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemView, "description": meaning}
-    for status, meaning in {
-        401: "no token, or none that is good",
-        403: "the token's role does not allow this",
-        404: "there is no such thing; the message names what there is",
-        409: "the state of things does not allow this step, or somebody was faster",
-        413: "the body is too large",
-        422: "a field that cannot be understood, or evidence that is lacking",
-        429: "this token asks too often; see Retry-After",
-    }.items()
+    status: {"model": ProblemView, "description": meaning} for status, meaning in MEANINGS.items()
+}
+MLFLOW_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": MlflowProblemView, "description": meaning} for status, meaning in MEANINGS.items()
+} | {
+    422: {"model": MlflowProblemView, "description": "never: MLflow answers 400 to what it cannot understand"}
 }
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many on a page.")]
 Because = Annotated[Text, Query(min_length=1, max_length=1000, description="Why; it stays in the history.")]

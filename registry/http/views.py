@@ -272,3 +272,14 @@ class ProblemView(BaseModel):
     error: str = Field(description="The name of the refusal, for programs.")
     message: str = Field(description="What is wrong and what would be right, for people.")
     problems: tuple[FieldProblemView, ...] = ()
+
+
+class MlflowProblemView(BaseModel):
+    """Why a request was refused, in MLflow's form."""
+
+    model_config = _example(
+        error_code="RESOURCE_DOES_NOT_EXIST", message="the ledger has no model 'rnaker'. …"
+    )
+
+    error_code: str
+    message: str
