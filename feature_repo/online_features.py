@@ -131,7 +131,7 @@ def _rows(held: Held, places: Int64, oldest: datetime | None) -> Rows:
 def _packed_columns(held: Held, places: Int64, rows: Rows, names: Sequence[str], prefix: str) -> list[Column]:
     values, known = held.floats
     shape = (len(held.layout.features), len(places))
-    columns, is_known = np.empty(shape, dtype=np.float32), np.zeros(shape, dtype=np.bool_)
+    columns, is_known = np.full(shape, np.nan, dtype=np.float32), np.zeros(shape, dtype=np.bool_)
     live = places[rows.live]
     columns[:, rows.live], is_known[:, rows.live] = values[live].T, known[live].T
     return [
@@ -218,27 +218,20 @@ class _Inputs:
         return self._table
 
     def floats(self, view: OnDemandFeatureView) -> pa.Table | None:
-        """float32, null where unknown: what the view reads, under both names, the kind asked for first."""
+        """float32, NaN where unknown: what the view reads, under both names, the kind asked for first.
+
+        None where it reads something else than floats.
+        """
         held = {column.name: column.data for column in self.columns}
-        names = [
-            (f"{projection.name}__{feature.name}", feature.name)
-            for projection in view.source_feature_view_projections.values()
-            for feature in projection.features
-        ]
-        found = [held.get(long if self.long else short) for long, short in names]
-        floats = [
-            pa.array(data.values, pa.float32(), mask=~data.known)
-            for data in found
-            if isinstance(data, Floats)
-        ]
-        if len(floats) < len(names):
-            return None
-        first = {
-            (pair[0] if self.long else pair[1]): column for pair, column in zip(names, floats, strict=True)
-        }
-        second = {
-            (pair[1] if self.long else pair[0]): column for pair, column in zip(names, floats, strict=True)
-        }
+        short, long = {}, {}
+        for projection in view.source_feature_view_projections.values():
+            for feature in projection.features:
+                name = f"{projection.name}__{feature.name}"
+                data = held.get(name if self.long else feature.name)
+                if not isinstance(data, Floats):
+                    return None
+                long[name] = short[feature.name] = pa.array(data.values)
+        first, second = (long, short) if self.long else (short, long)
         return pa.table(first | {name: column for name, column in second.items() if name not in first})
 
 
@@ -324,10 +317,13 @@ def _floats(values: Any, value_type: ValueType) -> NDArray[Any] | None:
     if isinstance(values, pa.ChunkedArray):
         if values.type not in {pa.float64(), pa.float32()}:
             return None
-        found = np.asarray(values.to_numpy(), dtype=np.float64)
+        found = np.asarray(values.to_numpy())
     elif isinstance(values, list) and set(map(type, values)) <= {float, type(None)}:
         found = np.array(values, dtype=np.float64)
     else:
         return None
+    wanted = np.float32 if value_type is ValueType.FLOAT else np.float64
+    if found.dtype == wanted:
+        return found
     with np.errstate(over="ignore"):
-        return found.astype(np.float32) if value_type is ValueType.FLOAT else found
+        return found.astype(wanted)
