@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matinee.session import AsJson, Source, console, moment_of, opened, print_json, print_table, staged
+from matinee.session import (
+    AsJson,
+    Source,
+    console,
+    errors,
+    moment_of,
+    opened,
+    print_json,
+    print_table,
+    staged,
+)
 
 if TYPE_CHECKING:
     from matinee.freshness import Status
@@ -46,10 +56,11 @@ def verify(source: Source = None,
     the newest verdict names a feature, no model that reads it becomes champion.
     """
     from matinee.lineage import record_declarations
+    from matinee.progress import Stages
     from matinee.verifying import Wanted, verify_day
 
     with opened(source) as day:
-        with staged() as stages, stages.stage("verify") as stage:
+        with Stages(errors) if as_json else staged() as stages, stages.stage("verify") as stage:
             verdicts = verify_day(day, Wanted(limit, since, generation), stage, stored=stored)
         if record and not stored:
             record_declarations(day.registry, day.workspace.declarations)
