@@ -25,6 +25,9 @@ FOLDER = "deltas"
 SEGMENT_BYTES = 1 << 20
 """A segment that has grown to this is followed by another; the last one is read whole by every writer."""
 
+MANY_SEGMENTS = 8
+"""A log of more than these is worth making anew, as one entry with each row once."""
+
 _MAGIC = b"MDL1"
 _HEAD = struct.Struct("<4sIQQQ")  # magic, crc32 of what follows it, after, sequence, bytes of the body
 _CRC_FROM = 8
@@ -45,13 +48,14 @@ class Part:
     """The rows of one view in a write.
 
     `meaning` tells layouts apart (see `meaning_of`). `rows` has entity_id, event_timestamp, created_timestamp and the
-    payload; of an entity all rows it has. `held_back` rows are not among them: they came in bulk and wait for a snapshot.
+    payload; of an entity all rows it has. `held_back` are writes whose rows are not among them, and how many they are:
+    they came in bulk and wait for a snapshot.
     """
 
     view: str
     meaning: str
     rows: pa.Table
-    held_back: int = 0
+    held_back: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,22 @@ def append(root: Path, entry: Entry, covered: int) -> None:
         _prune(root, covered)
 
 
+def make_anew(root: Path, entry: Entry) -> None:
+    """Replace the whole log by one entry, which says all that it said. For who holds the record's lock."""
+    before = segments(root)
+    path = root / FOLDER / f"{entry.after:020d}.log"
+    fresh = path.with_suffix(".fresh")
+    with fresh.open("wb") as file:
+        file.write(encode(entry))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    for name in before:
+        if name != path.name:
+            (root / FOLDER / name).unlink()
+    _sync_folder(path.parent)
+
+
 def start(root: Path) -> None:
     """From now on writes are logged."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -287,7 +307,8 @@ def _decode_parts(body: bytes) -> Iterator[Part]:
     while source.tell() < len(body):
         rows = pa.ipc.open_stream(source).read_all()
         about = json.loads(rows.schema.metadata[b"part"])
-        yield Part(about["view"], about["meaning"], rows.replace_schema_metadata(None), about["held_back"])
+        held_back = tuple((sequence, count) for sequence, count in about["held_back"])
+        yield Part(about["view"], about["meaning"], rows.replace_schema_metadata(None), held_back)
 
 
 def _ends_by(path: Path, covered: int) -> bool:

@@ -123,7 +123,7 @@ Table = VectorTable | _PairTable | _SessionTable
 class View:
     """One generation, mapped, with the writes up to `place` over it; immutable.
 
-    Everything a request reads should come from one view. `waiting` counts, by table, rows that came in bulk and are
+    Everything a request reads should come from one view. `held_back` counts, by table and write, rows that came in bulk and are
     served from the next generation on.
     """
 
@@ -139,7 +139,7 @@ class View:
     catalogue: Catalogue
     promises: Mapping[str, Promise]
     place: Place
-    waiting: Mapping[str, int]
+    held_back: Mapping[tuple[str, int], int]
 
     @classmethod
     def of(cls, generation: Generation, sequence: int) -> View:
@@ -168,8 +168,16 @@ class View:
             catalogue=map_catalogue(generation),
             promises=promises_of(manifest["tables"]),
             place=Place(sequence),
-            waiting={},
+            held_back={},
         )
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """Table → rows that were written in bulk and are served from the next generation on."""
+        found: dict[str, int] = {}
+        for (table, _), count in self.held_back.items():
+            found[table] = found.get(table, 0) + count
+        return found
 
     @property
     def stored(self) -> Mapping[str, StoredTable]:
@@ -181,15 +189,16 @@ class View:
         """This view with later writes over it. Rows of other tables, or of other features, are not in it."""
         stored = self.stored
         rows: dict[str, list[pa.Table]] = {}
-        waiting = dict(self.waiting)
+        held_back = dict(self.held_back)
         for part in (part for entry in entries for part in entry.parts):
             project, _, name = part.view.partition("/")
             if project != self.project or name not in stored or not fits(stored[name], part.meaning):
                 continue
             if part.rows.num_rows:
                 rows.setdefault(name, []).append(part.rows)
-            if part.held_back:
-                waiting[name] = waiting.get(name, 0) + part.held_back
+            waiting |= {
+                (name, number): rows for number, rows in part.held_back if number > self.pointed.sequence
+            }
         fresh = {name: laid_over(stored[name], parts) for name, parts in rows.items()}
         return replace(
             self,
@@ -197,7 +206,7 @@ class View:
             lists={**self.lists, **{n: t for n, t in fresh.items() if isinstance(t, ListTable)}},
             recents={**self.recents, **{n: t for n, t in fresh.items() if isinstance(t, RecentTable)}},
             place=place,
-            waiting=waiting,
+            held_back=held_back,
         )
 
     def recent(self, entity_id: int, table: str = KEPT_IN) -> Recent:

@@ -449,19 +449,37 @@ def _log(connection: duckdb.DuckDBPyConnection, path: Path, keys: Sequence[str])
     if keys and deltas.started(path.parent):
         committed = newest_write(connection)
         _append(connection, path, committed - 1, committed, keys)
+        if len(deltas.segments(path.parent)) > deltas.MANY_SEGMENTS:
+            _shorten(connection, path, committed)
+
+
+def _shorten(connection: duckdb.DuckDBPyConnection, path: Path, sequence: int) -> None:
+    """Between two snapshots an entity may be written many times: keep in the log what it is now.
+
+    The write has been acknowledged in the log by then, so that a failure here loses nothing.
+    """
+    after = min(covers(path.parent), default=0)
+    try:
+        deltas.make_anew(path.parent, Entry(after, sequence, _parts(connection, views(connection), after)))
+    except OSError:
+        logger.exception("the delta log under %s stays as long as it is", path.parent)
 
 
 def _append(
     connection: duckdb.DuckDBPyConnection, path: Path, after: int, sequence: int, keys: Sequence[str]
 ) -> None:
-    parts = tuple(part for key in keys if (part := _part(connection, View.of(key), after)) is not None)
+    parts = _parts(connection, keys, after)
     try:
         deltas.append(path.parent, Entry(after, sequence, parts), min(covers(path.parent), default=0))
     except OSError as problem:
         raise NotLogged(path, sequence, str(problem)) from problem
     for part in parts:
-        if part.held_back:
-            logger.info("%d rows of %s wait for a snapshot to be served", part.held_back, part.view)
+        for _, count in part.held_back:
+            logger.info("%d rows of %s wait for a snapshot to be served", count, part.view)
+
+
+def _parts(connection: duckdb.DuckDBPyConnection, keys: Sequence[str], after: int) -> tuple[Part, ...]:
+    return tuple(part for key in keys if (part := _part(connection, View.of(key), after)) is not None)
 
 
 def _part(connection: duckdb.DuckDBPyConnection, view: View, after: int) -> Part | None:
@@ -475,8 +493,10 @@ def _part(connection: duckdb.DuckDBPyConnection, view: View, after: int) -> Part
     rows = connection.sql(
         f"SELECT * EXCLUDE (entity_key, written) {came} AND NOT {bulk} ORDER BY entity_id, event_timestamp{ties}"
     ).to_arrow_table()
-    held_back = int(connection.sql(f"SELECT count(*) {came} AND {bulk}").fetchall()[0][0])
-    return Part(view.key, layout.meaning, rows, held_back) if rows.num_rows or held_back else None
+    held_back = connection.sql(
+        f"SELECT written, count(*) {came} AND {bulk} GROUP BY written ORDER BY written"
+    ).fetchall()
+    return Part(view.key, layout.meaning, rows, tuple(held_back)) if rows.num_rows or held_back else None
 
 
 def _ties(layout: Layout) -> str:

@@ -273,6 +273,30 @@ def test_a_record_that_was_lost_and_made_again_does_not_use_a_number_twice(onlin
     assert (minutes(reader), reader.sequence) == (7, last + 2)
 
 
+def test_a_long_log_is_made_anew_with_each_row_once_and_readers_go_on(online, monkeypatch):
+    monkeypatch.setattr(deltas, "SEGMENT_BYTES", 1)
+    from_the_start, in_the_midst = OnlineReader.open(online), OnlineReader.open(online)
+    with opened(online / RECORD, 5.0, bulk=True) as connection:
+        upsert(
+            connection,
+            View(PROJECT, "title_profile"),
+            crash.rows_of(crash.DECLARED.table("title_profile"), 2),
+        )
+    for k in range(3, 3 + deltas.MANY_SEGMENTS):
+        push(online, k, ids=[10 if k % 2 else 20])
+        if k == 6:
+            in_the_midst.refresh()
+    assert len(segments(online)) == 1
+    (entry,) = follow(online, Place(1)).entries
+    assert [part.rows.num_rows for part in entry.parts if part.rows.num_rows] == [2]
+    push(online, 90, ids=[30])
+    for reader in (from_the_start, in_the_midst, OnlineReader.open(online)):
+        reader.refresh()
+        assert reader.fault is None
+        assert [minutes(reader, i) for i in (10, 20, 30)] == [9, 10, 90]
+        assert reader.waiting == {"title_profile": 5}
+
+
 def part(k):
     rows = pa.table({"entity_id": [k], "event_timestamp": [k], "vector": [[float(k)]]})
     return Part("p/v", "m", rows)
