@@ -19,6 +19,7 @@ from matinee.desk import literal
 from matinee.gatekeeping import GateFailed, gate_note, record_gate
 from matinee.lineage import record_declarations
 from matinee.progress import Stage, Stages
+from matinee.pushing import catch_up
 from matinee.recorded import table_steps
 from matinee.reference import champion_versions, training_references
 from matinee.training import train_ranker_version, train_retriever_version
@@ -99,7 +100,7 @@ def validate(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None = None) -
 
 
 def publish(day: Day, stage: Stage) -> Generation:
-    """Materialize the day's tables into the online store and publish a snapshot of it.
+    """Materialize the day's tables into the online store, and plays known since, and publish a snapshot of it.
 
     Raises:
         NotValidated: a table has not passed the gate as it is now.
@@ -108,6 +109,7 @@ def publish(day: Day, stage: Stage) -> Generation:
     declarations = day.workspace.declarations
     files = {t.name: offline_path(day.workspace.offline, t.name, day.as_of) for t in declarations.stored}
     before = generations(day.workspace.online)
+    catch_up(day.desk, day.workspace.online, since=day.as_of)
     generation = materialize(declarations, files, day.workspace.online, PROJECT, catalogue(day))
     if generation.id in before:
         stage.skip(f"generation {generation.id} stands")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 
 import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, create_model
@@ -16,6 +17,7 @@ from events.schema import PLAYS
 from feature_repo.materialize import PROJECT, push
 from feature_repo.session import KEPT_IN
 from feature_repo.snapshot import current
+from matinee.desk import Desk, literal
 from matinee.workspace import Workspace
 from validations.expectations import DType, NullShare
 
@@ -55,6 +57,20 @@ def push_plays(workspace: Workspace, plays: pa.Table, *, received_at: datetime, 
     recorded = workspace.lake.append("plays", plays, received_at=received_at) if record else None
     push(workspace.declarations.table(KEPT_IN), good, workspace.online, PROJECT)
     return Pushed(len(good), len(good["user_id"].unique()), recorded)
+
+
+def catch_up(desk: Desk, online: Path, since: datetime) -> int:
+    """Push the plays that the raw events came to know at `since` or later, as a stream would have; how many there are.
+
+    A day's kept plays are those known before its `as_of`. What the lake has beyond that was recorded without a push, and
+    a request would otherwise know less of a session than training and checks do.
+    """
+    with desk.events() as connection:
+        rows = connection.sql(f"""
+            SELECT user_id, play_id, title_id, event_timestamp, created_timestamp FROM plays
+            WHERE created_timestamp >= {literal(since)}""").to_arrow_table()
+    push(desk.declarations.table(KEPT_IN), rows, online, PROJECT)
+    return len(rows)
 
 
 def plays_of_lines(lines: Iterable[str]) -> pa.Table:

@@ -13,6 +13,7 @@ import pytest
 
 from events.lake import RowsRefused
 from feature_repo.reader import OnlineReader
+from feature_repo.snapshot import microseconds
 from feature_repo.training_set import training_set
 from matinee.datasets import histories, spine_of
 from matinee.deployment import newest_tag
@@ -128,8 +129,18 @@ def test_online_histories_are_those_the_retriever_was_trained_on(opened_day):
     offline = histories(opened_day.desk, users, opened_day.as_of)
     for place, user in enumerate(users.tolist()):
         recent = reader.recent(user)
-        if not (recent.columns["play_id"] >= FIRST_ID).any():  # but for those that other tests pushed to
+        if not (recent.created >= microseconds(opened_day.as_of)).any():  # but for those who played since
             np.testing.assert_array_equal(reader.history(user), offline.of(place))
+
+
+def test_a_snapshot_is_published_with_the_plays_that_became_known_since(opened_day):
+    reader = OnlineReader.open(opened_day.workspace.online)
+    with opened_day.desk.events() as connection:
+        since = connection.execute(
+            "SELECT user_id, play_id FROM plays WHERE created_timestamp >= ? AND play_id < ?", [opened_day.as_of, FIRST_ID]
+        ).fetchall()  # fmt: skip
+    assert since
+    assert all(play_id in reader.recent(user).columns["play_id"] for user, play_id in since)
 
 
 @pytest.mark.parametrize(("change", "reason"), [
