@@ -92,6 +92,16 @@ def timed(work: Callable[[Asked], object], requests: Sequence[Asked], calls: int
     return Timed(float(np.percentile(wall, 50)), float(np.percentile(wall, 99)), cpu, calls)
 
 
+def random_requests(given: argparse.Namespace, count: int, rng: np.random.Generator) -> list[Asked]:
+    """Requests of one user and as many titles as are ranked."""
+    return [
+        Asked(
+            int(rng.integers(given.users)), np.sort(rng.choice(given.titles, given.candidates, replace=False))
+        )
+        for _ in range(count)
+    ]
+
+
 def random_rows(table: FeatureTable, entities: int, rng: np.random.Generator) -> pa.Table:
     """One row an entity, or several where the table keeps several; a tenth of the values null."""
     ids = np.repeat(np.arange(entities), KEPT_ROWS if table.keep > 1 else 1)
@@ -229,13 +239,8 @@ def measure(given: argparse.Namespace, home: Path, redis: str | None) -> dict[st
     (home / "workspace.json").write_text(json.dumps({"source": "world"}))
     materialize(declared, paths, home / "online", PROJECT, CATALOGUE_SCHEMA.empty_table())
     reader = OnlineReader.open(home / "online")
-    requests = [
-        Asked(
-            int(rng.integers(given.users)), np.sort(rng.choice(given.titles, given.candidates, replace=False))
-        )
-        for _ in range(given.requests)
-    ]
-    read = {"user": {r.user for r in requests}, "title": {t for r in requests for t in r.titles.tolist()}}
+    requests, slow = (random_requests(given, count, rng) for count in (given.requests, given.slow_requests))
+    read = {"user": {r.user for r in slow}, "title": {t for r in slow for t in r.titles.tolist()}}
     more = {"user": set(), "title": set(range(min(given.filled, given.titles)))}
     ids = {entity: sorted(read[entity] | more[entity]) for entity in read}
 
@@ -251,8 +256,8 @@ def measure(given: argparse.Namespace, home: Path, redis: str | None) -> dict[st
     try:
         for name in set(stores) - {"ours", "ours, opened each time"}:
             fill(stores[name], declared, paths, ids)
-        width = check(stores, reader, requests[0])
-        found = time_all(given, stores, reader, requests, sizes)
+        width = check(stores, reader, slow[0])
+        found = time_all(given, stores, reader, requests, slow, sizes)
         pushed = pushes(home, stores["ours"], given.users, given.pushes) if given.push else {}
     finally:
         if redis:
@@ -267,9 +272,9 @@ def measure(given: argparse.Namespace, home: Path, redis: str | None) -> dict[st
 
 def time_all(
     given: argparse.Namespace, stores: dict[str, FeatureStore], reader: OnlineReader, requests: list[Asked],
-    sizes: dict[str, int],
+    slow: list[Asked], sizes: dict[str, int],
 ) -> dict[str, Timed]:  # fmt: skip
-    """Each way to read, timed on the same requests."""
+    """Each way to read: those of stock, and ours beside them, on requests for what stock holds."""
     rng = np.random.default_rng(2)
     table = rng.random((sizes["title"], len(reader.digests(SERVICE))), dtype=np.float32)
     ids = np.arange(sizes["title"])
@@ -282,7 +287,10 @@ def time_all(
         calls = given.calls // 5 if name == "ours" else given.slow_calls
         ways[f"feast, {name}"] = (answer, calls)
         ways[f"feast, {name}, to_dict"] = (lambda r, answer=answer: answer(r).to_dict(), calls)
-    return {name: timed(work, requests, calls) for name, (work, calls) in ways.items()}
+    return {
+        name: timed(work, slow if name.startswith("feast") else requests, calls)
+        for name, (work, calls) in ways.items()
+    }
 
 
 def report(told: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +332,12 @@ def main() -> None:
     asked.add_argument("--titles", type=int, default=20_000)
     asked.add_argument("--users", type=int, default=5_000)
     asked.add_argument("--candidates", type=int, default=200)
-    asked.add_argument("--requests", type=int, default=20, help="different requests, asked in turn")
+    asked.add_argument(
+        "--requests", type=int, default=500, help="different requests, asked in turn of reader and gather"
+    )
+    asked.add_argument(
+        "--slow-requests", type=int, default=20, help="different requests, asked in turn of Feast"
+    )
     asked.add_argument(
         "--filled", type=int, default=2_000, help="titles in the stock stores beside those read"
     )
