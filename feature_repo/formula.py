@@ -30,6 +30,9 @@ _WORDS = (
     (r" \)", ")"),
 )
 
+_DEVIATION = re.compile(r"^sqrt\(CASE WHEN \(?mean\((\w+) \* \1\) (where [^-]*?) - .*$")
+"""√(E[x²] − E[x]²) as `measures` writes it, never below 0."""
+
 
 def formula(table: FeatureTable, feature: Feature) -> str:
     """The computation in one readable line.
@@ -80,7 +83,7 @@ def _readable(value: ir.Value) -> str:
     text = re.sub(r"\bt\d+\.", "", text)
     for found, written in _WORDS:
         text = re.sub(found, written, text)
-    return text
+    return _DEVIATION.sub(r"std(\1) \2", text)
 
 
 def _arithmetic(expression: Expression) -> str:
