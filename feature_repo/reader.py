@@ -123,8 +123,8 @@ Table = VectorTable | _PairTable | _SessionTable
 class View:
     """One generation, mapped, with the writes up to `place` over it; immutable.
 
-    Everything a request reads should come from one view. `held_back` counts, by table and write, rows that came in bulk and are
-    served from the next generation on.
+    Everything a request reads should come from one view. `held_back` counts, by table and write, rows that came in
+    bulk and are served from the next generation on.
     """
 
     generation: str
@@ -196,9 +196,7 @@ class View:
                 continue
             if part.rows.num_rows:
                 rows.setdefault(name, []).append(part.rows)
-            waiting |= {
-                (name, number): rows for number, rows in part.held_back if number > self.pointed.sequence
-            }
+            held_back |= {(name, n): count for n, count in part.held_back if n > self.pointed.sequence}
         fresh = {name: laid_over(stored[name], parts) for name, parts in rows.items()}
         return replace(
             self,
