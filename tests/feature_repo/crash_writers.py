@@ -12,6 +12,7 @@ import pandas as pd  # noqa: F401 - pyarrow would import it in each process
 import pyarrow as pa
 import small_store as small
 
+from feature_repo import deltas
 from feature_repo.materialize import PROJECT, RECORD, entity_keys, materialize
 from feature_repo.packed import pack
 from feature_repo.reader import OnlineReader
@@ -55,6 +56,7 @@ ACTIONS = {"push": push, "materialize": materialize_and_publish}
 
 def write_until_killed(online: Path, action: str, first: int, acks: Any) -> None:
     """Write first, first + 1, … and tell the connection `acks` of each write that has returned."""
+    deltas.SEGMENT_BYTES, deltas.MANY_SEGMENTS = 1_000, 3  # so that the log is pruned and made anew under way
     k = first
     acks.send_bytes(b"")  # we begin
     while True:
