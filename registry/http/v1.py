@@ -55,9 +55,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 MLFLOW_PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": MlflowProblemView, "description": meaning} for status, meaning in MEANINGS.items()
-} | {
-    422: {"model": MlflowProblemView, "description": "never: MLflow answers 400 to what it cannot understand"}
 }
+MLFLOW_PROBLEMS[422]["description"] = "never: MLflow answers 400 to what it cannot understand"
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many on a page.")]
 Because = Annotated[Text, Query(min_length=1, max_length=1000, description="Why; it stays in the history.")]
 Token = Annotated[Text | None, Query(description="`next_page_token` of the page before.")]
