@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from events.schema import TABLES
 from validations.checks import OfType, checks
 from validations.contracts import contract_digest, contract_from_dict, contract_to_dict
-from validations.expectations import Between, ColumnContract, DType, NullShare, OneOf, TableContract
+from validations.expectations import (
+    Between,
+    ColumnContract,
+    DriftLimits,
+    DType,
+    Limits,
+    NullShare,
+    OneOf,
+    Quarantine,
+    TableContract,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 betweens = st.one_of(
@@ -28,11 +38,24 @@ columns = st.one_of(
 )
 
 
+steps = st.lists(st.none() | st.floats(0, 1), min_size=3, max_size=3).map(
+    lambda drawn: Limits(*(sorted(x for x in drawn if x is not None) + [None] * 3)[:3])
+)
+drift_limits = st.builds(
+    DriftLimits, psi=steps, ks=steps, null_share=steps, chance=st.floats(0.001, 0.5), bins=st.integers(2, 50)
+)
+quarantines = st.floats(0.001, 0.999).map(Quarantine)
+
+
 @st.composite
 def contracts(draw):
     drawn = draw(st.lists(columns, min_size=1, max_size=4))
-    table = tuple(ColumnContract(f"c{i}", dtype, tuple(rules)) for i, (dtype, rules) in enumerate(drawn))
-    return TableContract("drawn", ("c0",), table, row_count=draw(betweens))
+    table = tuple(
+        ColumnContract(f"c{i}", dtype, tuple(rules), drift=draw(st.none() | drift_limits))
+        for i, (dtype, rules) in enumerate(drawn)
+    )
+    declared = {"drift": draw(drift_limits), "quarantine": draw(st.none() | quarantines)}
+    return TableContract("drawn", ("c0",), table, row_count=draw(betweens), **declared)
 
 
 @given(contracts())
@@ -91,6 +114,8 @@ def one_column(*rules, dtype=DType.FLOAT, key=True, **table):
         one_column(Between(0, 1), key=False),
         one_column(Between(0, 1), row_count=Between(low=2)),
         one_column(Between(0, 1), digest="another computation"),
+        one_column(Between(0, 1), drift=DriftLimits(ks=Limits(error=0.1))),
+        one_column(Between(0, 1), quarantine=Quarantine(0.01)),
     ],
 )
 def test_the_digest_tells_different_contracts_apart(other):
@@ -136,3 +161,9 @@ def test_every_column_is_held_against_its_type():
         if isinstance(check.rule, OfType)
     }
     assert typed == {column.name for column in contract.columns}
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 2, math.nan])
+def test_a_quarantine_of_nothing_or_of_everything_cannot_be_declared(share):
+    with pytest.raises(ValueError, match="a share between 0 and 1"):
+        Quarantine(share)
