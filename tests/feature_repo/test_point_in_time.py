@@ -131,6 +131,13 @@ def test_a_late_row_that_is_older_than_what_is_known_changes_nothing():
     assert seen([Row(1, 100, 100), Row(1, 50, 150)], [Label(1, 200)]) == [0]
 
 
+@pytest.mark.parametrize(("ns", "found"), [(999, None), (1000, 3.0), (1001, 3.0)])
+def test_a_label_in_nanoseconds_is_not_rounded_to_a_row_in_microseconds(tmp_path, ns, found):
+    """The row is of 1 µs; rounding would show it to a label half of one before."""
+    spine = pa.table({"key": [1], "at": pa.array([ns], pa.timestamp("ns", "UTC"))})
+    assert look(tmp_path, (("key", "k"),), spine, value=[3.0])["value"].to_pylist() == [found]
+
+
 def test_of_rows_equal_in_both_times_the_one_written_last_is_seen():
     twins = [Row(1, 5, 5), Row(1, 5, 5), Row(1, 5, 5)]
     assert [seen(twins, [Label(1, 9)], files=n) for n in (1, 2, 3)] == [[2], [2], [2]]
