@@ -161,6 +161,17 @@ def test_only_the_relations_that_the_changed_feature_reads_are_filled(offline, m
     assert filled == ["known_catalogue", "known_users", "known_hovers"]
 
 
+def test_a_table_of_events_is_computed_whole_since_its_rows_have_no_key(offline, tmp_path):
+    table = DECLARED.table("recent_plays")
+    declared = with_table(with_features(table, title_id=replace(table["title_id"], over=1000)))
+    step = step_of(planned(declared, offline), "recent_plays")
+    assert (step.compute, dict(step.keep)) == (table.names, {})
+    run([step], "world", EVENTS.register, threads=1)
+    whole = step_of(planned(declared, tmp_path / "whole"), "recent_plays")
+    run([whole], "world", EVENTS.register, threads=1)
+    assert step.path.read_bytes() == whole.path.read_bytes()
+
+
 def test_a_renamed_feature_is_copied_and_not_computed(offline):
     table = DECLARED.table("user_activity")
     renamed = replace(table["hover_count_14d"], name="hovers_in_a_week")
