@@ -106,6 +106,15 @@ def segments(root: Path) -> tuple[str, ...]:
         return ()
 
 
+def segments_from(root: Path, after: int) -> tuple[str, ...]:
+    """Those of which every entry comes after that write."""
+    return tuple(name for name in segments(root) if _begins(name) >= after)
+
+
+def _begins(name: str) -> int:
+    return int(name.removesuffix(".log"))
+
+
 def follow(root: Path, place: Place) -> Followed:
     """All entries after `place`. Those that were read before a fault are there with it."""
     followed = _follow(root, place)
@@ -176,18 +185,20 @@ def append(root: Path, entry: Entry, covered: int) -> None:
 
 
 def make_anew(root: Path, entry: Entry) -> None:
-    """Replace the whole log by one entry, which says all that it said. For who holds the record's lock."""
-    before = segments(root)
+    """Replace the segments from `entry.after` on by one entry, which says all that they said.
+
+    For who holds the record's lock.
+    """
     path = root / FOLDER / f"{entry.after:020d}.log"
     fresh = path.with_suffix(".fresh")
     with fresh.open("wb") as file:
         file.write(encode(entry))
         file.flush()
         os.fsync(file.fileno())
+    replaced = [name for name in segments_from(root, entry.after) if name != path.name]
     fresh.replace(path)
-    for name in before:
-        if name != path.name:
-            (root / FOLDER / name).unlink()
+    for name in replaced:
+        (root / FOLDER / name).unlink()
     _sync_folder(path.parent)
 
 
@@ -289,7 +300,7 @@ def _first_to_read(root: Path, names: Sequence[str], place: Place) -> int:
     """The segment we were in, if it still is what it was; otherwise the last that begins at or before our place."""
     if place.segment in names and (root / FOLDER / place.segment).stat().st_size >= place.offset:
         return names.index(place.segment)
-    begun = [number for number, name in enumerate(names) if int(name.removesuffix(".log")) <= place.sequence]
+    begun = [number for number, name in enumerate(names) if _begins(name) <= place.sequence]
     return begun[-1] if begun else 0
 
 
@@ -330,7 +341,7 @@ def _cut_off(root: Path, name: str, end: int, later: Sequence[str]) -> None:
 def _prune(root: Path, covered: int) -> None:
     """Remove segments whose entries all snapshots on disk hold: those before the last that begins by `covered`."""
     names = segments(root)
-    begun = [name for name in names if int(name.removesuffix(".log")) <= covered]
+    begun = [name for name in names if _begins(name) <= covered]
     for name in begun[:-1]:
         (root / FOLDER / name).unlink()
 

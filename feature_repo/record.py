@@ -449,16 +449,19 @@ def _log(connection: duckdb.DuckDBPyConnection, path: Path, keys: Sequence[str])
     if keys and deltas.started(path.parent):
         committed = newest_write(connection)
         _append(connection, path, committed - 1, committed, keys)
-        if len(deltas.segments(path.parent)) > deltas.MANY_SEGMENTS:
-            _shorten(connection, path, committed)
+        _shorten(connection, path, committed)
 
 
 def _shorten(connection: duckdb.DuckDBPyConnection, path: Path, sequence: int) -> None:
-    """Between two snapshots an entity may be written many times: keep in the log what it is now.
+    """Between two snapshots an entity may be written many times: keep in a long log what it is now.
 
-    The write has been acknowledged in the log by then, so that a failure here loses nothing.
+    Not across a bulk write: it replaced rows in the record that readers are to see until the snapshot that holds it.
+    The write has been acknowledged in the log by now, so that a failure here loses nothing.
     """
-    after = min(covers(path.parent), default=0)
+    ((bulk,),) = connection.sql("SELECT coalesce(max(sequence), 0) FROM writes WHERE bulk").fetchall()
+    after = max(bulk, min(covers(path.parent), default=0))
+    if len(deltas.segments_from(path.parent, after)) <= deltas.MANY_SEGMENTS:
+        return
     try:
         deltas.make_anew(path.parent, Entry(after, sequence, _parts(connection, views(connection), after)))
     except OSError:

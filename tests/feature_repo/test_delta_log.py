@@ -276,25 +276,37 @@ def test_a_record_that_was_lost_and_made_again_does_not_use_a_number_twice(onlin
 def test_a_long_log_is_made_anew_with_each_row_once_and_readers_go_on(online, monkeypatch):
     monkeypatch.setattr(deltas, "SEGMENT_BYTES", 1)
     from_the_start, in_the_midst = OnlineReader.open(online), OnlineReader.open(online)
-    with opened(online / RECORD, 5.0, bulk=True) as connection:
-        upsert(
-            connection,
-            View(PROJECT, "title_profile"),
-            crash.rows_of(crash.DECLARED.table("title_profile"), 2),
-        )
-    for k in range(3, 3 + deltas.MANY_SEGMENTS):
+    for k in range(2, 3 + deltas.MANY_SEGMENTS):
         push(online, k, ids=[10 if k % 2 else 20])
         if k == 6:
             in_the_midst.refresh()
     assert len(segments(online)) == 1
     (entry,) = follow(online, Place(1)).entries
-    assert [part.rows.num_rows for part in entry.parts if part.rows.num_rows] == [2]
+    assert [part.rows.num_rows for part in entry.parts] == [2]
     push(online, 90, ids=[30])
     for reader in (from_the_start, in_the_midst, OnlineReader.open(online)):
         reader.refresh()
         assert reader.fault is None
         assert [minutes(reader, i) for i in (10, 20, 30)] == [9, 10, 90]
-        assert reader.waiting == {"title_profile": 5}
+
+
+def test_a_row_that_a_bulk_write_replaced_is_served_until_the_snapshot_that_holds_it(online, monkeypatch):
+    """However often the log is made anew meanwhile."""
+    monkeypatch.setattr(deltas, "SEGMENT_BYTES", 1)
+    push(online, 5, ids=[20])
+    with opened(online / RECORD, 5.0, bulk=True) as connection:
+        upsert(
+            connection, View(PROJECT, "user_profile"), crash.rows_of(crash.DECLARED.table("user_profile"), 8)
+        )
+    for k in range(9, 9 + 2 * deltas.MANY_SEGMENTS):
+        push(online, k, ids=[10])
+    assert len(segments(online)) < 2 * deltas.MANY_SEGMENTS
+    reader = OnlineReader.open(online)
+    assert [minutes(reader, i) for i in (10, 20, 30)] == [24, 5, 1]
+    assert reader.waiting == {"user_profile": 3}
+    publish_now(online)
+    reader.refresh()
+    assert [minutes(reader, i) for i in (10, 20, 30)] == [24, 8, 8]
 
 
 def part(k):
