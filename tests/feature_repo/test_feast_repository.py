@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import small_store as small
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+from feast.feature_view import FeatureViewState
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.repo_operations import get_repo_files
 from feast.types import Array, Float32, Int64, String
 
@@ -22,6 +25,7 @@ from feature_repo.engine import stays_arrow
 from feature_repo.families import declare
 from feature_repo.feast_views import AmbiguousInputs, cross, feast_objects
 from feature_repo.materialize import PROJECT, materialize
+from feature_repo.online_store import DuckDBOnlineStore
 from feature_repo.reader import OnlineReader
 from feature_repo.repository import (
     HOME,
@@ -226,6 +230,56 @@ def test_the_workspace_tells_its_source(home, offline):
     assert source_of(workspace_of({HOME: str(home)})).name == "world"
 
 
+class AsFeastDoes(DuckDBOnlineStore):
+    """Our online store, asked the way Feast asks any store: `online_read`, and a protobuf a cell."""
+
+    get_online_features = OnlineStore.get_online_features
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_user_x_title_features_of_whole_columns_are_those_that_feast_computes_from_lists(store, full):
+    """Among them users and titles that nobody knows, whose features are null throughout."""
+    service = store.get_feature_service("ranking")
+    rows = {"user_id": [u for u, _ in PAIRS] + [77], "title_id": [t for _, t in PAIRS] + [777]}
+    fields = store.get_on_demand_feature_view("user_title").features
+    names = service if full else [f"user_title:{field.name}" for field in fields]
+    mine = store.get_online_features(names, rows, full_feature_names=full)
+    theirs = AsFeastDoes().get_online_features(
+        store.config, names, rows, store.registry, store.project, full_feature_names=full
+    )
+    assert repr(sorted(mine.to_dict().items())) == repr(sorted(theirs.to_dict().items()))
+    cells = {name: str(vector) for name, vector in zip(mine.proto.metadata.feature_names.val, mine.proto.results, strict=True)}  # fmt: skip
+    expected = {name: str(vector) for name, vector in zip(theirs.proto.metadata.feature_names.val, theirs.proto.results, strict=True)}  # fmt: skip
+    assert cells == expected
+
+
+def test_a_view_left_being_materialized_by_a_crash_is_served_as_it_was(tmp_path):
+    a_workspace(tmp_path)
+    apply(tmp_path, small.declarations())
+    store = feature_store(tmp_path)
+    store.materialize(small.MONDAY - small.DAY, small.MONDAY + small.DAY)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise Killed
+
+    store.provider.batch_engine._materialize_one = die
+    with pytest.raises(Killed):
+        store.materialize(small.MONDAY - small.DAY, small.MONDAY + small.DAY)
+    other = feature_store(tmp_path)
+    left = [
+        view.name for view in other.list_batch_feature_views() if view.state == FeatureViewState.MATERIALIZING
+    ]
+    assert len(left) == 1
+    reference = f"{left[0]}:{other.get_feature_view(left[0]).features[0].name}"
+    key = other.get_feature_view(left[0]).entity_columns[0].name
+    rows = [{key: i} for i in small.JOIN_KEYS[key.removesuffix("_id")]]
+    statuses = other.get_online_features([reference], rows).proto.results[1].statuses
+    assert set(statuses) == {FieldStatus.PRESENT}
+
+
 @pytest.mark.slow
 def test_the_feast_command_applies_and_materializes(tmp_path):
     """The real declarations through the plain command line, as a user of Feast would."""
@@ -242,7 +296,10 @@ def test_the_feast_command_applies_and_materializes(tmp_path):
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     feast("apply")
-    feast("materialize", "2026-03-01T00:00:00", "2026-03-03T00:00:00")
+    planned = feast("plan")
+    assert "No changes to registry" in planned
+    assert "No changes to infrastructure" in planned
+    feast("materialize-incremental", "2026-03-03T00:00:00")
     store = feature_store(tmp_path)
     assert {view.name for view in store.list_batch_feature_views()} == {
         table.name for table in declared.stored
