@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -36,8 +35,7 @@ def measured(work: Callable[[], Any]) -> Measured:
     wall, cpu = time.perf_counter(), time.process_time()
     told = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Measured(wall, cpu, before, peak, told)
+    return Measured(wall, cpu, before, _peak_mb(), told)
 
 
 def tell(found: Measured) -> None:
@@ -59,6 +57,13 @@ def in_its_own_process(program: Path, *arguments: str) -> Measured:
     if ran.returncode or not said:
         raise RuntimeError(f"{program.name} {' '.join(arguments)}: {ran.stdout[-2000:]}{ran.stderr[-4000:]}")
     return Measured(**json.loads(said[-1].removeprefix("MEASURED ")))
+
+
+def _peak_mb() -> float:
+    """The most this program ever held; `ru_maxrss` would count what its parent held when it forked."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def _resident_mb() -> float:
