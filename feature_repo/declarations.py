@@ -200,7 +200,7 @@ class FeatureTable:
         names = [feature.name for feature in self.features]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"feature table {self.name!r} declares {', '.join(twice[:5])} more than once.")
-        mine = tuple(replace(f, entity=self.entity.name, weight=self.weight) for f in self.features)
+        mine = tuple(_placed(feature, self.entity.name, self.weight) for feature in self.features)
         if self.stored:
             readable = {(self.name, f.name): f for f in mine}
             mine = tuple(_reading(self.name, feature, readable) for feature in mine)
@@ -247,6 +247,13 @@ def references_of(computation: Computation) -> tuple[Ref, ...]:
     return ()
 
 
+def _placed(feature: Feature, entity: str, weight: Weight) -> Feature:
+    """The feature as one of this entity and weight; the same object, its digest known, where it is one already."""
+    if (feature.entity, feature.weight) == (entity, weight):
+        return feature
+    return replace(feature, entity=entity, weight=weight)
+
+
 def _reading(table: str, feature: Feature, readable: Mapping[tuple[str, str], Feature]) -> Feature:
     """The feature, knowing which others its arithmetic reads.
 
@@ -261,7 +268,9 @@ def _reading(table: str, feature: Feature, readable: Mapping[tuple[str, str], Fe
             raise UnknownFeature(ref.feature, f"{table}:{feature.name}: table {ref.table!r}", known)
         if ref.table == table and isinstance(readable[table, ref.feature].computation, Derived):
             raise ReadsArithmetic(f"{table}:{feature.name}", ref.feature)
-    return replace(feature, reads=tuple(readable[ref.table, ref.feature] for ref in refs))
+    reads = tuple(readable[ref.table, ref.feature] for ref in refs)
+    same = len(reads) == len(feature.reads) and all(a is b for a, b in zip(reads, feature.reads, strict=True))
+    return feature if same else replace(feature, reads=reads)
 
 
 @dataclass(frozen=True)
