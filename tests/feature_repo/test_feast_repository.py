@@ -299,6 +299,8 @@ def test_the_feast_command_applies_and_materializes(tmp_path):
     planned = feast("plan")
     assert "No changes to registry" in planned
     assert "No changes to infrastructure" in planned
+    half_a_day = small.MONDAY - small.DAY / 2  # before the rows of the files
+    feature_store(tmp_path).materialize(half_a_day - small.DAY, half_a_day)
     feast("materialize-incremental", "2026-03-03T00:00:00")
     store = feature_store(tmp_path)
     assert {view.name for view in store.list_batch_feature_views()} == {
