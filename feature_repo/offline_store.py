@@ -129,6 +129,10 @@ class ArrowJob(IbisRetrievalJob):  # type: ignore[misc] # feast ships no types
         found: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
         return found
 
+    def supports_remote_storage_export(self) -> bool:
+        """No: an answer is an Arrow table of this process."""
+        return False
+
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False,
                 timeout: int | None = None) -> None:  # fmt: skip
         """Write the answer, on-demand features included, to where `storage` says."""

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_store as small
 from feast import (
     Entity,
     FeatureService,
@@ -32,6 +33,8 @@ from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from feature_repo.arithmetic import references
+from feature_repo.feast_views import _expressions_of, cross, cross_columns, feast_objects, vectorised
 from feature_repo.offline_store import NameTaken, NotAppendable, UnsupportedSource, files_of
 
 pytestmark = [
@@ -350,12 +353,47 @@ def test_on_demand_features_are_computed_and_saved_with_the_answer(repository):
     repository.views.append(summed)
     store, frame = repository.store(), spine((2, 5), (1, 3), add=[10.0, 20.0])
     job = store.get_historical_features(frame, ["v:x", "summed:sum"])
+    assert not job.supports_remote_storage_export()
     assert job.to_df()["sum"].tolist() == [14.0, 22.0]
     path = repository.folder / "saved.parquet"
     store.create_saved_dataset(job, "kept", SavedDatasetFileStorage(path=str(path)))
     assert pq.read_table(path)["sum"].to_pylist() == [14.0, 22.0]
     kept = store.get_saved_dataset("kept").to_df()
     assert sorted(kept["sum"]) == [14.0, 22.0]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_our_on_demand_features_are_the_same_in_columns_as_in_python_lists(full):
+    """In columns a few rows at a time, here two, under the kind of name that was asked for first."""
+    declared = small.declarations()
+    (view,) = feast_objects(declared, Path("offline")).on_demand
+    refs = sorted(
+        {
+            str(ref)
+            for f in declared.table("user_title").features
+            for ref in references(f.computation.expression)
+        }
+    )
+    rng = np.random.default_rng(0)
+    values = {ref: [None if x < 0.2 else x for x in rng.random(5).round(3).tolist()] for ref in refs}
+    long = {ref.replace(":", "__"): v for ref, v in values.items()}
+    short = {ref.split(":")[1]: v for ref, v in values.items()}
+    inputs = {**long, **short} if full else {**short, **long}
+    expressions = _expressions_of(view)
+    in_lists = cross(expressions, inputs)
+    in_columns = cross_columns(expressions, pa.table(inputs), rows=2)
+    assert in_columns.to_pydict() == in_lists
+    assert {column.type for column in in_columns.columns} == {pa.float32()}
+
+
+def test_another_persons_on_demand_view_is_left_as_it_is(repository):
+    @on_demand_feature_view(
+        sources=[repository.view("v", MANY)], schema=[Field(name="y", dtype=Float64)], mode="python"
+    )
+    def user_title(inputs: dict) -> dict:
+        return {"y": inputs["x"]}
+
+    assert vectorised(user_title) is user_title
 
 
 def test_a_view_without_entities_is_joined_and_materialized(repository):
