@@ -168,7 +168,7 @@ def step(table: FeatureTable, as_of: datetime, path: Path, base: str, held: Reco
     whole = held is None or held.base != base or table.keep > 1 or held.set_aside > 0
     keep = {} if held is None or whole else dict(_kept(features, held.features))
     changes = () if held is None else tuple(_changes(held.features, features))
-    fresh = held is not None and held == target and list(held.features) == list(features)
+    fresh = held == target
     if fresh:
         keep = {name: name for name in features}
     return Step(
