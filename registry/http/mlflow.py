@@ -412,32 +412,25 @@ def _latest(speaker: _Speaker, request: Request, name: str, wanted: Sequence[str
 
 def _latest_by_stage(session: sa.orm.Session, model_ids: Sequence[int]) -> list[int]:
     """Row ids of the newest version of each model in each stage it has, by model and number."""
-    staged = (
+    of_stages = AliasRow.alias.in_([alias for alias in words.STAGES.values() if alias])
+    same = sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number)
+    staged = sa.select(VersionRow.id).join(AliasRow, same).where(AliasRow.model_id.in_(model_ids), of_stages)
+    held = sa.exists().where(same, of_stages)
+    put_away = sa.select(TagRow.version_id).where(TagRow.key == words.STAGE, TagRow.value == "Archived")
+    archived = (  # starts from the tags, of which there are few
+        sa.select(sa.func.max(VersionRow.id))
+        .where(VersionRow.id.in_(put_away), VersionRow.model_id.in_(model_ids), ~held)
+        .group_by(VersionRow.model_id)
+    )
+    newest = (  # walks down from the newest version, and mostly stops there
         sa.select(VersionRow.id)
-        .join(
-            AliasRow, sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number)
-        )
-        .where(AliasRow.model_id.in_(model_ids), AliasRow.alias.in_([a for a in words.STAGES.values() if a]))
+        .where(VersionRow.model_id == ModelRow.id, ~held, VersionRow.id.not_in(put_away))
+        .order_by(VersionRow.number.desc())
+        .limit(1)
+        .correlate(ModelRow)
+        .scalar_subquery()
     )
-    ids = set(session.scalars(staged))
-    held = sa.exists().where(
-        AliasRow.model_id == VersionRow.model_id,
-        AliasRow.number == VersionRow.number,
-        AliasRow.alias.in_([alias for alias in words.STAGES.values() if alias]),
-    )
-    archived = sa.exists().where(
-        TagRow.version_id == VersionRow.id, TagRow.key == words.STAGE, TagRow.value == "Archived"
-    )
-    for is_archived in (archived, ~archived):
-        newest = (
-            sa.select(VersionRow.id)
-            .where(VersionRow.model_id == ModelRow.id, ~held, is_archived)
-            .order_by(VersionRow.number.desc())
-            .limit(1)
-            .correlate(ModelRow)
-            .scalar_subquery()
-        )
-        found = session.scalars(sa.select(newest).where(ModelRow.id.in_(model_ids)))
-        ids |= {row_id for row_id in found if row_id is not None}
+    plain = sa.select(newest).where(ModelRow.id.in_(model_ids))
+    ids = {row_id for query in (staged, archived, plain) for row_id in session.scalars(query)} - {None}
     order = sa.select(VersionRow.id).where(VersionRow.id.in_(ids))
     return list(session.scalars(order.order_by(VersionRow.model_id, VersionRow.number)))
