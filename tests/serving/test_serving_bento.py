@@ -19,6 +19,7 @@ from serving.exposure_table import read
 from serving.manifest import Manifest, VersionNotPacked
 from serving.packing import MissingDefault
 from serving.running import ServeFailed, Serving, free_port, served
+from serving.samples import newest
 from serving.versions import FeaturesDiffer
 
 NEW_USER = 10**12
@@ -122,7 +123,7 @@ def test_requirements_are_the_projects_own_pins():
 
 
 def test_the_built_bento_serves_pages_over_http_and_takes_up_what_is_new(world, make, serve):
-    built = make()
+    built = make(sample_share=1.0)
     started = time.monotonic()
     with serve(built.tag, starts_at=EVENING) as url, PageClient(url) as client:
         assert time.monotonic() - started < 30  # 15 s wanted; other suites may share the machine
@@ -143,6 +144,10 @@ def _a_page_is_whole(world, client):
     assert logged == [title.title_id for title in page.titles]
     shown_at = {row["event_timestamp"] for row in rows if row["request_id"] == page.request_id}
     assert all(EVENING <= moment < EVENING + timedelta(minutes=2) for moment in shown_at)
+    sampled = {sample.request_id: sample for sample in newest(world.home / "samples")}
+    assert page.request_id in sampled
+    assert sampled[page.request_id].at in shown_at
+    assert page.stale == ()
     assert [p.user_id for p in client.pages(range(1, 9), size=4)] == list(range(1, 9))
 
 
@@ -185,6 +190,14 @@ def _health_and_description(url):
     metrics = httpx.get(f"{url}/metrics").text
     assert 'matinee_pages_total{source="ranked"}' in metrics
     assert 'matinee_stage_seconds_count{stage="rank"}' in metrics
+    assert 'matinee_feature_slo_seconds{table="user_profile"} 108000.0' in metrics
+    (age,) = (
+        line
+        for line in metrics.splitlines()
+        if line.startswith('matinee_feature_age_seconds{table="user_profile"')
+    )
+    assert 20 * 3600 <= float(age.split()[-1]) < 20 * 3600 + 120  # EVENING, and what has passed since
+    assert "matinee_stale_answers_total{" not in metrics
 
 
 def _news_are_taken_up_without_a_restart(world, client):
@@ -219,11 +232,15 @@ def test_a_bento_refuses_to_start_on_other_features_and_prints_the_difference(wo
     ],
 )
 def test_each_part_serves_alone_what_it_does_for_the_page(make, serve, service, route, request_body, wrong):
-    with serve(make(service).tag) as url:
+    with serve(make(service).tag, starts_at=EVENING + timedelta(days=1)) as url:
         answer = httpx.post(url + route, json=request_body).json()
+        metrics = httpx.get(f"{url}/metrics").text
         refused = httpx.post(url + route, json=wrong)
     assert (answer["user_id"], answer["version"]) == (2, f"{service}/1")
     assert len(answer["title_ids"]) == request_body.get("k", 2)
+    stale = {one["table"]: one["age_hours"] for one in answer["stale"]}
+    assert stale["user_profile"] == pytest.approx(44, abs=0.1)  # promised: 30
+    assert f'matinee_stale_answers_total{{service="{service}",table="user_profile"}} 1.0' in metrics
     if service == "artwork":
         assert answer["artwork_ids"][0] in range(100_300, 100_305)
         assert (answer["artwork_ids"][1], answer["propensities"][1]) == (None, None)
