@@ -201,6 +201,15 @@ def test_what_became_known_later_is_left_out_without_being_asked(repository):
     assert answer(repository.store(STOCK), frame, ["v:x"])["x"].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(("setting", "asked", "found"), [
+    (True, False, 0.0), (True, True, 0.0), (False, True, 0.0), (False, False, 1.0),
+])  # fmt: skip
+def test_either_the_settings_or_the_call_may_ask_for_it(repository, setting, asked, found):
+    repository.view("v", history((1, 0, 0), (1, 1, 3)))
+    store = repository.store(filter_by_created_timestamp=setting)
+    assert answer(store, spine((1, 1)), ["v:x"], filter_by_created_timestamp=asked)["x"].tolist() == [found]
+
+
 def test_rows_keep_the_order_of_the_entity_frame_and_its_other_columns(repository):
     repository.view("v", history(*((u, 0, 0) for u in range(200))))
     users = np.random.default_rng(0).permutation(300).tolist() * 2
@@ -431,6 +440,32 @@ def test_pulls_give_the_rows_that_stock_gives(repository, latest, start, end):
 def test_of_equal_rows_the_last_written_is_pulled_and_of_equal_times_the_newest_known(repository):
     view = repository.view("v", history((1, 1, 1), (1, 1, 1), (2, 1, 3), (2, 1, 2)))
     assert pulled(repository.store(), view, True, 0, 9)["x"].tolist() == [1.0, 2.0]
+
+
+def test_what_is_pulled_is_in_microseconds_and_in_one_piece(repository):
+    """Feast's way to protobuf loses the rows of all chunks but one, and DuckDB gives a million rows a chunk."""
+    count = 1_000_001
+    times = pa.array(np.zeros(count, dtype=np.int64)).cast(pa.timestamp("ns", "UTC"))
+    table = pa.table({"user_id": np.arange(count), "x": np.ones(count), "event_timestamp": times, "created_timestamp": times})  # fmt: skip
+    pq.write_table(table, repository.folder / "many.parquet")
+    source = FileSource(path="many.parquet", timestamp_field="event_timestamp")
+    store = repository.store()
+    found = store._get_provider().offline_store.pull_all_from_table_or_query(
+        store.config, source, ["user_id"], ["x"], "event_timestamp", "created_timestamp"
+    ).to_arrow()  # fmt: skip
+    assert found.num_rows == count
+    assert {column.num_chunks for column in found.columns} == {1}
+    assert found["event_timestamp"].type == pa.timestamp("us", "UTC")
+
+
+def test_the_newest_row_of_a_view_without_entities_has_the_key_that_feast_gives_it(repository):
+    repository.source("v", history((1, 0, 0), (2, 1, 1)))
+    source, store = FileSource(path="v.parquet", timestamp_field="event_timestamp"), repository.store()
+    for keys in ([], ["__dummy_id"]):
+        found = store._get_provider().offline_store.pull_latest_from_table_or_query(
+            store.config, source, keys, ["x"], "event_timestamp", None, MONDAY, MONDAY + DAY
+        ).to_df()  # fmt: skip
+        assert found[["x", "__dummy_id"]].to_dict("list") == {"x": [1.0], "__dummy_id": [""]}
 
 
 def test_rows_pushed_offline_are_appended_and_a_reader_sees_all_or_none(repository):

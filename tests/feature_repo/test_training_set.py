@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -351,10 +351,10 @@ def content(table: pa.Table) -> str:
 
 def laid_out(table: pa.Table) -> dict[str, pa.Table]:
     """The same rows in other memory."""
-    twice = pa.concat_tables([table, table, table])
+    thrice = pa.concat_tables([table, table, table]).combine_chunks()
     text = table.column_names.index("t")
     return {
-        "sliced": twice.slice(len(table), len(table)),
+        "sliced": thrice.slice(len(table), len(table)),
         "in chunks": pa.concat_tables([table.slice(0, 1), table.slice(1, 0), table.slice(1)]),
         "dictionary": table.set_column(text, "t", table["t"].dictionary_encode()),
         "copied": pa.Table.from_pylist(table.to_pylist(), table.schema),
@@ -390,6 +390,7 @@ def test_another_value_null_or_type_is_another_content(change):
 def test_columns_of_text_do_not_run_into_one_another():
     assert content(pa.table({"a": ["x", "yz"]})) != content(pa.table({"a": ["xy", "z"]}))
     assert content(pa.table({"a": ["x"], "b": ["y"]})) != content(pa.table({"b": ["x"], "a": ["y"]}))
+    assert content(pa.table({"a": [["x"], ["y", "z"]]})) != content(pa.table({"a": [["x", "y"], ["z"]]}))
 
 
 def test_a_training_sets_digest_is_of_its_rows_its_features_and_the_snapshots_it_used(canaries, tmp_path):
@@ -398,7 +399,9 @@ def test_a_training_sets_digest_is_of_its_rows_its_features_and_the_snapshots_it
     chunks = pa.concat_tables([labels.slice(0, 7), labels.slice(7)])
     assert canaries.made(chunks).digest == one.digest
     assert canaries.made(labels.slice(1)).digest != one.digest
-    assert canaries.made(labels, "retrieval_user").digest != one.digest
+    service = canaries.declared.service("ranking")
+    turned = replace(canaries.declared, services=(replace(service, tables=service.tables[::-1]),))
+    assert replace(canaries, declared=turned).made(labels).digest != one.digest
     moved = Days(tmp_path, canaries.declared, canaries.moments)
     shutil.copytree(canaries.home / "offline", tmp_path / "offline")
     assert moved.made(labels).digest == one.digest
