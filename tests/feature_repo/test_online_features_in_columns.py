@@ -91,7 +91,11 @@ def on_demand(floats, mixed, by_title):
     def when_written(inputs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"written": inputs["a"] * 10.0})
 
-    return [in_pandas, in_python, of_one, when_written]
+    @on_demand_feature_view(sources=[floats], mode="python", schema=[Field(name="seen", dtype=String)])
+    def sees(inputs: dict) -> dict:
+        return {"seen": [" ".join(sorted(inputs))] * len(inputs["a"])}
+
+    return [in_pandas, in_python, of_one, when_written, sees]
 
 
 def definitions(folder):
@@ -115,7 +119,7 @@ def definitions(folder):
 REFERENCES = [
     *(f"floats:{n}" for n in "abc"), *(f"mixed:{n}" for n in ("n", "name", "ids", "x")), "by_both:d", "by_both:e",
     "by_title:score", "by_title:b", "of_all:total", "in_pandas:sum", "in_pandas:long", "in_python:gap", "in_python:half",
-    "in_python:text", "when_written:written",
+    "in_python:text", "when_written:written", "sees:seen",
 ]  # fmt: skip
 
 
@@ -234,6 +238,13 @@ def test_a_service_of_every_kind_of_view_is_answered_as_feast_answers_it(store):
     ]
     found = same(store, "everything", entity_rows, full_feature_names=True)
     assert {"in_pandas__sum", "in_pandas__long", "of_all__total", "by_both__e"} < set(found.to_dict())
+
+
+def test_an_on_demand_view_is_not_given_what_it_did_not_declare(store):
+    features = ["sees:seen", "mixed:n", "by_title:score"]
+    found = same(store, features, [{"user_id": 1, "title_id": 11}]).to_dict()
+    assert {"a", "floats__a", "user_id"} <= set(found["seen"][0].split())
+    assert not {"n", "score", "mixed__n", "by_title__score"} & set(found["seen"][0].split())
 
 
 def test_the_forms_of_an_answer_are_feasts(store):

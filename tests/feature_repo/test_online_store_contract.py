@@ -9,6 +9,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from both_stores import (
@@ -289,6 +290,15 @@ def test_rows_may_be_written_from_a_dictionary(both, given):
 def test_a_frame_without_any_value_is_not_written(both):
     both(write("floats", rows(user_id=[1], a=[None], b=[None], c=[None])))
     assert both(read(["floats:a"], [{"user_id": 1}]))["a"][0][1] == "NOT_FOUND"
+
+
+def test_what_feast_loses_before_a_store_is_asked_is_lost_on_both(both):
+    """Of a frame whose columns are Arrow's and in several chunks, Feast itself hands over the first chunk only."""
+    whole = pa.Table.from_pandas(rows(user_id=[1, 2], a=[1.0, 2.0], b=[0.0, 0.0], c=[0.0, 0.0]))
+    chunked = pa.concat_tables([whole.slice(i, 1) for i in range(2)]).to_pandas(types_mapper=pd.ArrowDtype)
+    both(write("floats", chunked))
+    found = both(read(["floats:a"], [{"user_id": 1}, {"user_id": 2}]))
+    assert [status for _, status, _ in found["a"]] == ["PRESENT", "NOT_FOUND"]
 
 
 def test_the_async_calls_answer_as_the_others_do(both):

@@ -126,16 +126,17 @@ def test_a_row_past_its_time_to_live_is_not_told(both, age, found, status):
 def test_a_replay_of_the_past_counts_age_to_the_newest_row(tmp_path):
     (tmp_path / "ours").mkdir()
     store = our_store(tmp_path, definitions(tmp_path), online={"age_against": "newest"})
-    past = rows(user_id=[1, 2], a=[1.0, 2.0])
-    past["event_timestamp"] = [datetime(2018, 9, 1, tzinfo=UTC), datetime(2018, 9, 1, 1, 0, 1, tzinfo=UTC)]
+    past = rows(user_id=[1, 2, 3], a=[1.0, 2.0, 3.0])
+    newest = datetime(2018, 9, 1, tzinfo=UTC)
+    past["event_timestamp"] = [newest - HOUR - timedelta(seconds=1), newest, newest - HOUR]
     write("short_lived", past)(store)
     for _ in range(3):  # looked up, then held whole
-        assert values(store, "short_lived:a", users=(1, 2)) == [[None, 2.0]]
-        assert statuses(store, "short_lived:a", users=(1, 2, 3)) == [
-            "OUTSIDE_MAX_AGE",
-            "PRESENT",
-            "NOT_FOUND",
-        ]
+        assert values(store, "short_lived:a", users=(1, 2, 3)) == [[None, 2.0, 3.0]]
+        told_of = statuses(store, "short_lived:a", users=(1, 2, 3, 4))
+        assert told_of == ["OUTSIDE_MAX_AGE", "PRESENT", "PRESENT", "NOT_FOUND"]
+    table, online = store.get_feature_view("short_lived"), store._get_provider().online_store
+    found = online.online_read(store.config, table, [key(user_id=user) for user in (1, 2, 3)])
+    assert [moment for moment, _ in found] == [None, newest, newest - HOUR]
 
 
 # 3. Views without entities.
