@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,15 @@ from validations.contracts import contract_digest
 from validations.expectations import TableContract
 from validations.gate import Reference, check, read_table
 from validations.history import GateHistory
-from validations.quarantine import REASONS, ROW, SetAside, read_quarantine, sift, write_quarantine
+from validations.quarantine import (
+    REASONS,
+    ROW,
+    SetAside,
+    file_digest,
+    read_quarantine,
+    sift,
+    write_quarantine,
+)
 from validations.report import GateReport
 
 
@@ -91,17 +98,19 @@ class Gatekeeper:
         A pass stands: it is not taken back when another model becomes champion and so the reference changes.
         """
         path = offline_path(self.offline, table.name, as_of)
-        if self._passed().get(self._key(table, as_of)) == self._fingerprint(table, path):
+        seen = _digest(path)
+        if self._passed().get(self._key(table, as_of)) == _fingerprint(table, seen):
             return None
         inquiry = _Inquiry(contract(table), as_of, self.docs if docs else None, reference, self.clock())
         before = read_quarantine(inquiry.contract, self.quarantined(table.name, as_of), path)
         report = inquiry.of(path, before)
-        if not report.passed and before is None:
+        still = report.digest == seen  # else someone wrote the file while it was read
+        if still and not report.passed and before is None:
             report = self._without_rows(table, inquiry, path) or report
-        if report.passed and not report.quarantined:
+        if still and report.passed and not report.quarantined:
             self.quarantined(table.name, as_of).unlink(missing_ok=True)  # of a file that is no longer there
         GateHistory(self.history).append(report)
-        self._remember(table, as_of, path, passed=report.passed)
+        self._remember(table, as_of, report.digest if still and report.passed else None)
         return report
 
     def _without_rows(self, table: FeatureTable, inquiry: _Inquiry, path: Path) -> GateReport | None:
@@ -116,13 +125,15 @@ class Gatekeeper:
             return None
         rest = path.with_suffix(f".sifted-{os.getpid()}")
         told = {**(whole.schema.metadata or {}), SET_ASIDE.encode(): str(sifted.aside.rows.num_rows).encode()}
-        pq.write_table(sifted.kept.replace_schema_metadata(told), rest)
-        report = inquiry.of(rest, sifted.aside)
-        if not report.passed:
-            rest.unlink()
-            return replace(inquiry, at=self.clock()).of(path, None)  # so that the page shows it whole
-        write_quarantine(self.quarantined(table.name, inquiry.as_of), sifted.aside, report.digest)
-        rest.replace(path)
+        try:
+            pq.write_table(sifted.kept.replace_schema_metadata(told), rest)
+            report = inquiry.of(rest, sifted.aside)
+            if not report.passed:
+                return inquiry.of(path, None)  # so that the page shows it whole
+            write_quarantine(self.quarantined(table.name, inquiry.as_of), sifted.aside, report.digest)
+            rest.replace(path)
+        finally:
+            rest.unlink(missing_ok=True)
         return report
 
     def quarantined(self, table: str, as_of: datetime) -> Path:
@@ -156,40 +167,42 @@ class Gatekeeper:
 
     def has_passed(self, table: FeatureTable, as_of: datetime) -> bool:
         """Whether the computed file, byte for byte as it is now, has passed the contract as it is now."""
-        path = offline_path(self.offline, table.name, as_of)
-        return self._passed().get(self._key(table, as_of)) == self._fingerprint(table, path)
+        digest = _digest(offline_path(self.offline, table.name, as_of))
+        return bool(self._passed().get(self._key(table, as_of)) == _fingerprint(table, digest))
 
     def require(self, as_of: datetime) -> None:
         """Raise `NotValidated` unless every stored table of `as_of` passed, byte for byte as it is now."""
-        passed = self._passed()
-        missing = [
-            t.name for t in self.declarations.stored
-            if passed.get(self._key(t, as_of)) != self._fingerprint(t, offline_path(self.offline, t.name, as_of))
-        ]  # fmt: skip
+        missing = [t.name for t in self.declarations.stored if not self.has_passed(t, as_of)]
         if missing:
             raise NotValidated(missing, as_of)
 
     def _key(self, table: FeatureTable, as_of: datetime) -> str:
         return f"{table.name}@{as_of.isoformat()}"
 
-    def _fingerprint(self, table: FeatureTable, path: Path) -> str:
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
-        return f"{content[:32]}/{contract_digest(contract(table))[:32]}"
-
     def _passed(self) -> dict[str, str]:
         path = self.folder / "passed.json"
         found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         return found
 
-    def _remember(self, table: FeatureTable, as_of: datetime, path: Path, *, passed: bool) -> None:
+    def _remember(self, table: FeatureTable, as_of: datetime, digest: str | None) -> None:
+        """Which bytes of a table passed, or that none did."""
         known = self._passed()
         known.pop(self._key(table, as_of), None)
-        if passed:
-            known[self._key(table, as_of)] = self._fingerprint(table, path)
+        if digest:
+            known[self._key(table, as_of)] = _fingerprint(table, digest)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "passed.json.partial"
         partial.write_text(json.dumps(known, indent=1, sort_keys=True))
         partial.replace(self.folder / "passed.json")
+
+
+def _digest(path: Path) -> str:
+    return file_digest(path) if path.exists() else "absent"
+
+
+def _fingerprint(table: FeatureTable, digest: str) -> str:
+    """What a pass is of: a file's bytes, and what was expected of them."""
+    return f"{digest[:32]}/{contract_digest(contract(table))[:32]}"
 
 
 def _as_of(path: Path) -> datetime:

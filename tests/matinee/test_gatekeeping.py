@@ -309,3 +309,18 @@ def test_the_first_day_says_that_drift_was_not_measured(desk, tmp_path):
     assert gate_note([report]).endswith("drift not measured, as no champion learned from earlier tables")
     assert "not measured" not in gate_note([replace(report, reference="yesterday")])
     assert json.loads(json.dumps(report.to_dict()))["reference"] == ""
+
+
+def test_a_file_written_while_it_was_read_has_not_passed(desk):
+    """The clock is read between the look at the bytes and the check of them: there the other writer comes in."""
+    desk.write(computed())
+
+    def clock():
+        desk.write(computed(share={5: 0.25}))
+        return NOW
+
+    report = replace(desk.gatekeeper, clock=clock).check(TABLE, AS_OF)
+    assert report.passed
+    assert not desk.passed()
+    assert desk.check().passed
+    assert desk.passed()
