@@ -15,7 +15,7 @@ from matinee.settings import Settings
 from matinee.workspace import Workspace
 
 if TYPE_CHECKING:
-    from registry.http import Backend, Limits
+    from registry.http import Backend
 
 app = typer.Typer(no_args_is_help=True, help="The registry over HTTP: serve it, and who may call it.")
 tokens = typer.Typer(no_args_is_help=True, help="Tokens: made once, shown once, revoked for good.")
@@ -23,16 +23,12 @@ app.add_typer(tokens, name="token")
 
 
 @contextmanager
-def _backend(
-    source: str | None, limits: Limits | None = None, imports: tuple[Path, ...] = ()
-) -> Iterator[Backend]:
+def _backend(source: str | None) -> Iterator[Backend]:
     from registry.http import open_backend
 
     settings = Settings() if source is None else Settings(source=source)
     workspace = Workspace.of(settings)
-    with open_backend(
-        workspace.registry_url, str(workspace.artifacts), limits=limits, imports=imports
-    ) as backend:
+    with open_backend(workspace.registry_url, str(workspace.artifacts)) as backend:
         yield backend
 
 
@@ -46,17 +42,17 @@ def serve(source: Source = None, host: Annotated[str, typer.Option(help="Where t
           body: Annotated[int, typer.Option(min=1024, help="Bytes of a request's body.")] = 1 << 20,
           upload: Annotated[int, typer.Option(min=1024, help="Bytes of an uploaded file.")] = 256 << 20) -> None:  # fmt: skip
     """Serve the ledger: our API under /v1, MLflow's protocol for `MlflowClient(registry_uri=…)`."""
-    from registry.http import Limits
-    from registry.http.server import bind, server, url_of
+    import os
+    import sys
 
-    limits = Limits(rate, burst, body, upload)
-    with _backend(source, limits, tuple(import_root or ())) as backend, bind(host, port) as listening:
-        if not any(token.revoked_at is None for token in backend.tokens.all()):
-            errors.print(
-                "nobody can call yet: matinee registry token create NAME --role viewer", markup=False
-            )
-        console.print(f"registry at {url_of(listening)}", highlight=False)
-        server(backend, public_url=public_url).run(sockets=[listening])
+    settings = Settings() if source is None else Settings(source=source)
+    workspace = Workspace.of(settings)
+    asked = {"artifacts": workspace.artifacts, "host": host, "port": port, "rate": rate, "burst": burst, "body": body,
+             "upload": upload} | ({"public-url": public_url} if public_url else {})  # fmt: skip
+    options = [f"--{name}={value}" for name, value in asked.items()]
+    options += [f"--import-root={root.resolve()}" for root in import_root or ()]
+    command = [sys.executable, "-m", "registry.http", *options]
+    os.execve(sys.executable, command, {**os.environ, "MATINEE_REGISTRY_URL": workspace.registry_url})  # noqa: S606 - arguments of ours, no shell
 
 
 @tokens.command()
