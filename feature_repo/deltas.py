@@ -15,6 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -118,11 +119,11 @@ def _begins(name: str) -> int:
 def follow(root: Path, place: Place) -> Followed:
     """All entries after `place`. Those that were read before a fault are there with it."""
     followed = _follow(root, place)
-    if (
-        followed.fault is not None and place.segment
-    ):  # what we had read of the segment may have been mended since
-        return _follow(root, Place(place.sequence))
-    return followed
+    if followed.fault is None:
+        return followed
+    return _follow(
+        root, Place(place.sequence)
+    )  # the log may have been pruned, mended or made anew while we read
 
 
 def _follow(root: Path, place: Place) -> Followed:
@@ -298,8 +299,9 @@ def _fault_of(scanned: _Scanned, *, last: bool) -> DamagedDeltas | None:
 
 def _first_to_read(root: Path, names: Sequence[str], place: Place) -> int:
     """The segment we were in, if it still is what it was; otherwise the last that begins at or before our place."""
-    if place.segment in names and (root / FOLDER / place.segment).stat().st_size >= place.offset:
-        return names.index(place.segment)
+    with suppress(FileNotFoundError):  # pruned since we listed them
+        if place.segment in names and (root / FOLDER / place.segment).stat().st_size >= place.offset:
+            return names.index(place.segment)
     begun = [number for number, name in enumerate(names) if _begins(name) <= place.sequence]
     return begun[-1] if begun else 0
 
