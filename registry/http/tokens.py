@@ -109,7 +109,7 @@ class Tokens:
             return None
         with self._database.read() as session:
             row = session.get(TokenRow, match["key"])
-            salt, stored = (row.salt, row.digest) if row else ("", "")
+            salt, stored = (row.salt, row.digest) if row else ("", "0" * 64)
             right = hmac.compare_digest(_digest(salt, match["secret"]), stored)
             if row is None or not right or not _good(row, self._clock()):
                 return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mlflow.store.model_registry.rest_store import _METHOD_TO_ALL_INFO as CALLS
 
 from registry import Metric, VersionDraft
 from registry.http import Role
+from registry.http.gate import ARTIFACTS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning"),  # of stages, in the client itself
@@ -608,6 +610,31 @@ def test_every_call_of_the_protocol_has_an_endpoint(viewer):
     }
     assert len({path for path, _ in wanted}) >= 18
     assert wanted - {(path, method) for path, ways in paths.items() for method in ways} == set()
+
+
+# --- many at once ------------------------------------------------------------------------------------------
+
+
+def test_of_many_who_create_one_model_one_does_and_the_others_are_told(engineer, name):
+    path = "/api/2.0/mlflow/registered-models/create"
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: engineer.post(path, json={"name": name}), range(8)))
+    codes = sorted(answer.json().get("error_code", "made") for answer in answers)
+    assert codes == ["RESOURCE_ALREADY_EXISTS"] * 7 + ["made"]
+
+
+def test_writers_over_http_lose_and_repeat_no_number(engineer, name):
+    assert engineer.post("/api/2.0/mlflow/registered-models/create", json={"name": name}).is_success
+
+    def write(writer):
+        upload = f"{name}-{writer}"
+        engineer.put(f"{ARTIFACTS}/uploads/{upload}/w.json", content=b"%d" % writer).raise_for_status()
+        body = {"name": name, "source": f"mlflow-artifacts:/uploads/{upload}"}
+        answer = engineer.post("/api/2.0/mlflow/model-versions/create", json=body)
+        return int(answer.raise_for_status().json()["model_version"]["version"])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sorted(pool.map(write, range(48))) == list(range(1, 49))
 
 
 def test_the_clock_of_the_answers_is_the_one_that_was_handed_in(client, backend, versions, name):
