@@ -22,7 +22,8 @@ from events.sources import Source
 
 Row = dict[str, Any]
 MICROSECOND = SECOND / 1_000_000
-USERS, TITLES, ARTWORKS, PEOPLE, AUTHORS = (1, 2, 1_000_009), (10, 11, 12, 13), range(20, 27), "ABCD", (5, 6)
+USERS, PEOPLE, AUTHORS = (1, 2, 1_000_009), "ABCD", (5, 6)
+TITLES, ARTWORKS = (10, 11, 12, 13, 14), range(20, 27)
 HOURS = {"night": range(6), "morning": range(6, 12), "afternoon": range(12, 18), "evening": range(18, 24)}
 DECADES = {"before_1970": range(1970), "1970s": range(1970, 1980), "1980s": range(1980, 1990),
            "1990s": range(1990, 2000), "2000s": range(2000, 2010), "2010s": range(2010, 9999)}  # fmt: skip
@@ -51,12 +52,22 @@ class RandomEvents:
         for table, count in happen.items():
             key = TABLES[table].key[0]
             made[table] = [{key: i, **self._event(chance, table)} for i in range(count)]
+        made["memberships"] += self._two_within_a_day()
         return {table: [self._had(table, row) for row in made[table]] for table in TABLES}
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
         for name in TABLES:
             connection.register(f"{name}_rows", rows(name, *self.tables[name]))
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {name}_rows")
+
+    @staticmethod
+    def _two_within_a_day() -> list[Row]:
+        def decided(number: int, status: str, hours: int) -> Row:
+            when = NOON - hours * 3600 * SECOND
+            return {"membership_id": number, "user_id": USERS[0], "status": status, "period_end": NOON + days(hours),
+                    "event_timestamp": when, "created_timestamp": when}  # fmt: skip
+
+        return [decided(100, "cancelled", 2), decided(101, "renewed", 1)]
 
     def _had(self, table: str, row: Row) -> Row:
         """What the source lacks is null."""
@@ -120,7 +131,9 @@ class RandomEvents:
         }[table]  # fmt: skip
         device = {"device": chance.choice((None, "radio", *self.source.devices))}
         who = {"user_id": chance.choice(USERS)}
-        who |= {} if table == "memberships" else {"title_id": chance.choice((*TITLES, 99))}
+        who |= (
+            {} if table == "memberships" else {"title_id": chance.choice((*TITLES[:-1], 99))}
+        )  # one is never seen
         return {**who, **what, **(device if table in {"impressions", "plays"} else {}), **self._when(chance)}
 
 
