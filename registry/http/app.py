@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from registry.errors import RegistryError
@@ -16,6 +17,8 @@ from registry.http.backend import Backend
 from registry.http.gate import MLFLOW, Call, Gate, written
 from registry.http.problems import Problem, Refused
 
+_BEARER = HTTPBearer(auto_error=False, description="A token of `matinee registry token create`.")
+"""Says in the description of the API that it takes a token; `Gate` has looked at it before."""
 _NO_CODE: Mapping[int, tuple[str, str]] = {
     404: ("NoSuchEndpoint", "ENDPOINT_NOT_FOUND"),
     405: ("MethodNotAllowed", "BAD_REQUEST"),
@@ -44,9 +47,8 @@ def create_app(backend: Backend, *, public_url: str | None = None) -> FastAPI:
             "auto_configure": False,
         },
     )
-    app.include_router(v1.router(backend))
-    app.include_router(mlflow.router(backend, public_url))
-    app.include_router(artifacts.router(backend))
+    for router in (v1.router(backend), mlflow.router(backend, public_url), artifacts.router(backend)):
+        app.include_router(router, dependencies=[Depends(_BEARER)])
     app.add_middleware(
         Gate, tokens=backend.tokens, audit=backend.audit, buckets=backend.buckets, limits=backend.limits
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.http import problems
@@ -111,7 +112,15 @@ class Gate:
             if began:  # half an answer is out: the connection breaks, so that it is not taken for a whole one
                 raise
             call.problem = f"{type(error).__name__}, an error of the server's own: {reference}"
-            await _answer(note, scope, problems.internal(reference))
+            await self._confess(scope, note, send, problems.internal(reference))
+
+    async def _confess(self, scope: Scope, note: Send, send: Send, problem: Problem) -> None:
+        """Answer with an error of ours; where it is the log that cannot be written, without a line in it."""
+        try:
+            await _answer(note, scope, problem)
+        except SQLAlchemyError:
+            _log.exception("no line in the audit log for %s %s", scope["method"], scope["path"])
+            await _answer(send, scope, problem)
 
 
 def written(problem: Problem, path: str) -> tuple[int, Mapping[str, Any]]:

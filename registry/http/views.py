@@ -274,7 +274,7 @@ class ProblemView(BaseModel):
     problems: tuple[FieldProblemView, ...] = ()
 
 
-class MlflowProblemView(BaseModel):
+class MlflowProblemView(View):
     """Why a request was refused, in MLflow's form."""
 
     model_config = _example(

@@ -1,12 +1,15 @@
 """Our own API: what the ledger does, over HTTP, and what it refuses in words a program can act on."""
 
+import asyncio
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from registry import ArmRecord, BentoRecord, ExperimentRecord, Metric
+from registry.http import Role, create_app
 from registry.http.views import VersionView
 
 
@@ -293,5 +296,34 @@ def test_the_api_describes_itself_with_examples(viewer):
     ]
     ours = {shape for shape in shapes if shape.endswith("View") and shape != "ProblemView"}
     assert all(shapes[shape].get("additionalProperties") is False for shape in ours)
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     promote = document["paths"]["/v1/models/{name}/aliases/{alias}"]["put"]
+    assert promote["security"] == [{"HTTPBearer": []}]
     assert {"200", "401", "403", "404", "409", "422", "429"} <= set(promote["responses"])
+
+
+def test_behind_a_proxy_links_lead_to_where_clients_reach_the_server(backend, tokens, versions, name):
+    app = create_app(backend, public_url="https://registry.example/")
+
+    async def asked():
+        transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {tokens[Role.VIEWER]}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://inside", headers=headers
+        ) as client:
+            path = "/api/2.0/mlflow/model-versions/get-download-uri"
+            return await client.get(path, params={"name": name, "version": "2"})
+
+    answer = asyncio.run(asked())
+    assert answer.json() == {
+        "artifact_uri": f"https://registry.example/api/2.0/mlflow-artifacts/artifacts/{name}/2"
+    }
+
+
+def test_nobody_is_told_of_a_change_that_is_not_in_the_log(engineer, backend, versions, name):
+    with backend.database.connection() as raw:
+        raw.exec_driver_sql("ALTER TABLE audit_entry RENAME TO audit_gone")
+    answer = engineer.put(f"/v1/models/{name}/aliases/shadow", json={"version": 1, "reason": "x"})
+    with backend.database.connection() as raw:
+        raw.exec_driver_sql("ALTER TABLE audit_gone RENAME TO audit_entry")
+    assert (answer.status_code, answer.json()["error"]) == (500, "InternalError")
+    assert [move.by for move in backend.registry.alias_history(name, "shadow")] == ["engineer"]
