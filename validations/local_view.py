@@ -33,8 +33,7 @@ class LocalPageView(DefaultJinjaPageView):  # type: ignore[misc]  # Great Expect
         self, custom_styles_directory: str | None = None, custom_views_directory: str | None = None
     ) -> None:
         super().__init__(custom_styles_directory, custom_views_directory)
-        own = {"page.j2": _PAGE, "js_script_imports.j2": "", "favicon.j2": "", "cloud-footer.j2": ""}
-        self.env.loader = ChoiceLoader([DictLoader(own), self.env.loader])
+        self.env.loader = ChoiceLoader([DictLoader({"page.j2": _PAGE}), self.env.loader])
 
 
 class LocalSiteBuilder(SiteBuilder):  # type: ignore[misc]
