@@ -314,6 +314,16 @@ def part(k):
     return Part("p/v", "m", rows)
 
 
+def test_a_place_in_a_segment_that_was_replaced_by_a_longer_one_is_found_again(tmp_path):
+    deltas.start(tmp_path)
+    append(tmp_path, Entry(0, 1, (part(1),)), 0)
+    place = follow(tmp_path, Place(0)).place
+    longer = Entry(0, 2, tuple(part(k) for k in range(9)))
+    deltas.make_anew(tmp_path, longer)
+    followed = follow(tmp_path, place)
+    assert (followed.fault, followed.entries, followed.place.sequence) == (None, (longer,), 2)
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_cut_off_or_flipped_the_log_gives_a_prefix_of_what_was_written(tmp_path_factory, data):
