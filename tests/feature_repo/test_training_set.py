@@ -237,6 +237,12 @@ def test_a_training_set_is_row_for_row_what_feast_answers(days_of, kind, seed):
     assert 0.1 < share < 0.9  # there is something to compare on either side
 
 
+def test_a_long_training_set_is_made_of_the_rows_of_short_ones(days_of):
+    labels = some_labels(5)
+    short, long = days_of.made(labels), days_of.made(pa.concat_tables([labels] * 150))
+    np.testing.assert_array_equal(long.features, np.tile(short.features, (150, 1)))
+
+
 def one_feature(
     days_of: Days, users: list[int | None], moments: list[datetime], zone: str | None = "UTC"
 ) -> list:
