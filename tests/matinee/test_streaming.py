@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from matinee.datasets import histories, spine_of
 from matinee.deployment import newest_tag
 from matinee.pushing import push_plays
 from matinee.recommending import known_users, looker
+from matinee.session import opened
 from serving.answers import PageRequest
 from serving.client import PageClient
 from serving.deadline import Deadline
@@ -43,6 +46,30 @@ def plays(*rows: tuple[int, int, datetime], known_after: timedelta = timedelta(0
 
 def push(day, rows: pa.Table, *, record: bool = False):
     return push_plays(day.workspace, rows, received_at=datetime.now(UTC), record=record)
+
+
+@pytest.fixture(scope="module")
+def workspaces(a_day, tmp_path_factory):
+    """A copy of the day's workspace: what is pushed here is no other test's play."""
+    copy = tmp_path_factory.mktemp("streaming")
+    shutil.copytree(a_day, copy / a_day.name)
+    return copy
+
+
+@pytest.fixture
+def opened_day(workspaces, environment, monkeypatch):
+    """The copy, opened in this process."""
+    for name in ("MATINEE_WORLD", "MATINEE_THREADS"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("MATINEE_WORKSPACES", str(workspaces))
+    with opened("world") as day:
+        yield day
+
+
+@pytest.fixture
+def command(shell, workspaces):
+    """Run a command on the copy."""
+    return partial(shell, MATINEE_WORKSPACES=str(workspaces))
 
 
 @pytest.fixture
@@ -175,7 +202,7 @@ def test_a_play_that_contradicts_the_lake_is_refused(opened_day, user, now):
 
 
 def test_the_command_takes_lines_and_parquet_and_says_what_became_of_them(
-    shell, opened_day, user, now, tmp_path
+    command, opened_day, user, now, tmp_path
 ):
     title = int(OnlineReader.open(opened_day.workspace.online).catalogue.title_ids[0])
     lines, parquet = tmp_path / "plays.jsonl", tmp_path / "plays.parquet"
@@ -184,21 +211,23 @@ def test_the_command_takes_lines_and_parquet_and_says_what_became_of_them(
     lines.write_text("".join(json.dumps(row) + "\n" for row in records))
     pq.write_table(plays((user, title, now - 2 * MINUTE)), parquet)
 
-    said = shell(f"matinee features push {lines}").stdout
+    said = command(f"matinee features push {lines}").stdout
     assert "1 plays of 1 users pushed; not recorded" in said
-    assert "raw events: 1 new, 0 there before" in shell(f"matinee features push --record - < {lines}").stdout
-    told = json.loads(shell(f"matinee features push --json {parquet}").stdout)
+    assert (
+        "raw events: 1 new, 0 there before" in command(f"matinee features push --record - < {lines}").stdout
+    )
+    told = json.loads(command(f"matinee features push --json {parquet}").stdout)
     assert told == {"plays": 1, "users": 1, "recorded": None}
     assert session(OnlineReader.open(opened_day.workspace.online), user, now)["play_count_session"] == 2
 
-    refused = shell(f"(cat {lines}; echo '{{\"user_id\": 1}}') | matinee features push -", fails=True)
+    refused = command(f"(cat {lines}; echo '{{\"user_id\": 1}}') | matinee features push -", fails=True)
     assert "line 2: play_id: Field required" in refused.stderr
 
 
-def test_plain_feast_pushes_raw_plays_to_the_page(shell, opened_day, user, now):
+def test_plain_feast_pushes_raw_plays_to_the_page(command, opened_day, user, now):
     from feature_repo.repository import feature_store
 
-    shell("matinee features apply")
+    command("matinee features apply")
     store = feature_store(opened_day.workspace.root)
     title = int(OnlineReader.open(opened_day.workspace.online).catalogue.title_ids[0])
     store.push("plays", plays((user, title, now - 3 * MINUTE)).to_pandas())
@@ -210,13 +239,10 @@ def test_plain_feast_pushes_raw_plays_to_the_page(shell, opened_day, user, now):
 
 
 def test_a_served_page_soon_leaves_out_what_was_pushed(opened_day, user, now, tmp_path):
-    workspace = opened_day.workspace
-    serving = Serving(
-        newest_tag(opened_day, "homepage"), workspace.root, workspace.bentos, port=free_port(), starts_at=now
-    )
+    tag, workspace = newest_tag(opened_day, "homepage"), opened_day.workspace
+    serving = Serving(tag, workspace.root, workspace.bentos, port=free_port(), starts_at=now)
     with served(serving, log=tmp_path / "serving.log") as url, PageClient(url) as client:
-        before = client.page(user, SIZE)
-        watched = before.titles[0].title_id
+        watched = client.page(user, SIZE).titles[0].title_id
         push(opened_day, plays((user, watched, now - MINUTE)))
         give_up = time.monotonic() + 20  # how long it takes is measured by benchmarks/push.py
         while watched in {title.title_id for title in client.page(user, SIZE).titles}:
