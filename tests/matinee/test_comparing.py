@@ -34,7 +34,7 @@ def service():
 def compared(service):
     """Compare rows that were served (one request each) with rows that are computed, column by column."""
 
-    def compare(online, offline, *, tolerance=0.0, order=(0, 1, 2, 3), digests=None):
+    def compare(online, offline, *, tolerance=0.0, order=(0, 1, 2, 3), digests=None, after=None):
         names, made = list(service.digests), digests or list(service.digests.values())
         layout = Layout("ranking", tuple(names[i] for i in order), tuple(made[i] for i in order))
         samples = [
@@ -43,7 +43,7 @@ def compared(service):
             for row, values in enumerate(online)
         ]  # fmt: skip
         served = Served(NOW, tuple(samples), tuple(sample.vectors[0] for sample in samples))
-        tally = Tally.of(service, tolerance)
+        tally = after or Tally.of(service, tolerance)
         tally.add(served, np.array(offline, dtype=np.float32))
         return tally
 
@@ -124,6 +124,10 @@ def test_values_that_are_another_features_say_whose_they_are(compared, service):
         names[1]: names[3],
         names[3]: names[1],
     }
+    offline = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    once = compared(offline[:, [0, 3, 2, 1]], offline)
+    (again, *_) = compared([[1, 2, 3, 9], [5, 6, 7, 8]], offline, after=once).findings()
+    assert again.holds == ""  # of another day's rows it is not so
     constant = compared([[9, 9, 9, 9]] * 2, [[1, 9, 9, 9]] * 2).findings()
     assert [finding.holds for finding in constant] == [""]
 
