@@ -90,6 +90,17 @@ def test_a_row_of_the_same_moment_that_was_made_later_is_a_correction(both):
     assert both(lambda store: values(store, "floats:a")) == [[9.0]]
 
 
+def test_what_is_materialized_is_as_new_as_its_file_says(both):
+    held = rows(user_id=[1], a=[1.0], b=[1.0]).astype({"a": "float32", "b": "float32"})
+    moment = held["event_timestamp"][0]
+    late = held.assign(a=[9.0], created_timestamp=held["created_timestamp"] - HOUR)
+    for store in (both.ours, both.feasts):
+        held.to_parquet(store.get_feature_view("floats").batch_source.path, coerce_timestamps="us")
+        store.materialize(moment - HOUR, moment + HOUR, feature_views=["floats"])
+        write("floats", late)(store)
+    assert (values(both.ours, "floats:a"), values(both.feasts, "floats:a")) == ([[1.0]], [[9.0]])
+
+
 def test_of_one_batch_the_newest_row_of_a_key_counts_and_of_equals_the_last(both):
     batch = rows(user_id=[1, 1, 2, 2], a=[1.0, 2.0, 3.0, 4.0], b=[0.0] * 4)
     batch.loc[0, "event_timestamp"] += HOUR
