@@ -100,6 +100,7 @@ def test_of_rows_that_share_a_key_none_is_kept():
         {"column": "user_id", "expectation": "unique", "value": "1000"}
     ]
     assert check(CONTRACT, sifted.kept, as_of=AS_OF).passed
+    assert sift(CONTRACT, users(user_id={5: 1000}), AS_OF).aside.rows["_row"].to_pylist() == [0, 5]
 
 
 @pytest.mark.parametrize(("bad", "set_aside"), [(4, True), (5, True), (6, False), (100, False)])
@@ -129,6 +130,10 @@ def test_what_is_the_tables_fault_is_no_rows():
     """Too many nulls and a wrong type stay in the table, which then fails as a whole."""
     holed = users(share=dict.fromkeys(range(60)))
     assert sift(CONTRACT, holed, AS_OF) is None
+    few = tuple(
+        replace(c, expectations=(NullShare(0.01),)) if c.name == "share" else c for c in CONTRACT.columns
+    )
+    assert sift(replace(CONTRACT, columns=few), users(share={1: None, 2: None}), AS_OF) is None
     retyped = users(device={7: "fridge"})
     retyped = retyped.set_column(1, "plays", retyped["plays"].cast(pa.int32()))
     sifted = sift(CONTRACT, retyped, AS_OF)
