@@ -251,6 +251,20 @@ def test_segments_that_every_snapshot_holds_are_removed(online):
     assert minutes(OnlineReader.open(online)) == 11
 
 
+def test_a_snapshot_of_equal_content_published_again_ends_the_pushes_before_it(online):
+    """A push of the same moment as the day's row, then the day again: the generation's id is the same."""
+    reader = OnlineReader.open(online)
+    first = reader.generation
+    day = crash.rows_of(crash.DECLARED.table("user_profile"), 1)
+    other = crash.rows_of(crash.DECLARED.table("user_profile"), 5)["vector"]
+    push(online, 1, rows=day.set_column(day.column_names.index("vector"), "vector", other))
+    reader.refresh()
+    assert minutes(reader) == 5
+    crash.materialize_and_publish(online, 1)
+    assert reader.refresh()
+    assert (minutes(reader), reader.generation) == (1, first)
+
+
 def test_a_reader_of_an_older_snapshot_still_finds_its_deltas(online):
     reader = OnlineReader.open(online)
     for k in (2, 3):

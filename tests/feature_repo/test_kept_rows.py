@@ -67,21 +67,21 @@ def push(online, *plays):
         upsert(connection, VIEW, rows(*plays))
 
 
+def computed(folder, *plays):
+    """A small store materialized as of Monday, with these plays computed."""
+    offline = small.write_offline(folder / "offline", small.declarations(), small.MONDAY)
+    of_plays = rows(*plays)
+    names = {"entity_id": "user_id", "f:play_id": "play_id", "f:title_id": "title_id"}
+    renamed = [names.get(name, name) for name in of_plays.column_names]
+    pq.write_table(of_plays.rename_columns(renamed).drop_columns("entity_key"), folder / "plays.parquet")
+    paths = {**offline, "recent_plays": folder / "plays.parquet"}
+    return materialize(declared(), paths, folder / "online", PROJECT, small.catalogue())
+
+
 @pytest.fixture
 def online(tmp_path):
-    """A small store as of Monday; users 10 and 20 have played."""
-    offline = small.write_offline(tmp_path / "offline", small.declarations(), small.MONDAY)
-    plays = rows((10, -30, 1, 100), (10, -20, 2, 101), (20, -10, 3, 102))
-    pq.write_table(
-        pa.table({
-            "user_id": plays["entity_id"], "event_timestamp": plays["event_timestamp"],
-            "created_timestamp": plays["created_timestamp"], "play_id": plays["f:play_id"],
-            "title_id": plays["f:title_id"],
-        }),
-        tmp_path / "plays.parquet",
-    )  # fmt: skip
-    paths = {**offline, "recent_plays": tmp_path / "plays.parquet"}
-    materialize(declared(), paths, tmp_path / "online", PROJECT, small.catalogue())
+    """Users 10 and 20 have played."""
+    computed(tmp_path, (10, -30, 1, 100), (10, -20, 2, 101), (20, -10, 3, 102))
     return tmp_path / "online"
 
 
@@ -142,6 +142,10 @@ def test_streamed_rows_do_not_move_the_snapshots_moment(online):
     push(online, (10, 600, 9, 104))
     assert publish_record(declared(), online, PROJECT, small.catalogue()).as_of == small.MONDAY
     assert seen(OnlineReader.open(online))[-1:] == expected((600, 9, 104))
+
+
+def test_kept_rows_do_not_move_it_even_when_they_came_with_the_batch(tmp_path):
+    assert computed(tmp_path, (10, 600, 9, 104)).as_of == small.MONDAY
 
 
 def test_each_row_has_its_own_time_to_live(online):
