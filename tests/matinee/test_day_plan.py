@@ -138,6 +138,13 @@ def test_words_change_nothing(offline):
     assert not [step for step in planned(declared, offline).steps if step.runs]
 
 
+def test_other_events_train_every_model_again(offline):
+    later = plan(DECLARED, AS_OFS, lambda _: "later", offline)
+    made = plan_day(DECLARED, AS_OFS, later, state_after_a_day(offline), MODELS)
+    assert subjects(made, "models") == {"retriever", "ranker", "creative_quality", "artwork"}
+    assert all("events known by then" in step.reason for step in made.tables)
+
+
 def test_a_feature_taken_out_writes_its_table_again_and_trains_what_read_it(offline):
     old = DECLARED.table("user_activity")
     slim = replace(old, features=tuple(f for f in old.features if f.name != "renewal_count"))
