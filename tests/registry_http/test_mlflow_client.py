@@ -311,6 +311,8 @@ def test_stricter_a_source_that_cannot_be_read_or_is_not_open_is_refused(client,
 def test_stricter_a_folder_with_what_the_store_refuses_makes_no_version(client, import_root, name, what):
     folder = import_root / name
     folder.mkdir()
+    if what != "nothing":
+        (folder / "good.json").write_text("{}")
     if what == "link":
         (folder / "config.json").symlink_to("/etc/passwd")
     elif what == "link to a folder":
@@ -322,6 +324,7 @@ def test_stricter_a_folder_with_what_the_store_refuses_makes_no_version(client, 
     client.create_registered_model(name)
     with refused("INVALID_PARAMETER_VALUE"):
         client.create_model_version(name, str(folder))
+    assert client.search_model_versions(f"name = '{name}'") == []
 
 
 def test_stricter_a_folder_that_leads_out_of_the_open_one_is_refused(client, import_root, name):
