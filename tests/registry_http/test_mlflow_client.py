@@ -515,9 +515,9 @@ def test_latest_versions_are_the_newest_of_each_stage(client, backend, draft, na
     client.transition_model_version_stage(name, "2", "Production")
     client.transition_model_version_stage(name, "4", "Staging")
     client.transition_model_version_stage(name, "1", "Archived")
-    client.transition_model_version_stage(name, "3", "Archived")
-    by_stage = {"Production": 2, "Staging": 4, "Archived": 3, "None": 6}
-    assert sorted(numbers(client.get_latest_versions(name))) == [2, 3, 4, 6]
+    client.transition_model_version_stage(name, "6", "Archived")
+    by_stage = {"Production": 2, "Staging": 4, "Archived": 6, "None": 5}
+    assert sorted(numbers(client.get_latest_versions(name))) == [2, 4, 5, 6]
     for stage, number in by_stage.items():
         assert numbers(client.get_latest_versions(name, [stage])) == [number]
     latest = client.get_registered_model(name).latest_versions
