@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from experiments.live import LiveExperiments
@@ -20,10 +21,19 @@ from matinee.recommending import known_users, looker
 from matinee.report import print_metrics, print_registry
 from matinee.session import console, opened, staged
 from matinee.show import print_page, print_readout
+from matinee.verifying import NothingToVerify, Verdict, Wanted, verify_day
 
 EXPERIMENT = "homepage-multi-objective"
 MEMBERS = 2400
 PAGE = 40
+
+
+class ServedOtherwise(RuntimeError):
+    """Pages were made from features that are not what the offline computation gives."""
+
+    def __init__(self, verdicts: Sequence[Verdict]) -> None:
+        services = ", ".join(verdict.service.name for verdict in verdicts)
+        super().__init__(f"{services}: served otherwise than computed. See `matinee features verify`.")
 
 
 def run_demo() -> None:
@@ -37,6 +47,8 @@ def run_demo() -> None:
             with stages.stage("build Bentos") as stage:
                 stage.note = ", ".join(build_bento(day, service, stage).tag for service in services_of(day))
             result = _experiment(day, stages)
+            with stages.stage("verify served features") as stage:
+                _verify(day, stage)
         print_metrics(versions)
         with looker(day) as look:
             print_page(look.page(known_users(day)[0], PAGE), rows=10)
@@ -92,6 +104,23 @@ def _run(day: Day, at: datetime, stage: Stage) -> None:
     )
 
 
+def _verify(day: Day, stage: Stage) -> None:
+    """Compute again what a share of the served pages was given.
+
+    Raises:
+        ServedOtherwise: something was served that is not what was computed.
+    """
+    try:
+        verdicts = verify_day(day, Wanted(), stage)
+    except NothingToVerify as nothing:
+        stage.skip(str(nothing))
+        return
+    for verdict in verdicts:
+        day.registry.record_consistency(verdict.to_record())
+    if failed := [verdict for verdict in verdicts if not verdict.passed]:
+        raise ServedOtherwise(failed)
+
+
 def _say_how_to_open(day: Day) -> None:
     home, tag = day.workspace.root, newest_tag(day, "homepage")
     lines = {
@@ -99,6 +128,7 @@ def _say_how_to_open(day: Day) -> None:
         "the same Bento, stock": f"MATINEE_HOME={home} BENTOML_HOME={day.workspace.bentos} bentoml serve {tag}",
         "features": "matinee features list, matinee features docs",
         "gate": f"open {day.gatekeeper.docs / 'index.html'}",
+        "served as computed": "matinee features verify, matinee features status",
         "registry": "matinee models list, matinee models explain ranker@champion",
         "experiment": f"matinee experiments readout {EXPERIMENT}",
         "Feast": f"MATINEE_HOME={home} feast -c feature_repo feature-views list",

@@ -1,7 +1,8 @@
-"""A poisoned table is stopped at the gate, and the page goes on with the day before."""
+"""A poisoned table is stopped at the gate, and the page goes on with what passed before."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import duckdb
@@ -27,11 +28,9 @@ POISONS = {
 
 
 @pytest.fixture
-def tomorrow(opened_day):
-    """The day after, its features computed from the same events."""
-    from dataclasses import replace
-
-    day = replace(opened_day, as_of=opened_day.as_of + timedelta(days=1))
+def later(opened_day):
+    """An hour on, features computed from the same events."""
+    day = replace(opened_day, as_of=opened_day.as_of + timedelta(hours=1))
     compute_features(day, Stage("compute", Stages(console)), [day.as_of])
     path = offline_path(day.workspace.offline, "user_profile", day.as_of)
     whole = path.read_bytes()
@@ -40,16 +39,16 @@ def tomorrow(opened_day):
 
 
 @pytest.mark.parametrize("poison", POISONS)
-def test_a_poisoned_table_is_stopped_and_the_page_serves_the_previous_day(opened_day, tomorrow, poison):
+def test_a_poisoned_table_is_stopped_and_the_page_serves_what_passed_before(opened_day, later, poison):
     column, change = POISONS[poison]
-    path = offline_path(tomorrow.workspace.offline, "user_profile", tomorrow.as_of)
+    path = offline_path(later.workspace.offline, "user_profile", later.as_of)
     bad = path.with_suffix(".bad")
     with duckdb.connect() as connection:
         connection.execute(f"COPY (SELECT {change} FROM read_parquet('{path}')) TO '{bad}' (FORMAT parquet)")
     bad.replace(path)
 
     with pytest.raises(GateFailed) as stopped:
-        validate(tomorrow, Stage("gate", Stages(console)), [tomorrow.as_of])
+        validate(later, Stage("gate", Stages(console)), [later.as_of])
     (report,) = stopped.value.reports
     found = [finding for finding in report.findings if finding.column == column or column in str(finding)]
     assert found, report.findings
@@ -57,21 +56,31 @@ def test_a_poisoned_table_is_stopped_and_the_page_serves_the_previous_day(opened
     assert any(finding.sample for finding in found)
 
     with pytest.raises(NotValidated, match="user_profile"):
-        publish(tomorrow, Stage("materialize", Stages(console)))
-    reader = OnlineReader.open(tomorrow.workspace.online)
+        publish(later, Stage("materialize", Stages(console)))
+    reader = OnlineReader.open(later.workspace.online)
     assert reader.as_of == opened_day.as_of
     with looker(opened_day) as look:
         page = look.page(17, 10)
     assert (page.source, page.as_of) == ("ranked", opened_day.as_of)
 
 
-def test_what_passed_and_was_changed_afterwards_does_not_go_further(tomorrow):
-    validate(tomorrow, Stage("gate", Stages(console)), [tomorrow.as_of])
-    path = offline_path(tomorrow.workspace.offline, "user_profile", tomorrow.as_of)
+def test_what_passed_and_was_changed_afterwards_does_not_go_further(later):
+    validate(later, Stage("gate", Stages(console)), [later.as_of])
+    path = offline_path(later.workspace.offline, "user_profile", later.as_of)
     with duckdb.connect() as connection:
         connection.execute(
             f"COPY (SELECT * FROM read_parquet('{path}') WHERE user_id > 1) TO '{path}.less' (FORMAT parquet)"
         )
     path.with_name(f"{path.name}.less").replace(path)
     with pytest.raises(NotValidated, match="user_profile"):
-        publish(tomorrow, Stage("materialize", Stages(console)))
+        publish(later, Stage("materialize", Stages(console)))
+
+
+def test_a_day_on_which_no_events_came_is_stopped_for_drift(opened_day):
+    silent = replace(opened_day, as_of=opened_day.as_of + timedelta(days=1))
+    compute_features(silent, Stage("compute", Stages(console)), [silent.as_of])
+    with pytest.raises(GateFailed) as stopped:
+        validate(silent, Stage("gate", Stages(console)), [silent.as_of])
+    worst = [report.worst_first[0] for report in stopped.value.reports]
+    assert all("null share" in finding.expectation for finding in worst), worst
+    assert {report.table for report in stopped.value.reports} >= {"title_activity"}
