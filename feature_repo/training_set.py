@@ -28,7 +28,7 @@ Float32 = NDArray[np.float32]
 MOMENT = "event_timestamp"
 """The spine's column with the time of each label, and a computed table's with its `as_of`."""
 
-_ROWS = 16_384  # joined or computed at a time
+_ROWS = 8_192  # joined or computed at a time; more of them cost fresh memory, fewer more calls
 _NUMBERS = {DType.FLOAT, DType.DOUBLE, DType.BIGINT, DType.BOOLEAN}
 
 
