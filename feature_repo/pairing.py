@@ -59,7 +59,7 @@ class _Step:
 
     def run(self, buffers: tuple[Array, Array]) -> None:
         """Compute the layer in place."""
-        values = [buffers[side][slots] for side, slots in self.operands]
+        values = [_rows(buffers[side], slots) for side, slots in self.operands]
         self.compute(*values, out=buffers[self.side][self.target])
 
 
@@ -100,7 +100,7 @@ def compile_pairing(expressions: Sequence[Expression], user_tables: Collection[s
     interned = _Interned(frozenset(user_tables))
     roots = [interned.add(expression) for expression in expressions]
     nodes = interned.nodes
-    order = sorted(range(len(nodes)), key=lambda i: nodes[i].place)
+    order = sorted(range(len(nodes)), key=lambda i: (nodes[i].place, _sides(nodes, i)))
     counts = [0, 0]
     slot: dict[int, int] = {}
     for i in order:
@@ -166,7 +166,7 @@ def _steps(nodes: Sequence[_Node], order: Sequence[int], slot: dict[int, int]) -
     inner = sorted((i for i in order if nodes[i].level), key=lambda i: nodes[i].level)
     for _, layer in groupby(inner, key=lambda i: nodes[i].layer):
         members = list(layer)
-        sides = [tuple(nodes[j].side for j in nodes[i].operands) for i in members]
+        sides = [_sides(nodes, i) for i in members]
         for pattern, run in groupby(zip(members, sides, strict=True), key=lambda pair: pair[1]):
             of = [i for i, _ in run]
             columns = zip(*(nodes[i].operands for i in of), strict=True)
@@ -174,6 +174,16 @@ def _steps(nodes: Sequence[_Node], order: Sequence[int], slot: dict[int, int]) -
             first = nodes[of[0]]
             target = slice(slot[of[0]], slot[of[0]] + len(of))
             yield _Step(_compute(first.key), operands, first.side, target)
+
+
+def _rows(buffer: Array, slots: Slots) -> Array:
+    """Rows of a buffer; `take` copies whole rows, where indexing by an array goes element by element."""
+    return buffer[slots] if isinstance(slots, slice) else buffer.take(slots, axis=0)
+
+
+def _sides(nodes: Sequence[_Node], i: int) -> tuple[Side, ...]:
+    """Where the operands of a node lie; nodes of a layer that agree in it are computed in one call."""
+    return tuple(nodes[j].side for j in nodes[i].operands)
 
 
 def _outputs(
