@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from feature_repo.durable import sync_folder
+
 FOLDER = "deltas"
 SEGMENT_BYTES = 1 << 20
 """A segment that has grown to this is followed by another; the last one is read whole by every writer."""
@@ -181,7 +183,7 @@ def append(root: Path, entry: Entry, covered: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     if fresh:
-        _sync_folder(last.parent)
+        sync_folder(last.parent)
         _prune(root, covered)
 
 
@@ -200,7 +202,7 @@ def make_anew(root: Path, entry: Entry) -> None:
     fresh.replace(path)
     for name in replaced:
         (root / FOLDER / name).unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def start(root: Path) -> None:
@@ -337,7 +339,7 @@ def _cut_off(root: Path, name: str, end: int, later: Sequence[str]) -> None:
         os.truncate(path, end)
     else:
         path.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _prune(root: Path, covered: int) -> None:
@@ -351,11 +353,3 @@ def _prune(root: Path, covered: int) -> None:
 def _stamp(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

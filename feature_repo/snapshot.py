@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_repo.durable import sync_folder
 from feature_repo.packed import pack
 
 FORMAT = 3
@@ -382,7 +383,7 @@ def _write_files(folder: Path, contents: Contents) -> dict[str, Any]:
     }
     manifest["generation"] = _generation_id(manifest)
     _write_durably(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-    _sync_folder(folder)
+    sync_folder(folder)
     return manifest
 
 
@@ -475,7 +476,7 @@ def _settle(partial: Path, folder: Path, manifest: Mapping[str, Any]) -> Generat
             os.utime(folder / "manifest.json")
             return generation
     partial.rename(folder)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     return Generation(folder, manifest)
 
 
@@ -521,7 +522,7 @@ def _replace_durably(path: Path, content: bytes) -> None:
     fresh = path.with_name(f".{path.name}-{os.getpid()}")
     _write_durably(fresh, content)
     fresh.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _write_durably(path: Path, content: bytes) -> None:
@@ -532,11 +533,3 @@ def _write_durably(path: Path, content: bytes) -> None:
 def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

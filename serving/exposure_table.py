@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from feature_repo.durable import sync_folder
 from serving.exposures import SEGMENT_SUFFIX, ExposureRecord, records
-from serving.segments import is_closed, sync_folder
+from serving.segments import is_closed
 
 _SCORES = ("retrieval", "play", "completion", "retention", "objective", "diversity_penalty")
 _ARM = pa.struct([("experiment", pa.string()), ("arm", pa.string())])

@@ -25,9 +25,10 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from feature_repo.durable import sync_folder
 from feature_repo.reader import OnlineReader
 from models.data import Float32, Int64
-from serving.segments import DurableLog, sync_folder
+from serving.segments import DurableLog
 
 SUFFIX = ".samples"
 LAYOUTS = "layouts"

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from feature_repo.durable import sync_folder
+
 
 class LogClosed(RuntimeError):
     """An entry came after the log was closed."""
@@ -145,12 +147,3 @@ def _write_all(segment: IO[bytes], content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[segment.write(rest) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` as durable as the files behind them."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
