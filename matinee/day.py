@@ -21,7 +21,7 @@ from matinee.lineage import record_declarations
 from matinee.progress import Stage, Stages
 from matinee.pushing import catch_up
 from matinee.recorded import table_steps
-from matinee.reference import champion_versions, training_references
+from matinee.reference import champions, training_references
 from matinee.training import train_ranker_version, train_retriever_version
 from matinee.training_artwork import train_artwork_version, train_quality_version
 from models.settings import RankerConfig, RetrievalConfig
@@ -79,7 +79,7 @@ def validate(day: Day, stage: Stage, as_ofs: Sequence[datetime] | None = None) -
     """
     moments = list(as_ofs or day.split.as_ofs)
     tables = day.workspace.declarations.stored
-    versions = champion_versions(day.registry)
+    versions = champions(day.registry)
     learned = training_references(versions, day.workspace.source, day.workspace.offline, day.as_of)
     reports = []
     for number, moment in enumerate(moments):
@@ -142,8 +142,9 @@ def train_retriever(day: Day, stage: Stage) -> ModelVersion:
 def train_ranker(day: Day, stage: Stage, retriever: str = "retriever") -> ModelVersion:
     """Train, test and register the ranker behind a retriever."""
     record_declarations(day.registry, day.workspace.declarations)
+    behind = day.registry.get(retriever)
     config = RankerConfig(seed=day.settings.seed)
-    return train_ranker_version(day.bench, fetched(day, retriever), config, stage)
+    return train_ranker_version(day.bench, behind, fetched(day, behind.ref), config, stage)
 
 
 def fetched(day: Day, ref: str) -> Path:
@@ -160,7 +161,8 @@ def train_artwork(day: Day, stage: Stage) -> tuple[ModelVersion, ...]:
         return ()
     record_declarations(day.registry, day.workspace.declarations)
     quality = train_quality_version(day.bench, day.settings.seed, stage)
-    return (quality, train_artwork_version(day.bench, fetched(day, quality.ref), day.settings.seed, stage))
+    folder = fetched(day, quality.ref)
+    return (quality, train_artwork_version(day.bench, quality, folder, day.settings.seed, stage))
 
 
 def promote(day: Day, versions: Sequence[ModelVersion], stage: Stage) -> None:

@@ -9,7 +9,7 @@ from feature_repo.compute import offline_path
 from feature_repo.contracts import contract
 from feature_repo.declarations import FeatureTable
 from matinee.context import Day
-from matinee.reference import NoChampion, champion_versions, training_references
+from matinee.reference import NoChampion, champions, training_references
 from validations.drift import Drift, limits_of
 from validations.expectations import SEVERITIES, Severity
 from validations.gate import Reference, drift_from, read_table
@@ -41,7 +41,7 @@ def moved(day: Day) -> tuple[Moved, ...]:
         NoChampion: nothing was learned from anything yet.
     """
     source, offline = day.workspace.source, day.workspace.offline
-    versions = champion_versions(day.registry)
+    versions = champions(day.registry)
     if not versions:
         raise NoChampion(source.name)
     learned = training_references(versions, source, offline, day.as_of)

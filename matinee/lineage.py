@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from importlib import metadata
+from typing import TYPE_CHECKING
 
 from events.lake import Lake
 from events.schema import TABLES
@@ -15,7 +18,22 @@ from feature_repo.declarations import Declarations, FeatureService
 from matinee.desk import Desk
 from matinee.periods import Split
 from matinee.recipes import Held, Recipe
-from registry import FeatureRecord, Metric, ModelVersion, Registry, ServiceRecord, TrainingSetRecord
+from registry import (
+    FeatureRecord,
+    Input,
+    Metric,
+    ModelVersion,
+    Registry,
+    ServiceRecord,
+    Signature,
+    TrainingSetRecord,
+)
+
+if TYPE_CHECKING:
+    from matinee.training import Fitted
+
+LIBRARIES = ("torch", "numpy", "faiss-cpu", "duckdb")
+"""What decides a model's weights beside our own code: they add in an order of their own."""
 
 
 def record_declarations(registry: Registry, declarations: Declarations) -> None:
@@ -38,19 +56,28 @@ def service_record(service: FeatureService) -> ServiceRecord:
     return ServiceRecord(service.name, tuple(service.digests.values()))
 
 
-def training_set_record(
-    desk: Desk, split: Split, service: FeatureService, digest: str, rows: int
-) -> TrainingSetRecord:
-    """Labels of the split's train periods, joined to a service's features."""
+def recorded_signature(fitted: Fitted) -> Signature:
+    """What a model takes and gives, and the libraries that made it, as the ledger keeps them."""
+    inputs = tuple(Input(name, service_record(service).digest) for name, service in fitted.inputs.items())
+    return Signature(inputs, fitted.outputs, framework())
+
+
+def framework() -> dict[str, str]:
+    """The libraries that training depends on, with the versions installed here."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+
+
+def training_set_record(desk: Desk, split: Split, fitted: Fitted) -> TrainingSetRecord:
+    """Labels of the split's train periods, joined to the features of a model's services."""
     return TrainingSetRecord(
-        digest=digest,
+        digest=fitted.training_set,
         source=desk.source.name,
         interval_start=split.train[0].start,
         interval_end=split.train[-1].end,
-        rows=rows,
+        rows=fitted.rows,
         as_of=split.as_of,
         event_digests=event_digests(desk.lake, split.as_of),
-        service=service_record(service).digest,
+        services=tuple(service_record(service).digest for service in fitted.inputs.values()),
     )
 
 

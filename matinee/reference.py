@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -26,17 +27,27 @@ class NoChampion(LookupError):
         )
 
 
-def champion_versions(registry: Registry) -> tuple[ModelVersion, ...]:
-    """The version of each model that is champion, by name."""
-    return tuple(
-        registry.get(f"{model.name}/{model.aliases['champion']}")
-        for model in registry.models()
-        if "champion" in model.aliases
-    )
+@dataclass(frozen=True)
+class Champion:
+    """A version that is champion, and the feature tables it reads."""
+
+    version: ModelVersion
+    tables: frozenset[str]
+
+
+def champions(registry: Registry) -> tuple[Champion, ...]:
+    """The champion of each model, by name."""
+    found = []
+    for model in registry.models():
+        if "champion" in model.aliases:
+            ref = f"{model.name}/{model.aliases['champion']}"
+            columns = registry.columns(ref).values()
+            found.append(Champion(registry.get(ref), frozenset(c.view for held in columns for c in held)))
+    return tuple(found)
 
 
 def training_references(
-    versions: Iterable[ModelVersion], source: Source, offline: Path, before: datetime
+    champions: Iterable[Champion], source: Source, offline: Path, before: datetime
 ) -> dict[str, Reference]:
     """Feature table → the newest of its snapshots that its champion was fitted to, from before `before`.
 
@@ -44,10 +55,10 @@ def training_references(
     one trained longest ago counts: it has the most to lose.
     """
     found: dict[str, tuple[datetime, Reference]] = {}
-    for version in versions:
-        learned = learned_at(version, source)
-        for table in tables_of(version):
-            name = f"{table} as of {learned:%Y-%m-%d %H:%M} UTC, which {version.ref} learned from"
+    for champion in champions:
+        learned = learned_at(champion.version, source)
+        for table in champion.tables:
+            name = f"{table} as of {learned:%Y-%m-%d %H:%M} UTC, which {champion.version.ref} learned from"
             reference = Reference(name, offline_path(offline, table, learned))
             if learned < before and (table not in found or learned < found[table][0]):
                 found[table] = (learned, reference)
@@ -58,10 +69,3 @@ def learned_at(version: ModelVersion, source: Source) -> datetime:
     """The newest `as_of` whose features a version was fitted to."""
     trained = datetime.fromisoformat(version.tags["as_of"])
     return trained if version.name in AT_ITS_DAY else split(source, trained).train[-1].start
-
-
-def tables_of(version: ModelVersion) -> frozenset[str]:
-    """The feature tables a version reads, by its signature."""
-    features = version.signature.get("features")
-    names = features if isinstance(features, list) else []
-    return frozenset(str(name).partition(":")[0] for name in names)

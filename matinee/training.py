@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -31,13 +31,13 @@ from matinee.lineage import (
     as_metrics,
     held,
     inputs_digest,
-    service_record,
+    recorded_signature,
     trained_already,
     training_set_record,
 )
 from matinee.periods import Split
 from matinee.progress import Stage
-from matinee.recipes import RANKING_ROWS, features_digest
+from matinee.recipes import RANKING_ROWS, Recipe, features_digest
 from models import artifact
 from models.data import RetrievalPeriod
 from models.evaluate import (
@@ -56,9 +56,10 @@ from models.ranker import Ranker
 from models.retrieval import Retriever
 from models.settings import RankerConfig, RetrievalConfig
 from models.signature import Signature
+from models.threads import threads
 from models.train_ranker import train_ranker
 from models.train_retrieval import train_retrieval
-from registry import Metric, ModelVersion, Registry, VersionDraft
+from registry import Metric, ModelVersion, Output, Registry, VersionDraft
 
 RETRIEVAL_KS = (20, 100, 200)
 N_CANDIDATES = 200
@@ -86,6 +87,61 @@ class Bench:
         return self.desk.declarations.service(name)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A trained and tested model with all that the ledger is to know of it.
+
+    `inputs` are the services its inputs are, by the input's name; `training_set` is a digest of `rows` rows;
+    `upstream` are the versions it was trained behind, by role.
+    """
+
+    recipe: Recipe
+    model: Saveable
+    config: BaseModel
+    inputs: Mapping[str, FeatureService]
+    outputs: tuple[Output, ...]
+    training_set: str
+    rows: int
+    metrics: tuple[Metric, ...]
+    upstream: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.recipe.model
+
+
+def kept_version(bench: Bench, recipe: Recipe, stage: Stage) -> ModelVersion | None:
+    """The version that was trained by `recipe` from the very features there are now, if one was."""
+    kept = trained_already(bench.registry, recipe.model, inputs_digest(bench.desk, bench.split, recipe))
+    if kept:
+        stage.skip(f"{kept.ref} was trained from these inputs")
+    return kept
+
+
+def register(bench: Bench, fitted: Fitted) -> ModelVersion:
+    """Save a model into the ledger with its training set, its lineage and its figures."""
+    made, source = training_set_record(bench.desk, bench.split, fitted), bench.desk.source.name
+    bench.registry.record_training_set(made)
+    settings = fitted.config.model_dump(mode="json")
+    inputs = inputs_digest(bench.desk, bench.split, fitted.recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        return bench.registry.register(VersionDraft(
+            name=fitted.name, files=saved(fitted.model, Path(folder)), metrics=fitted.metrics,
+            config=settings, seed=settings.get("seed"),
+            params={key: value for key, value in settings.items() if isinstance(value, str | float | int)},
+            tags={"source": source, "as_of": bench.split.as_of.isoformat(), "inputs": inputs, "threads": str(threads())},
+            signature=recorded_signature(fitted), training_set=made.digest, upstream=fitted.upstream,
+            source=source, created_by="matinee train",
+        ))  # fmt: skip
+
+
+def saved(model: Saveable, folder: Path) -> dict[str, Path | bytes]:
+    """The files of a model, written into a new folder within `folder`, by name."""
+    model.save(folder / "model")
+    return {path.name: path for path in sorted((folder / "model").iterdir())}
+
+
 def signature(service: FeatureService) -> Signature:
     """The ordered features a model of this service reads."""
     return Signature(tuple(service.digests), tuple(service.digests.values()))
@@ -93,23 +149,35 @@ def signature(service: FeatureService) -> Signature:
 
 def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage) -> ModelVersion:
     """Two towers on the train periods, stopped on validation, tested against popularity, registered."""
-    user, title = bench.service("retrieval_user"), bench.service("retrieval_title")
-    inputs = inputs_digest(bench.desk, bench.split, recipes.retriever(config))
-    if kept := trained_already(bench.registry, "retriever", inputs):
-        stage.skip(f"{kept.ref} was trained from these inputs")
+    if kept := kept_version(bench, recipes.retriever(config), stage):
         return kept
-    split = bench.split
+    fitted = fit_retriever(bench, config, stage)
+    version = register(bench, fitted)
+    stage.note = f"{version.ref}: {_against_popularity(fitted.metrics, 'recall_at_200')}"
+    return version
+
+
+def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted:
+    """The retriever of a bench's split, trained and tested, not registered."""
+    split, user, title = bench.split, bench.service("retrieval_user"), bench.service("retrieval_title")
     train = [retrieval_period(bench.desk, period, split.as_of) for period in split.train]
     valid = retrieval_period(bench.desk, split.valid, split.as_of)
     retriever = train_retrieval(train, valid, config, signature(user), signature(title), _told(stage))
     test = retrieval_period(bench.desk, split.test, split.as_of)
-    metrics = _retrieval_metrics(bench, retriever, test)
     ids, features = entity_matrix(bench.desk, title, split.as_of)
-    digest = features_digest((user, title), split.as_ofs, held(bench.desk))
-    trained = Trained(user, digest, sum(len(period.play_user) for period in train), config, inputs)
-    version = register(bench, "retriever", retriever.with_titles(ids, features), trained, metrics)
-    stage.note = f"{version.ref}: {_against_popularity(metrics, 'recall_at_200')}"
-    return version
+    return Fitted(
+        recipe=recipes.retriever(config),
+        model=retriever.with_titles(ids, features),
+        config=config,
+        inputs={"user": user, "title": title},
+        outputs=(
+            Output("title_ids", "int64", meaning="titles of the catalogue, best first"),
+            Output("scores", meaning="inner product of user and title vector, plus the title's bias"),
+        ),
+        training_set=features_digest((user, title), split.as_ofs, held(bench.desk)),
+        rows=sum(len(period.play_user) for period in train),
+        metrics=_retrieval_metrics(bench, retriever, test),
+    )
 
 
 def _retrieval_metrics(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> tuple[Metric, ...]:
@@ -139,31 +207,56 @@ def popularity_list(bench: Bench, as_of: datetime, size: int = 200) -> Int64:
 
 
 def train_ranker_version(
-    bench: Bench, retriever_folder: Path, config: RankerConfig, stage: Stage
+    bench: Bench, behind: ModelVersion, folder: Path, config: RankerConfig, stage: Stage
 ) -> ModelVersion:
-    """Heads for play, completion and retention on the train periods, tested alone and behind the retriever."""
-    service, split = bench.service("ranking"), bench.split
-    recipe = recipes.ranker(config).after(artifact.digest(retriever_folder))
-    inputs = inputs_digest(bench.desk, split, recipe)
-    if kept := trained_already(bench.registry, "ranker", inputs):
-        stage.skip(f"{kept.ref} was trained from these inputs")
+    """Heads for play, completion and retention on the train periods, tested alone and behind a retriever.
+
+    `folder` holds the files of `behind`, the retriever.
+    """
+    if kept := kept_version(bench, recipes.ranker(config).after(artifact.digest(folder)), stage):
         return kept
-    retriever = Retriever.load(retriever_folder)
+    fitted = fit_ranker(bench, behind, folder, config, stage)
+    version = register(bench, fitted)
+    stage.note = f"{version.ref}: {_against_popularity(fitted.metrics, 'ndcg_at_20')}"
+    return version
+
+
+def fit_ranker(
+    bench: Bench, behind: ModelVersion, folder: Path, config: RankerConfig, stage: Stage
+) -> Fitted:
+    """The ranker of a bench's split, trained and tested behind a retriever, not registered."""
+    service, split = bench.service("ranking"), bench.split
+    retriever = Retriever.load(folder)
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
     valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
     ranker = train_ranker(train, valid, config, signature(service), _told(stage))
     test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed, found)
     source = bench.desk.source.name
-    metrics = [
+    metrics = (
         *as_metrics(_determined(evaluate_ranking(ranker, test)), source, "test"),
         *as_metrics(_determined(evaluate_ranking(ranker, valid)), source, "valid"),
         *_two_stage_metrics(bench, retriever, ranker),
-    ]
-    trained = Trained(service, made.digest, len(train), config, inputs)
-    version = register(bench, "ranker", ranker, trained, metrics)
-    stage.note = f"{version.ref}: {_against_popularity(metrics, 'ndcg_at_20')}"
-    return version
+    )
+    return Fitted(
+        recipe=recipes.ranker(config).after(artifact.digest(folder)),
+        model=ranker,
+        config=config,
+        inputs={"ranking": service},
+        outputs=tuple(Output(head, meaning=HEADS[head]) for head in ranker.heads),
+        training_set=made.digest,
+        rows=len(train),
+        metrics=metrics,
+        upstream={"retriever": behind.ref},
+    )
+
+
+HEADS = {
+    "play": "calibrated probability that the title is played",
+    "completion": "calibrated probability that a play is watched to its end",
+    "retention": "calibrated probability that the member is still one at the horizon",
+}
+"""What the ranker's heads say, each between 0 and 1."""
 
 
 def retrieved(bench: Bench, retriever: Retriever) -> pa.Table:
@@ -235,39 +328,6 @@ def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -
                         events=bench.desk.lake.register, threads=bench.desk.threads)  # fmt: skip
     pairs = zip(users.tolist(), titles.tolist(), strict=True)
     return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a model was trained on: features, training set with its rows, configuration, digest of all inputs."""
-
-    service: FeatureService
-    training_set: str
-    rows: int
-    config: BaseModel
-    inputs: str
-
-
-def register(
-    bench: Bench, name: str, model: Saveable, trained: Trained, metrics: Sequence[Metric]
-) -> ModelVersion:
-    """Save a model into the ledger with its training set, its lineage and its figures."""
-    bench.registry.record_training_set(
-        training_set_record(bench.desk, bench.split, trained.service, trained.training_set, trained.rows)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder) / name
-        model.save(saved)
-        files: dict[str, Path | bytes] = {path.name: path for path in sorted(saved.iterdir())}
-        settings = trained.config.model_dump(mode="json")
-        return bench.registry.register(VersionDraft(
-            name=name, files=files, metrics=metrics, config=settings, seed=settings.get("seed"),
-            params={key: value for key, value in settings.items() if isinstance(value, str | float | int)},
-            tags={"source": bench.desk.source.name, "as_of": bench.split.as_of.isoformat(), "inputs": trained.inputs},
-            signature=signature(trained.service).to_json(),
-            training_set=trained.training_set, service=service_record(trained.service).digest,
-            source=bench.desk.source.name, created_by="matinee train",
-        ))  # fmt: skip
 
 
 def _told(stage: Stage) -> Progress:

@@ -13,18 +13,18 @@ from feature_repo.training_set import training_set
 from matinee import recipes
 from matinee.datasets import Float32, entity_matrix
 from matinee.desk import Desk, literal
-from matinee.lineage import as_metrics, held, inputs_digest, trained_already
+from matinee.lineage import as_metrics, held
 from matinee.periods import Period
 from matinee.progress import Stage
 from matinee.recipes import features_digest
-from matinee.training import Bench, Trained, register, signature
+from matinee.training import Bench, Fitted, kept_version, register, signature
 from models import artifact
 from models.artwork_data import ArtworkImages, ArtworkLog
 from models.artwork_evaluate import evaluate_artwork
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
 from models.artwork_train import train_artwork
 from models.creative_quality import CreativeQuality, train_creative_quality
-from registry import ModelVersion
+from registry import ModelVersion, Output
 
 WINDOW = timedelta(hours=1)
 """A play counts for the image it was reached through; impressions younger than this are still open."""
@@ -87,41 +87,71 @@ def _shown(desk: Desk, start: datetime, end: datetime) -> pa.Table:
 
 def train_quality_version(bench: Bench, seed: int, stage: Stage) -> ModelVersion:
     """Train, cross-validate over titles and register the creative-quality model."""
-    service, config = bench.service("artwork_image"), CreativeQualityConfig()
-    inputs = inputs_digest(bench.desk, bench.split, recipes.creative_quality(config, seed))
-    if kept := trained_already(bench.registry, "creative_quality", inputs):
-        stage.skip(f"{kept.ref} was trained from these inputs")
+    config = CreativeQualityConfig()
+    if kept := kept_version(bench, recipes.creative_quality(config, seed), stage):
         return kept
-    log = context_free_log(bench)
-    quality = train_creative_quality(
-        artwork_images(bench.desk, bench.split.as_of), log, signature(service), config
-    )
-    digest = features_digest((service,), bench.split.as_ofs, held(bench.desk))
-    metrics = as_metrics(dict(quality.metrics), bench.desk.source.name, "cross-validated")
-    version = register(
-        bench, "creative_quality", quality, Trained(service, digest, len(log), config, inputs), metrics
-    )
-    stage.note = f"{version.ref}: validity {quality.metrics['validity']:.2f}"
+    fitted = fit_quality(bench, config, seed)
+    version = register(bench, fitted)
+    stage.note = f"{version.ref}: validity {_value(fitted, 'validity'):.2f}"
     return version
 
 
-def train_artwork_version(bench: Bench, quality: Path, seed: int, stage: Stage) -> ModelVersion:
-    """Fit priors and posteriors on the train periods, evaluate off-policy on the test period, register."""
-    service, config = bench.service("artwork_context"), ArtworkConfig(seed=seed)
-    recipe = recipes.artwork(config).after(artifact.digest(quality))
-    inputs = inputs_digest(bench.desk, bench.split, recipe)
-    if kept := trained_already(bench.registry, "artwork", inputs):
-        stage.skip(f"{kept.ref} was trained from these inputs")
+def fit_quality(bench: Bench, config: CreativeQualityConfig, seed: int) -> Fitted:
+    """The creative-quality model of a bench's split, not registered. `seed` is part of what it is known by only."""
+    service, log = bench.service("artwork_image"), context_free_log(bench)
+    images = artwork_images(bench.desk, bench.split.as_of)
+    quality = train_creative_quality(images, log, signature(service), config)
+    return Fitted(
+        recipe=recipes.creative_quality(config, seed),
+        model=quality,
+        config=config,
+        inputs={"image": service},
+        outputs=(Output("appeal", "float64", meaning="standard deviations above the average image"),),
+        training_set=features_digest((service,), bench.split.as_ofs, held(bench.desk)),
+        rows=len(log),
+        metrics=as_metrics(dict(quality.metrics), bench.desk.source.name, "cross-validated"),
+    )
+
+
+def train_artwork_version(
+    bench: Bench, behind: ModelVersion, folder: Path, seed: int, stage: Stage
+) -> ModelVersion:
+    """Fit priors and posteriors on the train periods, evaluate off-policy on the test period, register.
+
+    `folder` holds the files of `behind`, the creative-quality model.
+    """
+    config = ArtworkConfig(seed=seed)
+    if kept := kept_version(bench, recipes.artwork(config).after(artifact.digest(folder)), stage):
         return kept
+    fitted = fit_artwork(bench, behind, folder, config)
+    version = register(bench, fitted)
+    stage.note = f"{version.ref}: " + ", ".join(f"{m.name} {m.value:.3f}" for m in fitted.metrics)
+    return version
+
+
+def fit_artwork(bench: Bench, behind: ModelVersion, folder: Path, config: ArtworkConfig) -> Fitted:
+    """The artwork policy of a bench's split with priors from a creative-quality model, not registered."""
+    context, image = bench.service("artwork_context"), bench.service("artwork_image")
     log = artwork_log(bench, (*bench.split.train, bench.split.valid))
     images = artwork_images(bench.desk, bench.split.as_of)
-    policy = train_artwork(
-        images, log, signature(service), signature(bench.service("artwork_image")), CreativeQuality.load(quality), config
-    )  # fmt: skip
+    quality = CreativeQuality.load(folder)
+    policy = train_artwork(images, log, signature(context), signature(image), quality, config)
     measured = evaluate_artwork(policy, images, artwork_log(bench, [bench.split.test])).metrics
-    metrics = as_metrics(measured, bench.desk.source.name, "test")
-    version = register(
-        bench, "artwork", policy, Trained(service, log.digest, len(log), config, inputs), metrics
+    return Fitted(
+        recipe=recipes.artwork(config).after(artifact.digest(folder)),
+        model=policy,
+        config=config,
+        inputs={"context": context, "image": image},
+        outputs=(
+            Output("artwork_ids", "int64", meaning="one image for each title"),
+            Output("propensities", "float64", meaning="probability with which that image was drawn"),
+        ),
+        training_set=log.digest,
+        rows=len(log),
+        metrics=as_metrics(measured, bench.desk.source.name, "test"),
+        upstream={"quality": behind.ref},
     )
-    stage.note = f"{version.ref}: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
-    return version
+
+
+def _value(fitted: Fitted, name: str) -> float:
+    return next(metric.value for metric in fitted.metrics if metric.name == name)

@@ -61,6 +61,7 @@ from registry.results import (
     RegisteredModel,
     StateChange,
 )
+from registry.signature import Column, Input, Output, Signature
 
 __all__ = [
     "ANYWHERE",
@@ -75,6 +76,7 @@ __all__ = [
     "Bento",
     "BentoRecord",
     "Binding",
+    "Column",
     "Consistency",
     "ConsistencyRecord",
     "DefinitionConflict",
@@ -84,6 +86,7 @@ __all__ = [
     "FeatureRecord",
     "File",
     "GateRecord",
+    "Input",
     "InvalidPageToken",
     "InvalidRecord",
     "InvalidReference",
@@ -94,6 +97,7 @@ __all__ = [
     "NoEvidence",
     "NotRecorded",
     "NothingToRollBack",
+    "Output",
     "Page",
     "QuerySyntax",
     "Readout",
@@ -101,6 +105,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "ServiceRecord",
+    "Signature",
     "StateChange",
     "StillReferenced",
     "TrainingSetRecord",

@@ -22,6 +22,7 @@ from registry.schema import (
     BindingRow,
     ExperimentRow,
     FeatureRow,
+    InputRow,
     MetricRow,
     ModelRow,
     ParameterRow,
@@ -90,7 +91,7 @@ def _some_feature(comparison: Comparison) -> ColumnElement[bool]:
     """By name or by digest."""
     held = holds(FeatureRow.name.expression, comparison) | holds(FeatureRow.digest.expression, comparison)
     services = sa.select(ServiceMemberRow.service_digest).join(FeatureRow).where(held)
-    return sa.and_(VersionRow.service_digest.is_not(None), VersionRow.service_digest.in_(services))
+    return VersionRow.id.in_(sa.select(InputRow.version_id).where(InputRow.service_digest.in_(services)))
 
 
 def _some_arm(comparison: Comparison) -> ColumnElement[bool]:

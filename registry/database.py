@@ -50,10 +50,34 @@ class Database:
             yield session
 
     @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A plain connection that leaves the ledger as it is."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
         """A plain connection in a writing transaction."""
         with self._writing.begin() as connection:
             yield connection
+
+    @contextmanager
+    def rebuilding(self) -> Iterator[sa.Connection]:
+        """As `connection`, for changing the schema: every foreign key is checked when the block ends, not before.
+
+        On SQLite a table is changed by writing it anew, and dropping the old one would take along what hangs on it.
+        """
+        with self._writing.connect() as connection:
+            if self.dialect == "sqlite":
+                _enforce_references(connection, on=False)
+            try:
+                with connection.begin():
+                    yield connection
+                    if self.dialect == "sqlite":
+                        _refuse_dangling(connection)
+            finally:
+                if self.dialect == "sqlite":
+                    _enforce_references(connection, on=True)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -61,15 +85,28 @@ class Database:
 
 
 def migrate(database: Database, revision: str = "head") -> None:
-    """Bring the schema up to `revision`; whoever comes second waits, then finds it done."""
-    with database.connection() as connection:
+    """Bring the schema up, or down, to `revision`; whoever comes second waits, then finds it done.
+
+    Everything happens in one transaction, so a step that fails leaves the schema and its rows as they were. Where
+    nothing is to be done, nothing is locked.
+    """
+    if _stands_at(database, revision):
+        return
+    with database.rebuilding() as connection:
         if database.dialect == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
         config = migration_config(connection)
-        head = ScriptDirectory.from_config(config).get_current_head()
-        if revision == "head" and MigrationContext.configure(connection).get_current_revision() == head:
-            return
-        alembic.command.upgrade(config, revision)
+        current = MigrationContext.configure(connection).get_current_revision()
+        earlier = ScriptDirectory.from_config(config).iterate_revisions(current or "base", "base")
+        down = revision in {"base", *(step.revision for step in earlier)}
+        (alembic.command.downgrade if down else alembic.command.upgrade)(config, revision)
+
+
+def _stands_at(database: Database, revision: str) -> bool:
+    with database.reading() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        head = ScriptDirectory.from_config(migration_config(connection)).get_current_head()
+    return current == (head if revision == "head" else revision)
 
 
 def migration_config(connection: sa.Connection) -> Config:
@@ -107,6 +144,21 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
         "case_sensitive_like = ON",  # as on PostgreSQL; ILIKE folds case
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _enforce_references(connection: sa.Connection, *, on: bool) -> None:
+    """Past SQLAlchemy, which would begin a transaction first, and within one the pragma does nothing."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - so on SQLite; tells the type checker
+    raw.execute(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
+
+
+def _refuse_dangling(connection: sa.Connection) -> None:
+    if dangling := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+        tables = ", ".join(sorted({row[0] for row in dangling}))
+        raise sa.exc.IntegrityError(
+            f"{len(dangling)} rows of {tables} refer to nothing", None, ValueError(tables)
+        )
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -18,6 +18,8 @@ from registry.schema import (
     BentoVersionRow,
     BindingRow,
     ExperimentRow,
+    ModelRow,
+    UpstreamRow,
     VersionRow,
 )
 
@@ -27,7 +29,7 @@ def delete_version(session: Session, ref: Ref) -> None:
 
     Raises:
         InvalidReference: `ref` is not a number: a name that moves is no way to say what should go.
-        StillReferenced: an alias, a Bento or an arm refers to it.
+        StillReferenced: an alias, a Bento, an arm or a version that was trained behind it refers to it.
     """
     if ref.number is None:
         raise InvalidReference(str(ref))
@@ -69,11 +71,22 @@ def referrers(session: Session, row: VersionRow) -> list[str]:
         .where(BindingRow.version_id == row.id)
         .distinct()
     )
+    behind = (
+        sa.select(ModelRow.name, VersionRow.number)
+        .join(VersionRow, VersionRow.model_id == ModelRow.id)
+        .join(UpstreamRow, UpstreamRow.version_id == VersionRow.id)
+        .where(UpstreamRow.upstream_id == row.id)
+        .distinct()
+    )
     return [
         *(f"alias {alias!r}" for alias in session.scalars(aliases.order_by(AliasRow.alias))),
         *(f"Bento {tag!r}" for tag in session.scalars(bentos.order_by(BentoRow.tag))),
         *(
             f"arm '{name}/{arm}' ({state})"
             for name, arm, state in session.execute(arms.order_by(ExperimentRow.name))
+        ),
+        *(
+            f"version '{name}/{number}', trained behind it"
+            for name, number in session.execute(behind.order_by(ModelRow.name, VersionRow.number))
         ),
     ]

@@ -43,6 +43,7 @@ from registry.results import (
     RegisteredModel,
 )
 from registry.schema import TagRow
+from registry.signature import Column
 
 Clock = Callable[[], datetime]
 
@@ -147,7 +148,7 @@ class Registry:
 
         Raises:
             ArtifactRefused: a pickle, a link, a path with `..`, or bytes that are not what the name says.
-            NotRecorded: the training set or the service was not recorded before.
+            NotRecorded: the training set, a service or a version it stands behind was not recorded before.
         """
         if not draft.files:
             raise InvalidRecord(f"model {draft.name!r}: a version without files could never be loaded.")
@@ -160,6 +161,11 @@ class Registry:
         """The version a reference means. Raises `NotRecorded`, naming what there is."""
         with self._database.read() as session:
             return reading.model_version(session, parse_ref(ref))
+
+    def columns(self, ref: str) -> dict[str, tuple[Column, ...]]:
+        """Every input of a version by name, and the feature behind each of its columns, in order."""
+        with self._database.read() as session:
+            return reading.columns(session, reading.version(session, parse_ref(ref)))
 
     def search(
         self, query: str = "", order_by: Sequence[str] = (), limit: int = 100, page_token: str | None = None
@@ -250,9 +256,8 @@ class Registry:
 
         Args:
             ref: the version that is to have it.
-            alias: the alias; a protected one (`champion`) wants metrics and, where the gate has reported on the
-                tables of the training set, that they passed; and that no feature it reads was last found to be
-                served otherwise than computed.
+            alias: the alias; a protected one (`champion`) wants metrics, a training set whose tables passed the gate,
+                and that no feature it reads was last found to be served otherwise than computed.
             expect: the number it stands on now, None for nowhere: compare-and-set. Left out: from anywhere.
             by: who moves it.
             reason: why.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from registry.canonical import JSON
 
 _FEW_FEATURES = 6  # more of one view are drawn as one box
 
 
-@dataclass(frozen=True)
-class FeatureNode:
+class FeatureNode(NamedTuple):
     """A feature with one meaning."""
 
     digest: str
@@ -21,8 +21,7 @@ class FeatureNode:
     dtype: str
 
 
-@dataclass(frozen=True)
-class ServiceNode:
+class ServiceNode(NamedTuple):
     """A feature service; `features` are those of its features that this lineage is about, in order."""
 
     digest: str
@@ -30,8 +29,7 @@ class ServiceNode:
     features: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class TrainingSetNode:
+class TrainingSetNode(NamedTuple):
     """A training set and the interval of raw events it learned from."""
 
     digest: str
@@ -40,23 +38,21 @@ class TrainingSetNode:
     interval_end: datetime
     rows: int
     event_digests: Mapping[str, str]
-    service: str | None
+    services: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class VersionNode:
-    """A model version, what it was made from, and what points at it."""
+class VersionNode(NamedTuple):
+    """A model version, what it was made from (digests, and references of what it stands behind), and what points at it."""
 
     ref: str
     digest: str
-    created_at: datetime
-    service: str | None
     training_set: str | None
+    services: tuple[str, ...]
+    upstream: tuple[str, ...]
     aliases: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class BentoNode:
+class BentoNode(NamedTuple):
     """A Bento and those of its versions that this lineage is about."""
 
     tag: str
@@ -65,8 +61,7 @@ class BentoNode:
     versions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ArmNode:
+class ArmNode(NamedTuple):
     """An arm that serves a version for a parameter; `run` tells runs of one experiment apart."""
 
     run: int
@@ -82,8 +77,7 @@ class ArmNode:
         return f"{self.experiment}/{self.arm}"
 
 
-@dataclass(frozen=True)
-class ReadoutNode:
+class ReadoutNode(NamedTuple):
     """What came out of a run of an experiment."""
 
     id: int
@@ -108,9 +102,7 @@ class Lineage:
 
     def to_dict(self) -> dict[str, JSON]:
         """The lineage as JSON: times in ISO 8601, tuples as lists."""
-        shown = _json(asdict(self))
-        assert isinstance(shown, dict)  # noqa: S101 - a dataclass gives a dict; tells the type checker
-        return shown
+        return {part.name: _json(getattr(self, part.name)) for part in fields(self)}
 
     def to_mermaid(self) -> str:
         """The lineage as a Mermaid flow chart, from left to right; many features of one view are one box."""
@@ -126,7 +118,11 @@ class Lineage:
         yield from self._feature_boxes()
         yield from self._training_set_boxes()
         for version in self.versions:
-            before = (f"service {version.service}", f"training set {version.training_set}")
+            before = [f"service {service}" for service in version.services]
+            before += [
+                f"training set {version.training_set}",
+                *(f"version {ref}" for ref in version.upstream),
+            ]
             aliases = "".join(f" @{alias}" for alias in version.aliases)
             yield f"version {version.ref}", f"{version.ref}{aliases}", before
         for bento in self.bentos:
@@ -159,12 +155,18 @@ class Lineage:
             events = f"events {made.source} [{made.interval_start:%Y-%m-%d %H:%M}, {made.interval_end:%Y-%m-%d %H:%M})"
             yield events, events, ()
             label = f"training set {made.digest[:8]}: {made.rows:,} rows"
-            yield f"training set {made.digest}", label, (events, f"service {made.service}")
+            yield (
+                f"training set {made.digest}",
+                label,
+                (events, *(f"service {digest}" for digest in made.services)),
+            )
 
 
-def _json(value: JSON) -> JSON:
+def _json(value: Any) -> JSON:
     if isinstance(value, datetime):
         return value.isoformat()
+    if hasattr(value, "_asdict"):
+        return _json(value._asdict())
     if isinstance(value, Mapping):
         return {key: _json(item) for key, item in value.items()}
     return [_json(item) for item in value] if isinstance(value, list | tuple) else value

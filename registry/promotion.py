@@ -5,7 +5,7 @@ Every move holds the model's row locked, so that what is compared is what is set
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -22,6 +22,7 @@ from registry.schema import (
     AliasMoveRow,
     AliasRow,
     GateRow,
+    InputRow,
     MetricRow,
     ServiceMemberRow,
     ServiceRow,
@@ -61,8 +62,8 @@ def promote(
 
     Raises:
         AliasMoved: it is not where `expect` says.
-        NoEvidence: the alias is protected and the version has no metrics, its tables did not pass the gate, or
-            features it reads were last found to be served otherwise than computed.
+        NoEvidence: the alias is protected and the version has no metrics, no gate passed the tables that its training
+            set was built from, or features it reads were last found to be served otherwise than computed.
     """
     check_name("alias", alias)
     model = reading.model(session, ref.name, lock=True)
@@ -144,16 +145,18 @@ def history(session: Session, name: str, alias: str) -> tuple[AliasMove, ...]:
 class Evidence:
     """What speaks for a version: its metrics, the gate's newest verdict on each of its tables, and `verdicts`.
 
-    These are the newest consistency verdicts on the services it may read, None where there never was one.
+    `tables` says in words which tables `gates` are the reports on, None where the version names no training set.
+    `verdicts` are the newest consistency verdicts on the services it may read, None where there never was one.
     """
 
     def __init__(
         self,
         metrics: Mapping[str, float],
+        tables: str | None,
         gates: Sequence[GateRow],
         verdicts: Mapping[str, Verdict | None],
     ) -> None:
-        self._metrics, self._verdicts = metrics, verdicts
+        self._metrics, self._tables, self._verdicts = metrics, tables, verdicts
         self._gates = {
             (gate.table, gate.as_of): gate for gate in gates
         }  # in order of recording: the newest stays
@@ -161,6 +164,12 @@ class Evidence:
     def lacks(self) -> tuple[str, ...]:
         """What is missing, in words; empty when the version may take a protected alias."""
         lacks = [] if self._metrics else ["metrics: evaluate it and record what came out"]
+        if self._tables is None:
+            lacks.append(
+                "a training set: through it the gate's reports on the tables it learned from are found"
+            )
+        elif not self._gates:
+            lacks.append(f"a passed gate on the tables {self._tables}: no report on them was ever recorded")
         for (table, as_of), gate in sorted(self._gates.items()):
             if not gate.passed:
                 lacks.append(f"a passed gate on {table!r} as of {as_of:%Y-%m-%dT%H:%M:%SZ}")
@@ -221,34 +230,44 @@ def gather_evidence(session: Session, version: VersionRow) -> Evidence:
     }
     verdicts = gather_verdicts(session, version)
     if version.training_set_digest is None:
-        return Evidence(metrics, [], verdicts)
+        return Evidence(metrics, None, [], verdicts)
     made_from = session.get_one(TrainingSetRow, version.training_set_digest)
     same_day = sa.and_(GateRow.as_of == made_from.as_of, GateRow.source.in_(["", made_from.source]))
     theirs = (
         same_day if made_from.generation is None else same_day | (GateRow.generation == made_from.generation)
     )
     gates = session.scalars(sa.select(GateRow).where(theirs).order_by(GateRow.id)).all()
-    return Evidence(metrics, gates, verdicts)
+    day = "" if made_from.as_of is None else f" as of {made_from.as_of:%Y-%m-%dT%H:%M:%SZ}"
+    built = "" if made_from.generation is None else f" of generation {made_from.generation}"
+    return Evidence(metrics, f"of {made_from.source}{day}{built}", gates, verdicts)
 
 
 def gather_verdicts(session: Session, version: VersionRow) -> dict[str, Verdict | None]:
     """The newest consistency verdict of the version's source on each service it may read, by the service's name.
 
-    With a known service it is that one's, under whatever digest it was checked, and of its findings those count
-    whose feature the version reads: a feature that has been declared anew is another one, not served yet. A version
-    that does not say what it reads may read anything of its source.
+    With known inputs it is that of their services, under whatever digest it was checked, and of its findings those
+    count whose feature the version reads: a feature that has been declared anew is another one, not served yet. A
+    version that does not say what it reads may read anything of its source.
     """
     found = reading.consistency(session, _source_of(session, version))
-    if version.service_digest is None:
-        return {name: Verdict(one, _features(one.findings)) for name, one in found.items()}
-    name = session.get_one(ServiceRow, version.service_digest).name
-    if name not in found:
-        return {name: None}
-    members = sa.select(ServiceMemberRow.feature_digest).where(
-        ServiceMemberRow.service_digest == version.service_digest
+    members = (
+        sa.select(ServiceRow.name, ServiceMemberRow.feature_digest)
+        .join(InputRow, InputRow.service_digest == ServiceRow.digest)
+        .join(ServiceMemberRow, ServiceMemberRow.service_digest == ServiceRow.digest)
+        .where(InputRow.version_id == version.id)
     )
-    reads = set(session.scalars(members))
-    return {name: Verdict(found[name], _features([f for f in found[name].findings if f["digest"] in reads]))}
+    reads: dict[str, set[str]] = {}
+    for name, digest in session.execute(members.order_by(InputRow.position)):
+        reads.setdefault(name, set()).add(digest)
+    if not reads:
+        return {name: Verdict(one, _features(one.findings)) for name, one in found.items()}
+    return {name: _verdict(found.get(name), digests) for name, digests in reads.items()}
+
+
+def _verdict(found: Consistency | None, reads: Collection[str]) -> Verdict | None:
+    if found is None:
+        return None
+    return Verdict(found, _features([finding for finding in found.findings if finding["digest"] in reads]))
 
 
 def _features(findings: Sequence[Mapping[str, JSON]]) -> tuple[str, ...]:

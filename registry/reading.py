@@ -17,15 +17,20 @@ from registry.schema import (
     AliasRow,
     ArtifactRow,
     ConsistencyRow,
+    FeatureRow,
     FileRow,
     GateRow,
+    InputRow,
     MetricRow,
     ModelRow,
     ParameterRow,
+    ServiceMemberRow,
     ServiceRow,
     TagRow,
+    UpstreamRow,
     VersionRow,
 )
+from registry.signature import Column, Input, Signature
 
 _IDS: sa.BindParameter[int] = sa.bindparam("ids", expanding=True)
 _METRICS = (
@@ -50,6 +55,20 @@ _ALIASES = (
     .join(AliasRow, sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number))
     .where(VersionRow.id.in_(_IDS))
     .order_by(AliasRow.alias)
+)
+_INPUTS = (
+    sa.select(InputRow.version_id, InputRow.name, InputRow.service_digest, InputRow.dtype)
+    .where(InputRow.version_id.in_(_IDS))
+    .order_by(InputRow.position)
+)
+_UPSTREAM = (
+    sa.select(
+        UpstreamRow.version_id, UpstreamRow.role, ModelRow.name + "/" + sa.cast(VersionRow.number, sa.Text)
+    )
+    .join(VersionRow, VersionRow.id == UpstreamRow.upstream_id)
+    .join(ModelRow, ModelRow.id == VersionRow.model_id)
+    .where(UpstreamRow.version_id.in_(_IDS))
+    .order_by(UpstreamRow.role)
 )
 _FILES = (
     sa.select(FileRow.version_id, FileRow.path, FileRow.sha256, ArtifactRow.size, ArtifactRow.media_type)
@@ -88,10 +107,11 @@ def by_ids(session: Session, ids: Sequence[int]) -> tuple[ModelVersion, ...]:
 
 
 def whole(session: Session, rows: Sequence[VersionRow]) -> tuple[ModelVersion, ...]:
-    """The values of rows loaded with their models: five queries, however many versions."""
+    """The values of rows loaded with their models: seven queries, however many versions."""
     ids = [row.id for row in rows]
-    metrics, parameters, tags, aliases, files = (
-        _by_version(session, parts, ids) for parts in (_METRICS, _PARAMETERS, _TAGS, _ALIASES, _FILES)
+    metrics, parameters, tags, aliases, files, inputs, upstream = (
+        _by_version(session, parts, ids)
+        for parts in (_METRICS, _PARAMETERS, _TAGS, _ALIASES, _FILES, _INPUTS, _UPSTREAM)
     )
     return tuple(
         ModelVersion(
@@ -103,9 +123,9 @@ def whole(session: Session, rows: Sequence[VersionRow]) -> tuple[ModelVersion, .
             source=row.source,
             config=row.config,
             seed=row.seed,
-            signature=row.signature,
+            signature=Signature.of(tuple(Input(*given) for given in inputs[row.id]), row.signature),
             training_set=row.training_set_digest,
-            service=row.service_digest,
+            upstream=dict(upstream[row.id]),
             metrics=tuple(Metric(*metric) for metric in metrics[row.id]),
             params=dict(parameters[row.id]),
             tags=dict(tags[row.id]),
@@ -114,6 +134,21 @@ def whole(session: Session, rows: Sequence[VersionRow]) -> tuple[ModelVersion, .
         )
         for row in rows
     )
+
+
+def columns(session: Session, version: VersionRow) -> dict[str, tuple[Column, ...]]:
+    """Every input of a version by name, in order, with the feature behind each of its columns."""
+    query = (
+        sa.select(InputRow.name, FeatureRow.view, FeatureRow.name, FeatureRow.digest, FeatureRow.dtype)
+        .join(ServiceMemberRow, ServiceMemberRow.service_digest == InputRow.service_digest)
+        .join(FeatureRow, FeatureRow.digest == ServiceMemberRow.feature_digest)
+        .where(InputRow.version_id == version.id)
+        .order_by(InputRow.position, ServiceMemberRow.position)
+    )
+    found: dict[str, list[Column]] = {}
+    for given, *column in session.execute(query):
+        found.setdefault(given, []).append(Column(*column))
+    return {given: tuple(held) for given, held in found.items()}
 
 
 def _by_version(session: Session, parts: sa.Executable, ids: Sequence[int]) -> Mapping[int, list[Any]]:

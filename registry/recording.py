@@ -30,6 +30,7 @@ from registry.schema import (
     ServiceMemberRow,
     ServiceRow,
     TrainingSetRow,
+    TrainingSetServiceRow,
 )
 
 _CHUNK = 1000  # digests in one IN list; SQLite allows 32,766 values
@@ -87,16 +88,28 @@ def record_training_set(session: Session, training_set: TrainingSetRecord, at: d
     """Record a training set.
 
     Raises:
-        NotRecorded: the service it was built from is not recorded.
+        NotRecorded: a service it was built from is not recorded.
         DefinitionConflict: its digest is already recorded with another content.
     """
-    if training_set.service is not None:
-        require_digest(session, ServiceRow, "feature service", training_set.service)
-    columns = _training_set_columns(training_set)
-    if not inserted(session, TrainingSetRow, {**columns, "created_at": at}):
-        row = session.get_one(TrainingSetRow, training_set.digest)
-        recorded = {key: getattr(row, key) for key in columns}
-        _refuse_other("training set", training_set.digest, recorded, columns)
+    for service in training_set.services:
+        require_digest(session, ServiceRow, "feature service", service)
+    digest, columns = training_set.digest, _training_set_columns(training_set)
+    if inserted(session, TrainingSetRow, {**columns, "created_at": at}):
+        session.add_all(
+            TrainingSetServiceRow(training_set_digest=digest, position=place, service_digest=service)
+            for place, service in enumerate(training_set.services)
+        )
+        session.flush()
+        return
+    row = session.get_one(TrainingSetRow, digest)
+    recorded = {key: getattr(row, key) for key in columns} | {"services": _services_of(session, digest)}
+    _refuse_other("training set", digest, recorded, {**columns, "services": training_set.services})
+
+
+def _services_of(session: Session, training_set: str) -> tuple[str, ...]:
+    row = TrainingSetServiceRow
+    theirs = sa.select(row.service_digest).where(row.training_set_digest == training_set)
+    return tuple(session.scalars(theirs.order_by(row.position)))
 
 
 def record_gate(session: Session, gate: GateRecord, at: datetime) -> None:
@@ -196,7 +209,7 @@ def _training_set_columns(training_set: TrainingSetRecord) -> dict[str, Any]:
         "as_of": training_set.as_of,
         "generation": training_set.generation,
         "event_digests": plain(training_set.event_digests),
-        "service_digest": training_set.service,
+        "service_count": len(training_set.services),
     }
 
 

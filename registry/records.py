@@ -11,6 +11,7 @@ from pathlib import Path
 from registry.canonical import JSON, canonical, check_text, digest_of
 from registry.errors import InvalidRecord
 from registry.refs import check_name, parse_ref
+from registry.signature import Signature
 
 _LONGEST_TEXT = 100_000
 
@@ -58,7 +59,8 @@ class TrainingSetRecord:
     """A training set: labels from events in [interval_start, interval_end).
 
     `event_digests` says which event data it read (table or partition → digest); `as_of` and `generation`
-    which feature tables, so that the gate's verdicts on them can be found; `service` is a service's digest.
+    which feature tables, so that the gate's verdicts on them can be found; `services` are the digests of the services
+    whose features were joined to the labels.
     """
 
     digest: str
@@ -69,10 +71,15 @@ class TrainingSetRecord:
     as_of: datetime | None = None
     generation: str | None = None
     event_digests: Mapping[str, str] = field(default_factory=dict)
-    service: str | None = None
+    services: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_short("a training set's digest", self.digest)
+        object.__setattr__(self, "services", tuple(self.services))
+        if len(set(self.services)) != len(self.services):
+            raise InvalidRecord(
+                f"training set {self.digest} names a service twice: {', '.join(self.services)}."
+            )
         check_text("a training set's source", self.source)
         for when in (self.interval_start, self.interval_end, self.as_of):
             _check_aware(f"training set {self.digest}", when)
@@ -192,8 +199,9 @@ class Metric:
 class VersionDraft:
     """A model version to be registered.
 
-    `files` maps a path within the version to a local file or to bytes. `training_set` and `service` are the
-    digests of records made before. `signature` says what goes in and out; `config` with `seed` rebuilds it.
+    `files` maps a path within the version to a local file or to bytes. `training_set` is the digest of a record made
+    before, as are the services that the inputs of `signature` name. `upstream` are other models' versions that this one
+    was trained behind (role → reference). `config` with `seed` rebuilds it.
     """
 
     name: str
@@ -203,9 +211,9 @@ class VersionDraft:
     tags: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, JSON] = field(default_factory=dict)
     seed: int | None = None
-    signature: Mapping[str, JSON] = field(default_factory=dict)
+    signature: Signature = field(default_factory=Signature)
     training_set: str | None = None
-    service: str | None = None
+    upstream: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     created_by: str = ""
     description: str = ""
@@ -213,8 +221,10 @@ class VersionDraft:
     def __post_init__(self) -> None:
         check_name("model", self.name)
         canonical(self.config)
-        canonical(self.signature)
         check_metrics(self.metrics)
+        for role, ref in self.upstream.items():
+            _check_short("the role of an upstream version", role)
+            parse_ref(ref)
         for key, value in [*self.params.items(), *self.tags.items()]:
             check_pair(key, parameter_text(value))
         for part in ("source", "created_by", "description"):

@@ -8,28 +8,35 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from registry import recording
+from registry import reading, recording
 from registry.artifacts import Artifact
 from registry.canonical import digest_of, plain
 from registry.errors import DefinitionConflict
 from registry.records import Metric, VersionDraft, check_metrics, parameter_number, parameter_text
+from registry.refs import parse_ref
 from registry.schema import (
     ArtifactRow,
     FileRow,
+    InputRow,
     MetricRow,
     ModelRow,
     ParameterRow,
     ServiceRow,
     TagRow,
     TrainingSetRow,
+    UpstreamRow,
     VersionRow,
 )
+from registry.signature import Signature
 
 Contents = Mapping[str, Artifact]  # path within the version → what is stored
 
 
-def draft_digest(draft: VersionDraft, contents: Contents) -> str:
-    """What makes a version this one: contents, configuration and lineage; not who, when, or how well it did."""
+def draft_digest(draft: VersionDraft, contents: Contents, upstream: Mapping[str, str]) -> str:
+    """What makes a version this one: contents, configuration and lineage; not who, when, with what, or how well it did.
+
+    `upstream` are the pinned references (`retriever/3`) of the versions it stands behind, by role.
+    """
     return digest_of(
         {
             "name": draft.name,
@@ -37,9 +44,10 @@ def draft_digest(draft: VersionDraft, contents: Contents) -> str:
             "params": {key: parameter_text(value) for key, value in draft.params.items()},
             "config": draft.config,
             "seed": draft.seed,
-            "signature": draft.signature,
+            "inputs": [vars(given) for given in draft.signature.inputs],
+            "outputs": draft.signature.described()["outputs"],
             "training_set": draft.training_set,
-            "service": draft.service,
+            "upstream": upstream,
             "source": draft.source,
         }
     )
@@ -49,14 +57,16 @@ def register(session: Session, draft: VersionDraft, contents: Contents, at: date
     """The row id of the version that `draft` describes: a new one with the next number, or the one that is it.
 
     Raises:
-        NotRecorded: the draft's training set or service is not in the ledger.
+        NotRecorded: the draft's training set, one of its services or a version it stands behind is not in the ledger.
     """
     if draft.training_set is not None:
         recording.require_digest(session, TrainingSetRow, "training set", draft.training_set)
-    if draft.service is not None:
-        recording.require_digest(session, ServiceRow, "feature service", draft.service)
+    for service in draft.signature.services:
+        recording.require_digest(session, ServiceRow, "feature service", service)
+    upstream = {role: reading.version(session, parse_ref(ref)) for role, ref in draft.upstream.items()}
     model = _model(session, draft, at)
-    digest = draft_digest(draft, contents)
+    pinned = {role: f"{row.model.name}/{row.number}" for role, row in upstream.items()}
+    digest = draft_digest(draft, contents, pinned)
     same = sa.select(VersionRow.id).where(VersionRow.model_id == model.id, VersionRow.digest == digest)
     if (existing := session.scalar(same)) is not None:
         return existing
@@ -64,7 +74,7 @@ def register(session: Session, draft: VersionDraft, contents: Contents, at: date
     number = model.next_version
     model.next_version += 1
     session.flush()  # the counter moves before the number is used
-    row = _version_row(draft, contents, at)
+    row = _version_row(draft, contents, upstream, at)
     row.model_id, row.number, row.digest = model.id, number, digest
     session.add(row)
     session.flush()
@@ -102,7 +112,9 @@ def _model(session: Session, draft: VersionDraft, at: datetime) -> ModelRow:
     return row
 
 
-def _version_row(draft: VersionDraft, contents: Contents, at: datetime) -> VersionRow:
+def _version_row(
+    draft: VersionDraft, contents: Contents, upstream: Mapping[str, VersionRow], at: datetime
+) -> VersionRow:
     params = {key: parameter_text(value) for key, value in draft.params.items()}
     return VersionRow(
         created_at=at,
@@ -110,11 +122,14 @@ def _version_row(draft: VersionDraft, contents: Contents, at: datetime) -> Versi
         source=draft.source,
         config=plain(draft.config),
         seed=draft.seed,
-        signature=plain(draft.signature),
+        signature=plain(draft.signature.described()),
         file_count=len(contents),
         parameter_count=len(params),
         training_set_digest=draft.training_set,
-        service_digest=draft.service,
+        input_count=len(draft.signature.inputs),
+        upstream_count=len(upstream),
+        inputs=_input_rows(draft.signature),
+        upstream=[UpstreamRow(role=role, upstream_id=behind.id) for role, behind in upstream.items()],
         files=[FileRow(path=path, sha256=artifact.sha256) for path, artifact in contents.items()],
         metrics=[_metric_row(metric, at) for metric in draft.metrics],
         parameters=[
@@ -122,6 +137,13 @@ def _version_row(draft: VersionDraft, contents: Contents, at: datetime) -> Versi
         ],
         tags=[TagRow(key=key, value=value) for key, value in draft.tags.items()],
     )
+
+
+def _input_rows(signature: Signature) -> list[InputRow]:
+    return [
+        InputRow(position=place, name=given.name, dtype=given.dtype, service_digest=given.service)
+        for place, given in enumerate(signature.inputs)
+    ]
 
 
 def _metric_row(metric: Metric, at: datetime, version_id: int | None = None) -> MetricRow:

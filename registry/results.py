@@ -9,6 +9,7 @@ from typing import Literal
 
 from registry.canonical import JSON
 from registry.records import Metric
+from registry.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class File:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model as the ledger has it."""
+    """One version of a model as the ledger has it; `upstream` are the versions it was trained behind, by role."""
 
     name: str
     number: int
@@ -33,9 +34,9 @@ class ModelVersion:
     source: str
     config: Mapping[str, JSON]
     seed: int | None
-    signature: Mapping[str, JSON]
+    signature: Signature
     training_set: str | None
-    service: str | None
+    upstream: Mapping[str, str]
     metrics: tuple[Metric, ...]
     params: Mapping[str, str]
     tags: Mapping[str, str]

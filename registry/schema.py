@@ -2,8 +2,9 @@
 
 Rows do not change: the triggers of the first migration refuse it, whoever writes. Four things may move, and are
 the only ones: tags, aliases (their history may not), an experiment's state, and a model's description and counter.
-Metrics may be added to a version. Its files and parameters, the features of a service, the versions of a Bento
-are complete when their row says how many there are (`…_count`). All of them leave only with the row they hang on.
+Metrics may be added to a version. Its files, parameters, inputs and upstream versions, the features of a service, the
+services of a training set, the versions of a Bento are complete when their row says how many there are (`…_count`).
+All of them leave only with the row they hang on.
 """
 
 from __future__ import annotations
@@ -83,8 +84,19 @@ class TrainingSetRow(Base):
     as_of: Mapped[datetime | None]
     generation: Mapped[str | None]
     event_digests: Mapped[Any]
-    service_digest: Mapped[str | None] = mapped_column(ForeignKey("feature_service.digest"), index=True)
     created_at: Mapped[datetime]
+    service_count: Mapped[int]
+
+
+class TrainingSetServiceRow(Base):
+    """A service whose features were joined to the labels of a training set."""
+
+    __tablename__ = "training_set_service"
+    training_set_digest: Mapped[str] = mapped_column(
+        ForeignKey("training_set.digest", ondelete="CASCADE"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    service_digest: Mapped[str] = mapped_column(ForeignKey("feature_service.digest"), index=True)
 
 
 class ModelRow(Base):
@@ -121,16 +133,42 @@ class VersionRow(Base):
     file_count: Mapped[int]
     parameter_count: Mapped[int]
     training_set_digest: Mapped[str | None] = mapped_column(ForeignKey("training_set.digest"), index=True)
-    service_digest: Mapped[str | None] = mapped_column(ForeignKey("feature_service.digest"), index=True)
+    input_count: Mapped[int]
+    upstream_count: Mapped[int]
     model: Mapped[ModelRow] = relationship(lazy="raise")
     files: Mapped[list[FileRow]] = relationship(lazy="raise", order_by="FileRow.path", passive_deletes="all")
     metrics: Mapped[list[MetricRow]] = relationship(lazy="raise", passive_deletes="all")
     parameters: Mapped[list[ParameterRow]] = relationship(lazy="raise", passive_deletes="all")
     tags: Mapped[list[TagRow]] = relationship(lazy="raise", passive_deletes="all")
+    inputs: Mapped[list[InputRow]] = relationship(lazy="raise", passive_deletes="all")
+    upstream: Mapped[list[UpstreamRow]] = relationship(
+        lazy="raise", passive_deletes="all", foreign_keys="UpstreamRow.version_id"
+    )
 
 
 def _version_id() -> Mapped[int]:
     return mapped_column(ForeignKey("model_version.id", ondelete="CASCADE"), primary_key=True)
+
+
+class InputRow(Base):
+    """One input of a version: a matrix whose columns are the features of a service, in its order."""
+
+    __tablename__ = "version_input"
+    __table_args__ = (UniqueConstraint("version_id", "name"),)
+    version_id: Mapped[int] = _version_id()
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    dtype: Mapped[str]
+    service_digest: Mapped[str] = mapped_column(ForeignKey("feature_service.digest"), index=True)
+
+
+class UpstreamRow(Base):
+    """Another model's version that one was trained behind: with other candidates or priors it would be another."""
+
+    __tablename__ = "version_upstream"
+    version_id: Mapped[int] = _version_id()
+    role: Mapped[str] = mapped_column(primary_key=True)
+    upstream_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"), index=True)
 
 
 class ArtifactRow(Base):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,26 +31,33 @@ from registry.schema import (
     BindingRow,
     ExperimentRow,
     FeatureRow,
+    InputRow,
     ModelRow,
     ReadoutRow,
     ServiceMemberRow,
     ServiceRow,
     TrainingSetRow,
+    TrainingSetServiceRow,
+    UpstreamRow,
     VersionRow,
 )
 
-Rows = sa.Select[Any]  # a query for the keys of some rows, used inside others
+Rows = Any  # a select, or a union of some: a query for the keys of some rows, used inside others
 
 
 def explain(session: Session, target: str | int) -> Lineage:
     """Where a version, an arm, an experiment or a read-out comes from, and where its versions serve.
 
+    Versions that these were trained behind are shown with what they were made from, and not where they serve.
+
     Raises:
         NotRecorded: the ledger has no such thing.
     """
-    versions = _versions_of(session, target)
-    services = sa.select(VersionRow.service_digest).where(VersionRow.id.in_(versions))
-    training_sets = sa.select(VersionRow.training_set_digest).where(VersionRow.id.in_(versions))
+    meant = _versions_of(session, target)
+    shown = _with_upstream(meant)
+    services = sa.select(InputRow.service_digest).where(InputRow.version_id.in_(shown))
+    training_sets = sa.select(VersionRow.training_set_digest).where(VersionRow.id.in_(shown))
+    versions = _Versions(shown, serving=meant)
     return _lineage(session, str(target), versions, services, training_sets, features=None)
 
 
@@ -57,7 +65,8 @@ def impact(session: Session, target: str) -> Lineage:
     """Everything that a feature, a service, a training set or a version reaches.
 
     `target` is `feature NAME`, `feature DIGEST`, `service DIGEST`, `training_set DIGEST`, or a version's
-    reference; a bare digest or feature name will do. A name means every meaning the feature has had.
+    reference; a bare digest or feature name will do. A name means every meaning the feature has had. A version
+    reaches those that were trained behind it.
 
     Raises:
         NotRecorded: the ledger has no such thing.
@@ -65,11 +74,11 @@ def impact(session: Session, target: str) -> Lineage:
     kind, key = _what(session, target)
     if kind == "version":
         one = sa.select(VersionRow.id).where(VersionRow.id == reading.version(session, parse_ref(key)).id)
-        return _lineage(session, target, one, _none(), _none(), features=None)
+        return _lineage(session, target, _reached(one), _none(), _none(), features=None)
     if kind == "training_set":
         made = sa.select(TrainingSetRow.digest).where(TrainingSetRow.digest == key)
         taught = sa.select(VersionRow.id).where(VersionRow.training_set_digest.in_(made))
-        return _lineage(session, target, taught, _none(), made, features=None)
+        return _lineage(session, target, _reached(taught), _none(), made, features=None)
     features = sa.select(FeatureRow.digest).where(sa.or_(FeatureRow.digest == key, FeatureRow.name == key))
     if kind == "service":
         features = sa.select(ServiceMemberRow.feature_digest).where(ServiceMemberRow.service_digest == key)
@@ -78,11 +87,37 @@ def impact(session: Session, target: str) -> Lineage:
         services = sa.select(ServiceMemberRow.service_digest).where(
             ServiceMemberRow.feature_digest.in_(features)
         )
-    made = sa.select(TrainingSetRow.digest).where(TrainingSetRow.service_digest.in_(services))
-    versions = sa.select(VersionRow.id).where(
-        VersionRow.service_digest.in_(services) | VersionRow.training_set_digest.in_(made)
-    )
-    return _lineage(session, target, versions, services, made, features=features)
+    joined = TrainingSetServiceRow
+    made = sa.select(joined.training_set_digest).where(joined.service_digest.in_(services))
+    reading_it = sa.select(InputRow.version_id).where(InputRow.service_digest.in_(services))
+    taught = sa.select(VersionRow.id).where(VersionRow.training_set_digest.in_(made))
+    touched = sa.select(reading_it.union(taught).subquery().c[0])
+    return _lineage(session, target, _reached(touched), services, made, features=features)
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """The row ids of the versions to show, and of those among them whose Bentos, arms and read-outs are to be shown."""
+
+    shown: Rows
+    serving: Rows
+
+
+def _with_upstream(versions: Rows) -> Rows:
+    """`versions` and, as far as that goes, those that they were trained behind."""
+    found = versions.cte("upstream", recursive=True)
+    (column,) = found.c
+    further = sa.select(UpstreamRow.upstream_id).join(found, UpstreamRow.version_id == column)
+    return sa.select(found.union(further).c[0])
+
+
+def _reached(versions: Rows) -> _Versions:
+    """`versions` and, as far as that goes, those that were trained behind them."""
+    found = versions.cte("reached", recursive=True)
+    (column,) = found.c
+    further = sa.select(UpstreamRow.version_id).join(found, UpstreamRow.upstream_id == column)
+    everything = sa.select(found.union(further).c[0])
+    return _Versions(everything, everything)
 
 
 def _what(session: Session, target: str) -> tuple[str, str]:
@@ -159,7 +194,7 @@ def _none() -> Rows:
 def _lineage(
     session: Session,
     target: str,
-    versions: Rows,
+    versions: _Versions,
     services: Rows,
     training_sets: Rows,
     *,
@@ -167,14 +202,14 @@ def _lineage(
 ) -> Lineage:
     """The values of all rows named, and of everything behind the versions; `features` None means all of a service."""
     shown, members = _features(session, services, features)
-    arms = _arms(session, versions)
+    arms = _arms(session, versions.serving)
     return Lineage(
         target=target,
         features=shown,
         services=members,
         training_sets=_training_sets(session, training_sets),
-        versions=_versions(session, versions),
-        bentos=_bentos(session, versions),
+        versions=_versions(session, versions.shown),
+        bentos=_bentos(session, versions.serving),
         arms=arms,
         readouts=_readouts(session, sorted({arm.run for arm in arms})),
     )
@@ -206,8 +241,10 @@ def _features(
 
 
 def _training_sets(session: Session, digests: Rows) -> tuple[TrainingSetNode, ...]:
-    row = TrainingSetRow
+    row, joined = TrainingSetRow, TrainingSetServiceRow
     query = sa.select(row).where(row.digest.in_(digests)).order_by(row.interval_start, row.digest)
+    services = sa.select(joined.training_set_digest, joined.service_digest).order_by(joined.position)
+    built_from = _grouped(session, services.where(joined.training_set_digest.in_(digests)))
     return tuple(
         TrainingSetNode(
             made.digest,
@@ -216,7 +253,7 @@ def _training_sets(session: Session, digests: Rows) -> tuple[TrainingSetNode, ..
             made.interval_end,
             made.rows,
             made.event_digests,
-            made.service_digest,
+            tuple(built_from.get(made.digest, ())),
         )
         for made in session.scalars(query)
     )
@@ -224,28 +261,44 @@ def _training_sets(session: Session, digests: Rows) -> tuple[TrainingSetNode, ..
 
 def _versions(session: Session, ids: Rows) -> tuple[VersionNode, ...]:
     row = VersionRow
-    columns = (
-        ModelRow.name,
-        row.number,
-        row.digest,
-        row.created_at,
-        row.service_digest,
-        row.training_set_digest,
-    )
-    query = sa.select(*columns, AliasRow.alias).join(ModelRow, ModelRow.id == row.model_id)
-    held = sa.and_(AliasRow.model_id == row.model_id, AliasRow.number == row.number)
     query = (
-        query.outerjoin(AliasRow, held)
+        sa.select(row.id, ModelRow.name, row.number, row.digest, row.training_set_digest)
+        .join(ModelRow, ModelRow.id == row.model_id)
         .where(row.id.in_(ids))
-        .order_by(ModelRow.name, row.number, AliasRow.alias)
+        .order_by(ModelRow.name, row.number)
     )
-    aliases: dict[tuple[Any, ...], list[str]] = {}
-    for *version, alias in session.execute(query):
-        aliases.setdefault(tuple(version), []).extend([alias] if alias is not None else [])
+    held = sa.and_(AliasRow.model_id == row.model_id, AliasRow.number == row.number)
+    aliases = _grouped(session, sa.select(row.id, AliasRow.alias).join(AliasRow, held).where(row.id.in_(ids)))
+    given = sa.select(InputRow.version_id, InputRow.service_digest).order_by(InputRow.position)
+    services = _grouped(session, given.where(InputRow.version_id.in_(ids)))
+    behind = _grouped(session, _UPSTREAM_REFS.where(UpstreamRow.version_id.in_(ids)))
     return tuple(
-        VersionNode(f"{name}/{number}", digest, created_at, service, made, tuple(held_by))
-        for (name, number, digest, created_at, service, made), held_by in aliases.items()
+        VersionNode(
+            f"{name}/{number}",
+            digest,
+            made,
+            tuple(services.get(row_id, ())),
+            tuple(behind.get(row_id, ())),
+            tuple(sorted(aliases.get(row_id, ()))),
+        )
+        for row_id, name, number, digest, made in session.execute(query)
     )
+
+
+_UPSTREAM_REFS = (
+    sa.select(UpstreamRow.version_id, ModelRow.name + "/" + sa.cast(VersionRow.number, sa.Text))
+    .join(VersionRow, VersionRow.id == UpstreamRow.upstream_id)
+    .join(ModelRow, ModelRow.id == VersionRow.model_id)
+    .order_by(UpstreamRow.role)
+)
+
+
+def _grouped(session: Session, pairs: Rows) -> dict[Any, list[Any]]:
+    """What hangs on each row: the second columns of `pairs` under the first."""
+    grouped: dict[Any, list[Any]] = {}
+    for owner, part in session.execute(pairs):
+        grouped.setdefault(owner, []).append(part)
+    return grouped
 
 
 def _bentos(session: Session, versions: Rows) -> tuple[BentoNode, ...]:

@@ -84,7 +84,7 @@ _TAKEN = (
 def _copy(backend: Backend, version: ModelVersion) -> Found:
     """The same bytes, configuration, lineage and measurements under another name."""
     files = {file.path: backend.store.read(file.sha256) for file in version.files}
-    kept = ("metrics", "params", "config", "seed", "signature", "training_set", "service")
+    kept = ("metrics", "params", "config", "seed", "signature", "training_set", "upstream")
     return Found(files, {name: getattr(version, name) for name in kept})
 
 

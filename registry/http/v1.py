@@ -17,6 +17,7 @@ from registry.http.gate import Call, calling
 from registry.http.tokens import Role
 from registry.http.views import (
     CallerView,
+    ColumnView,
     EntryView,
     ExperimentView,
     LiveView,
@@ -39,6 +40,7 @@ from registry.promotion import ANYWHERE
 from registry.reading import file_digest
 from registry.records import Metric
 from registry.results import AliasMove, Experiment, Live, ModelVersion, Page, Readout, RegisteredModel
+from registry.signature import Column
 
 MEANINGS = {
     400: "a body that cannot be read",
@@ -120,6 +122,14 @@ def _version_routes(api: APIRouter, backend: Backend) -> None:
     @api.get("/models/{name}/versions/{number}", summary="One version", response_model=VersionView)
     def version(name: Text, number: Number) -> ModelVersion:
         return ledger.get(f"{name}/{number}")
+
+    @api.get(
+        "/models/{name}/versions/{number}/inputs",
+        summary="What a version reads, column by column",
+        response_model=dict[str, tuple[ColumnView, ...]],
+    )
+    def inputs(name: Text, number: Number) -> dict[str, tuple[Column, ...]]:
+        return ledger.columns(f"{name}/{number}")
 
     @api.get(
         "/models/{name}/versions/{number}/files/{path:path}", summary="One file, checked against its digest",

@@ -54,13 +54,49 @@ class FileView(View):
     media_type: str
 
 
+class InputView(View):
+    """A matrix that a model takes."""
+
+    name: str
+    service: str = Field(description="The digest of the feature service that its columns are, in order.")
+    dtype: str
+
+
+class OutputView(View):
+    """An array that a model gives back."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] = Field(description="null: as many as were asked about.")
+    meaning: str
+
+
+class SignatureView(View):
+    """What goes in, what comes out, and the libraries it was made with."""
+
+    inputs: tuple[InputView, ...]
+    outputs: tuple[OutputView, ...]
+    framework: Mapping[str, str]
+
+
+class ColumnView(View):
+    """One column of an input: a feature as it was declared when the model was trained."""
+
+    view: str
+    name: str
+    digest: str
+    dtype: str
+
+
 class VersionView(View):
     """One version of a model, whole."""
 
     model_config = _example(
         name="ranker", number=3, ref="ranker/3", digest="5d41…", created_at="2026-01-31T06:00:00Z",
-        created_by="pipeline", source="kuairand", config={"layers": 2}, seed=0, signature={},
-        training_set="9b74…", service="c4ca…", metrics=[{"key": "play_auc", "value": 0.71, "dataset": "kuairand",
+        created_by="pipeline", source="kuairand", config={"layers": 2}, seed=0,
+        signature={"inputs": [{"name": "ranking", "service": "c4ca…", "dtype": "float32"}], "framework": {"torch": "2.13.0"},
+        "outputs": [{"name": "play", "dtype": "float32", "shape": [None], "meaning": "probability of a play"}]},
+        training_set="9b74…", upstream={"retriever": "retriever/2"}, metrics=[{"key": "play_auc", "value": 0.71, "dataset": "kuairand",
         "split": "test", "k": None}], params={"learning_rate": "0.001"}, tags={"team": "home"},
         aliases=["champion"], files=[{"path": "weights.safetensors", "sha256": "e3b0…", "size": 1024,
         "media_type": "application/vnd.safetensors"}],
@@ -75,9 +111,9 @@ class VersionView(View):
     source: str
     config: Mapping[str, Any]
     seed: int | None
-    signature: Mapping[str, Any]
+    signature: SignatureView
     training_set: str | None = Field(description="The digest of the training set it learned from.")
-    service: str | None = Field(description="The digest of the feature service it takes its inputs from.")
+    upstream: Mapping[str, str] = Field(description="Versions it was trained behind, by role.")
     metrics: tuple[MetricView, ...]
     params: Mapping[str, str]
     tags: Mapping[str, str]

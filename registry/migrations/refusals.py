@@ -27,8 +27,8 @@ def refusals() -> tuple[Refusal, ...]:
     return (
         *(Refusal(table, "UPDATE", f"matinee: rows of {table} do not change") for table in UNCHANGING),
         *(Refusal(table, "DELETE", f"matinee: rows of {table} stay") for table in UNDYING),
-        *(_leaves_only_with(*part[:4]) for part in PARTS),
-        *(_complete(part, key, whole, other, count) for part, key, whole, other, count in PARTS if count),
+        *(leaves_only_with(*part[:4]) for part in PARTS),
+        *(complete(part, key, whole, other, count) for part, key, whole, other, count in PARTS if count),
         Refusal(
             "registered_model",
             "UPDATE",
@@ -61,12 +61,14 @@ def refusals() -> tuple[Refusal, ...]:
     )
 
 
-def _leaves_only_with(part: str, key: str, whole: str, other: str) -> Refusal:
+def leaves_only_with(part: str, key: str, whole: str, other: str) -> Refusal:
+    """Refuse to delete a row of `part` while the row of `whole` it hangs on is there."""
     condition = f"EXISTS (SELECT 1 FROM {whole} WHERE {other} = OLD.{key})"
     return Refusal(part, "DELETE", f"matinee: rows of {part} leave only with their {whole}", condition)
 
 
-def _complete(part: str, key: str, whole: str, other: str, count: str) -> Refusal:
+def complete(part: str, key: str, whole: str, other: str, count: str) -> Refusal:
+    """Refuse another row of `part` once there are as many as column `count` of the row it hangs on says."""
     condition = (
         f"(SELECT count(*) FROM {part} WHERE {key} = NEW.{key}) >= "
         f"(SELECT {count} FROM {whole} WHERE {other} = NEW.{key})"

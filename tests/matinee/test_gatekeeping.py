@@ -19,8 +19,8 @@ from feature_repo.declarations import USER, Attribute, Declarations, Feature, Fe
 from feature_repo.planning import SET_ASIDE, Recorded, recorded, set_aside, step
 from matinee.gatekeeping import Gatekeeper, NotValidated, gate_note
 from matinee.periods import split
-from matinee.reference import learned_at, tables_of, training_references
-from registry import ModelVersion
+from matinee.reference import Champion, learned_at, training_references
+from registry import ModelVersion, Signature
 from validations.expectations import Between, DriftLimits, Limits, NullShare, Quarantine
 from validations.gate import Reference
 from validations.history import GateHistory
@@ -260,23 +260,22 @@ def test_rows_are_not_set_aside_for_drift(tmp_path):
     assert path.read_bytes() == before
 
 
-def version(name, trained, *tables):
-    """A registered version, as the ledger hands it out."""
-    features = [f"{table}:x" for table in tables]
-    return ModelVersion(
+def champion(name, trained, *tables):
+    """A champion, as the ledger hands it out, that reads `tables`."""
+    version = ModelVersion(
         name=name, number=1, digest="d", created_at=NOW, created_by="test", source="world", config={}, seed=0,
-        signature={"features": features, "digests": ["d"] * len(features)}, training_set=None, service=None,
+        signature=Signature(), training_set=None, upstream={},
         metrics=(), params={}, tags={"as_of": trained.isoformat()}, aliases=("champion",), files=(),
     )  # fmt: skip
+    return Champion(version, frozenset(tables))
 
 
 DAY = timedelta(days=1)
 
 
 def test_the_reference_is_the_newest_snapshot_a_champion_was_fitted_to_and_not_one_that_tested_it(tmp_path):
-    ranker = version("ranker", AS_OF, "user_profile", "title_profile")
-    assert tables_of(ranker) == {"user_profile", "title_profile"}
-    assert learned_at(ranker, WORLD) == split(WORLD, AS_OF).train[-1].start == AS_OF - 3 * DAY
+    ranker = champion("ranker", AS_OF, "user_profile", "title_profile")
+    assert learned_at(ranker.version, WORLD) == split(WORLD, AS_OF).train[-1].start == AS_OF - 3 * DAY
     found = training_references([ranker], WORLD, tmp_path, AS_OF + DAY)
     assert set(found) == {"user_profile", "title_profile"}
     assert found["user_profile"].data == offline_path(tmp_path, "user_profile", AS_OF - 3 * DAY)
@@ -286,16 +285,16 @@ def test_the_reference_is_the_newest_snapshot_a_champion_was_fitted_to_and_not_o
 
 
 def test_a_model_of_images_learned_from_the_day_it_was_trained(tmp_path):
-    quality = version("creative_quality", AS_OF, "artwork_profile")
-    assert learned_at(quality, WORLD) == AS_OF
+    quality = champion("creative_quality", AS_OF, "artwork_profile")
+    assert learned_at(quality.version, WORLD) == AS_OF
     assert training_references([quality], WORLD, tmp_path, AS_OF) == {}  # nothing drifts from itself
     assert set(training_references([quality], WORLD, tmp_path, AS_OF + DAY)) == {"artwork_profile"}
 
 
 def test_where_several_champions_read_a_table_the_one_trained_longest_ago_counts(tmp_path):
     old, new = (
-        version("ranker", AS_OF - 9 * DAY, "user_profile"),
-        version("artwork", AS_OF, "user_profile"),
+        champion("ranker", AS_OF - 9 * DAY, "user_profile"),
+        champion("artwork", AS_OF, "user_profile"),
     )
     for order in ([old, new], [new, old]):
         assert "ranker/1" in training_references(order, WORLD, tmp_path, AS_OF)["user_profile"].name

@@ -9,7 +9,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from registry import FeatureRecord, Metric, ServiceRecord, TrainingSetRecord, VersionDraft, open_registry
+from registry import (
+    FeatureRecord,
+    Input,
+    Metric,
+    ServiceRecord,
+    Signature,
+    TrainingSetRecord,
+    VersionDraft,
+    open_registry,
+)
 from registry.database import Database, migrate
 from registry.schema import Base
 
@@ -111,12 +120,21 @@ def clock():
 
 @pytest.fixture(scope="module")
 def module_ledger(module_url, tmp_path_factory):
-    with open_registry(module_url, str(tmp_path_factory.mktemp("artifacts")), clock=ticking()) as registry:
+    artifacts = str(tmp_path_factory.mktemp("artifacts"))
+    with open_registry(module_url, artifacts, clock=ticking(), protected=()) as registry:
         yield registry
 
 
 @pytest.fixture
 def ledger(url, tmp_path, clock):
+    """A ledger in which every alias moves freely."""
+    with open_registry(url, str(tmp_path / "artifacts"), clock=clock, protected=()) as registry:
+        yield registry
+
+
+@pytest.fixture
+def guarded(url, tmp_path, clock):
+    """A ledger as it is opened by default: the champion moves on evidence only."""
     with open_registry(url, str(tmp_path / "artifacts"), clock=clock) as registry:
         yield registry
 
@@ -137,11 +155,13 @@ def raw(url):
 
 @pytest.fixture(scope="session")
 def draft():
-    """Makes a draft; two drafts with different `weights` are different versions."""
+    """Makes a draft; two drafts with different `weights` are different versions; `service` is what it reads."""
 
     def make(name: str = "ranker", weights: int = 0, **rest: object) -> VersionDraft:
         files = {"model/config.json": b'{"layers": %d}' % weights, "report.md": b"# Offline evaluation"}
         rest.setdefault("metrics", [Metric("recall", 0.41, dataset="world", split="test", k=200)])
+        if "service" in rest:
+            rest["signature"] = Signature((Input("features", rest.pop("service")),))
         return VersionDraft(name, rest.pop("files", files), **rest)
 
     return make
@@ -160,7 +180,7 @@ def lineage():
         service = ledger.record_service(
             ServiceRecord(f"ranking{suffix}", tuple(feature.digest for feature in features))
         )
-        ledger.record_training_set(training_set(f"t{suffix}", service=service))
+        ledger.record_training_set(training_set(f"t{suffix}", services=(service,)))
         return service, f"t{suffix}"
 
     return record

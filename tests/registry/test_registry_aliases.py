@@ -84,20 +84,57 @@ def test_an_alias_may_be_promoted_from_another_alias(three):
     assert three.promote("ranker@challenger", **BY).aliases == ("challenger", "champion")
 
 
-def test_the_champion_needs_metrics(ledger, draft):
-    ledger.register(draft(metrics=[]))
+@pytest.fixture
+def passed(guarded, training_set):
+    """The digest of a training set whose table passed the gate."""
+    made = training_set()
+    guarded.record_training_set(made)
+    guarded.record_gate(GateRecord("user", made.as_of, passed=True, source="world"))
+    return made.digest
+
+
+def test_the_champion_needs_metrics(guarded, draft, passed):
+    guarded.register(draft(metrics=[], training_set=passed))
     with pytest.raises(NoEvidence, match="metrics"):
-        ledger.promote("ranker/1", **BY)
-    assert ledger.alias_history("ranker") == ()
-    ledger.promote("ranker/1", "shadow", **BY)  # not protected
-    ledger.log_metrics("ranker/1", [Metric("auc", 0.6)])
-    ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
+    assert guarded.alias_history("ranker") == ()
+    guarded.promote("ranker/1", "shadow", **BY)  # not protected
+    guarded.log_metrics("ranker/1", [Metric("auc", 0.6)])
+    guarded.promote("ranker/1", **BY)
+
+
+def test_the_champion_needs_a_training_set_to_find_the_gate_by(guarded, draft):
+    guarded.register(draft())
+    with pytest.raises(NoEvidence, match="a training set") as refusal:
+        guarded.promote("ranker/1", **BY)
+    assert len(refusal.value.lacks) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "of world as of 2026-01-01T00:00:00Z"),
+        ({"generation": "g7"}, "of world as of 2026-01-01T00:00:00Z of generation g7"),
+        ({"as_of": None}, "of world: no report"),
+    ],
+)
+def test_without_any_report_of_the_gate_there_is_no_champion(guarded, draft, training_set, changes, said):
+    made = training_set(**changes)
+    guarded.record_training_set(made)
+    guarded.register(draft(training_set=made.digest))
+    guarded.record_gate(
+        GateRecord("user", made.interval_end + timedelta(days=1), passed=True, source="world")
+    )
+    with pytest.raises(NoEvidence, match=said):
+        guarded.promote("ranker/1", **BY)
+
+
+OK = ("user", True, {})
 
 
 @pytest.mark.parametrize(
     ("reports", "passes"),
     [
-        pytest.param([], True, id="the gate said nothing"),
         pytest.param([("user", True, {})], True, id="passed"),
         pytest.param([("user", False, {})], False, id="failed"),
         pytest.param([("user", False, {}), ("user", True, {})], True, id="the newest report counts: passed"),
@@ -108,31 +145,31 @@ def test_the_champion_needs_metrics(ledger, draft):
             id="even when it was said before",
         ),
         pytest.param([("user", True, {}), ("title", False, {})], False, id="every table has to pass"),
-        pytest.param([("user", False, {"days": 1})], True, id="another day's tables do not matter"),
+        pytest.param([OK, ("user", False, {"days": 1})], True, id="another day's tables do not matter"),
         pytest.param(
-            [("user", False, {"source": "kuairand"})], True, id="another source's tables do not matter"
+            [OK, ("user", False, {"source": "kuairand"})], True, id="another source's tables do not matter"
         ),
         pytest.param(
             [("user", False, {"days": 1, "generation": "g7"})], False, id="the same generation matters"
         ),
         pytest.param(
-            [("user", False, {"days": 1, "generation": "g8"})], True, id="another generation does not"
+            [OK, ("user", False, {"days": 1, "generation": "g8"})], True, id="another generation does not"
         ),
     ],
 )
-def test_the_champion_needs_a_passed_gate_on_its_tables(ledger, draft, training_set, reports, passes):
+def test_the_champion_needs_a_passed_gate_on_its_tables(guarded, draft, training_set, reports, passes):
     made = training_set(generation="g7")
-    ledger.record_training_set(made)
-    ledger.register(draft(training_set=made.digest))
+    guarded.record_training_set(made)
+    guarded.register(draft(training_set=made.digest))
     for table, passed, rest in reports:
         as_of = made.as_of + timedelta(days=rest.get("days", 0))
         report = GateRecord(table, as_of, passed, [{"column": "x"}] * (not passed), rest.get("generation"))
-        ledger.record_gate(dataclasses.replace(report, source=rest.get("source", "world")))
+        guarded.record_gate(dataclasses.replace(report, source=rest.get("source", "world")))
     if passes:
-        ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
         return
     with pytest.raises(NoEvidence) as refusal:
-        ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
     failed = next(table for table, passed, _ in reports if not passed)
     assert len(refusal.value.lacks) == 1
     assert f"passed gate on {failed!r}" in refusal.value.lacks[0]
@@ -190,7 +227,7 @@ def test_removing_an_alias_can_be_taken_back(three):
 @given(moves=st.lists(st.sampled_from([1, 2, 3, "back"]), max_size=10))
 def test_any_sequence_of_moves_ends_where_undoing_on_paper_ends(moves, tmp_path_factory, draft):
     folder = tmp_path_factory.mktemp("moves")
-    with open_registry(f"sqlite:///{folder}/r.db", str(folder / "artifacts")) as ledger:
+    with open_registry(f"sqlite:///{folder}/r.db", str(folder / "artifacts"), protected=()) as ledger:
         for weights in range(3):
             ledger.register(draft(weights=weights))
         paper: list[int] = []

@@ -1,16 +1,27 @@
 """Champions and consistency: what is served otherwise than computed holds back those who read it."""
 
 import dataclasses
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from registry import ConsistencyRecord, FeatureRecord, InvalidRecord, NoEvidence, NotRecorded, ServiceRecord
+from registry import (
+    ConsistencyRecord,
+    FeatureRecord,
+    GateRecord,
+    Input,
+    InvalidRecord,
+    NoEvidence,
+    NotRecorded,
+    ServiceRecord,
+    Signature,
+)
 from registry.database import Database, migrate, migration_config
 
 BY = {"by": "ada", "reason": "because"}
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 FOUND = {"feature": "user_activity:watch_minutes_sum_7d", "digest": "f7", "mismatch": 3}
 
 
@@ -28,33 +39,34 @@ def verdict(clock):
 
 
 @pytest.fixture
-def ranker(ledger, draft, lineage):
+def ranker(guarded, draft, lineage):
     """`ranker/1`, which reads f1, f7 and f28; the digest of its service."""
-    service, made_from = lineage(ledger)
-    ledger.register(draft(service=service, training_set=made_from))
+    service, made_from = lineage(guarded)
+    guarded.record_gate(GateRecord("user_activity", NEW_YEAR, passed=True, source="world"))
+    guarded.register(draft(service=service, training_set=made_from))
     return service
 
 
 def test_the_champion_does_not_move_while_what_it_reads_is_served_otherwise_than_computed(
-    ledger, ranker, verdict
+    guarded, ranker, verdict
 ):
-    ledger.record_consistency(verdict(ranker, FOUND))
+    guarded.record_consistency(verdict(ranker, FOUND))
     with pytest.raises(NoEvidence) as refusal:
-        ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
     assert FOUND["feature"] in str(refusal.value)
     assert "matinee features verify --source world" in str(refusal.value)
-    assert ledger.alias_history("ranker") == ()
-    ledger.promote("ranker/1", "shadow", **BY)  # not protected
-    ledger.record_consistency(verdict(ranker))
-    assert ledger.promote("ranker/1", **BY).aliases == ("champion", "shadow")
-    (move,) = ledger.alias_history("ranker")
+    assert guarded.alias_history("ranker") == ()
+    guarded.promote("ranker/1", "shadow", **BY)  # not protected
+    guarded.record_consistency(verdict(ranker))
+    assert guarded.promote("ranker/1", **BY).aliases == ("champion", "shadow")
+    (move,) = guarded.alias_history("ranker")
     assert move.evidence["consistency"]["ranking"]["passed"] is True
     assert move.evidence["consistency"]["ranking"]["requests"] == 20
 
 
-def test_on_the_first_day_there_is_no_verdict_and_history_says_so(ledger, ranker):
-    ledger.promote("ranker/1", **BY)
-    assert ledger.alias_history("ranker")[0].evidence["consistency"] == {"ranking": None}
+def test_on_the_first_day_there_is_no_verdict_and_history_says_so(guarded, ranker):
+    guarded.promote("ranker/1", **BY)
+    assert guarded.alias_history("ranker")[0].evidence["consistency"] == {"ranking": None}
 
 
 @pytest.mark.parametrize(
@@ -69,83 +81,103 @@ def test_on_the_first_day_there_is_no_verdict_and_history_says_so(ledger, ranker
     ],
 )
 def test_a_verdict_holds_back_those_who_read_what_was_found(
-    ledger, ranker, verdict, findings, changes, moves
+    guarded, ranker, verdict, findings, changes, moves
 ):
-    ledger.record_consistency(verdict(ranker, *findings, **changes))
+    guarded.record_consistency(verdict(ranker, *findings, **changes))
     if moves:
-        ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
         return
     with pytest.raises(NoEvidence):
-        ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
 
 
 def test_a_verdict_on_the_service_under_an_older_digest_counts_for_the_features_that_are_still_the_same(
-    ledger, ranker, verdict
+    guarded, ranker, verdict
 ):
-    ledger.record_features([FeatureRecord("f-gone", "gone", "user_activity", "FLOAT", {})])
-    older = ledger.record_service(ServiceRecord("ranking", ("f-gone", "f7")))
-    ledger.record_consistency(verdict(older, FOUND | {"digest": "f-gone"}))
-    ledger.promote("ranker/1", "champion", **BY)
-    ledger.remove_alias("ranker", "champion", **BY)
-    ledger.record_consistency(verdict(older, FOUND))
+    guarded.record_features([FeatureRecord("f-gone", "gone", "user_activity", "FLOAT", {})])
+    older = guarded.record_service(ServiceRecord("ranking", ("f-gone", "f7")))
+    guarded.record_consistency(verdict(older, FOUND | {"digest": "f-gone"}))
+    guarded.promote("ranker/1", "champion", **BY)
+    guarded.remove_alias("ranker", "champion", **BY)
+    guarded.record_consistency(verdict(older, FOUND))
     with pytest.raises(NoEvidence):
-        ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
 
 
-def test_of_another_services_findings_the_champion_hears_nothing(ledger, ranker, verdict):
-    other = ledger.record_service(ServiceRecord("retrieval_user", ("f7",)))
-    ledger.record_consistency(verdict(other, FOUND))
-    ledger.promote("ranker/1", **BY)
+def test_of_another_services_findings_the_champion_hears_nothing(guarded, ranker, verdict):
+    other = guarded.record_service(ServiceRecord("retrieval_user", ("f7",)))
+    guarded.record_consistency(verdict(other, FOUND))
+    guarded.promote("ranker/1", **BY)
+
+
+def test_of_several_inputs_each_may_hold_its_version_back(guarded, draft, ranker, verdict):
+    title = guarded.record_service(ServiceRecord("retrieval_title", ("f7",)))
+    towers = Signature((Input("user", ranker), Input("title", title)))
+    guarded.register(draft("retriever", signature=towers, training_set="t"))
+    guarded.record_consistency(verdict(ranker, FOUND | {"digest": "older"}))
+    guarded.record_consistency(verdict(title, FOUND))
+    with pytest.raises(NoEvidence, match="'retrieval_title' on world"):
+        guarded.promote("retriever/1", **BY)
+    guarded.record_consistency(verdict(title))
+    guarded.promote("retriever/1", **BY)
+    said = guarded.alias_history("retriever")[0].evidence["consistency"]
+    assert {name: entry["passed"] for name, entry in said.items()} == {
+        "ranking": False,
+        "retrieval_title": True,
+    }
 
 
 @pytest.mark.parametrize(("source", "moves"), [("world", False), ("movielens", True), ("", True)])
 def test_who_does_not_say_what_it_reads_may_read_anything_of_its_source(
-    ledger, draft, ranker, verdict, source, moves
+    guarded, draft, ranker, verdict, training_set, source, moves
 ):
-    ledger.record_consistency(verdict(ranker, FOUND))
-    ledger.register(draft("popular", source=source))
+    guarded.record_consistency(verdict(ranker, FOUND))
+    learned = dataclasses.replace(training_set("popular"), source=source)
+    guarded.record_training_set(learned)
+    guarded.record_gate(GateRecord("titles", NEW_YEAR, passed=True, source=source))
+    guarded.register(draft("popular", source=source, training_set="popular"))
     if moves:
-        ledger.promote("popular/1", **BY)
+        guarded.promote("popular/1", **BY)
         return
     with pytest.raises(NoEvidence, match="watch_minutes_sum_7d"):
-        ledger.promote("popular/1", **BY)
+        guarded.promote("popular/1", **BY)
 
 
-def test_taking_back_a_move_asks_for_no_evidence(ledger, draft, ranker, verdict):
-    second = ledger.register(draft(weights=1, service=ranker, training_set="t"))
-    ledger.promote("ranker/1", **BY)
-    ledger.promote(second.ref, **BY)
-    ledger.record_consistency(verdict(ranker, FOUND))
-    assert ledger.rollback("ranker", **BY).number == 1
+def test_taking_back_a_move_asks_for_no_evidence(guarded, draft, ranker, verdict):
+    second = guarded.register(draft(weights=1, service=ranker, training_set="t"))
+    guarded.promote("ranker/1", **BY)
+    guarded.promote(second.ref, **BY)
+    guarded.record_consistency(verdict(ranker, FOUND))
+    assert guarded.rollback("ranker", **BY).number == 1
 
 
-def test_many_features_are_counted_and_the_first_are_named(ledger, ranker, verdict):
+def test_many_features_are_counted_and_the_first_are_named(guarded, ranker, verdict):
     found = [FOUND | {"feature": f"user_activity:f{n}"} for n in range(9)]
-    ledger.record_consistency(verdict(ranker, *found))
+    guarded.record_consistency(verdict(ranker, *found))
     with pytest.raises(NoEvidence, match=r"user_activity:f4 and 4 more were served"):
-        ledger.promote("ranker/1", **BY)
+        guarded.promote("ranker/1", **BY)
 
 
 def test_a_verdict_that_says_the_same_again_is_one_verdict_and_the_newest_is_what_is_read(
-    ledger, ranker, verdict, raw
+    guarded, ranker, verdict, raw
 ):
     for _ in range(2):
-        ledger.record_consistency(verdict(ranker, FOUND))
+        guarded.record_consistency(verdict(ranker, FOUND))
     assert raw("SELECT count(*) FROM consistency_verdict") == [(1,)]
     later = verdict(ranker)
-    ledger.record_consistency(
+    guarded.record_consistency(
         dataclasses.replace(later, newest_request=later.newest_request + timedelta(days=1))
     )
-    ledger.record_consistency(verdict(ranker, FOUND))  # what was said before may be said again after another
+    guarded.record_consistency(verdict(ranker, FOUND))  # what was said before may be said again after another
     assert raw("SELECT count(*) FROM consistency_verdict") == [(3,)]
-    newest = ledger.consistency("world")["ranking"]
+    newest = guarded.consistency("world")["ranking"]
     assert (newest.passed, newest.findings, newest.service_digest) == (False, (FOUND,), ranker)
-    assert ledger.consistency("kuairand") == {}
+    assert guarded.consistency("kuairand") == {}
 
 
-def test_a_verdict_needs_something_compared_and_a_service_that_is_recorded(ledger, verdict):
+def test_a_verdict_needs_something_compared_and_a_service_that_is_recorded(guarded, verdict):
     with pytest.raises(NotRecorded, match="service"):
-        ledger.record_consistency(verdict("never recorded"))
+        guarded.record_consistency(verdict("never recorded"))
     with pytest.raises(InvalidRecord, match="nothing was compared"):
         verdict("s", requests=0)
     with pytest.raises(InvalidRecord, match="feature and its digest"):

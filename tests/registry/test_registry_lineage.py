@@ -12,9 +12,11 @@ from registry import (
     BentoRecord,
     ExperimentRecord,
     FeatureRecord,
+    Input,
     NotRecorded,
     RegistryError,
     ServiceRecord,
+    Signature,
     TrainingSetRecord,
 )
 
@@ -32,9 +34,9 @@ def chain(module_ledger, draft):
     light = ledger.record_service(ServiceRecord("retrieval", ("d-user_plays", "d-title_plays")))
     heavy = ledger.record_service(ServiceRecord("ranking", ("d-user_hovers", "d-user_plays")))
     new_year = datetime(2026, 1, 1, tzinfo=UTC)
-    for digest, service in [("t-light", light), ("t-heavy", heavy), ("t-free", None)]:
+    for digest, services in [("t-light", (light,)), ("t-heavy", (heavy,)), ("t-free", ())]:
         ledger.record_training_set(
-            TrainingSetRecord(digest, "world", new_year - timedelta(days=7), new_year, 10, service=service)
+            TrainingSetRecord(digest, "world", new_year - timedelta(days=7), new_year, 10, services=services)
         )
     ledger.register(draft("retriever", service=light, training_set="t-light"))
     ledger.register(draft("ranker", service=heavy, training_set="t-heavy"))
@@ -135,6 +137,64 @@ EVERYTHING_OF_PLAYS = {
 )  # fmt: skip
 def test_impact_shows_everything_that_is_touched(chain, target, expected):
     assert shown(chain.impact(target)) == expected
+
+
+@pytest.fixture
+def towers(ledger, draft):
+    """A retriever of two inputs, a ranker trained behind it, and an artwork policy behind that; another ranker alone."""
+    ledger.record_features(at(["user_plays", "title_plays", "image_hue"]))
+    user, title, image = (
+        ledger.record_service(ServiceRecord(name, (f"d-{feature}",)))
+        for name, feature in [("user", "user_plays"), ("title", "title_plays"), ("image", "image_hue")]
+    )
+    new_year = datetime(2026, 1, 1, tzinfo=UTC)
+    ledger.record_training_set(
+        TrainingSetRecord("t", "world", new_year - timedelta(days=7), new_year, 10, services=(user, title))
+    )
+    both = Signature((Input("user", user), Input("title", title)))
+    ledger.register(draft("retriever", signature=both, training_set="t"))
+    ledger.register(draft("ranker", service=user, upstream={"retriever": "retriever/1"}))
+    ledger.register(draft("artwork", service=image, upstream={"shown": "ranker/1", "found": "retriever/1"}))
+    ledger.register(draft("ranker", weights=1, service=image))
+    ledger.promote("retriever/1", by="ada", reason="first")
+    ledger.record_bento(BentoRecord("homepage:a", "b1", ("retriever/1",)))
+    ledger.record_bento(BentoRecord("artwork:a", "b2", ("artwork/1",)))
+    return ledger
+
+
+def test_a_feature_of_any_input_reaches_the_version_and_those_trained_behind_it(towers):
+    assert shown(towers.impact("feature title_plays")) == {
+        "features": ["title_plays"],
+        "services": ["title"],
+        "training_sets": ["t"],
+        "versions": ["artwork/1", "ranker/1", "retriever/1"],
+        "bentos": ["homepage:a", "artwork:a"],
+    }
+    assert shown(towers.impact("ranker/1"))["versions"] == ["artwork/1", "ranker/1"]
+    assert shown(towers.impact("training_set t"))["versions"] == ["artwork/1", "ranker/1", "retriever/1"]
+    assert shown(towers.impact("image_hue"))["versions"] == ["artwork/1", "ranker/2"]
+
+
+def test_explaining_a_version_explains_what_it_stands_behind_and_not_where_that_serves(towers):
+    assert shown(towers.explain("artwork/1")) == {
+        "features": ["image_hue", "title_plays", "user_plays"],
+        "services": ["image", "title", "user"],
+        "training_sets": ["t"],
+        "versions": ["artwork/1", "ranker/1", "retriever/1"],
+        "bentos": ["artwork:a"],
+    }
+    nodes = {node.ref: node for node in towers.explain("artwork/1").versions}
+    assert nodes["artwork/1"].upstream == ("retriever/1", "ranker/1")  # by role: found, shown
+    assert nodes["retriever/1"].aliases == ("champion",)
+    services = {service.digest: service.name for service in towers.explain("retriever/1").services}
+    assert [services[digest] for digest in nodes["retriever/1"].services] == ["user", "title"]
+    (made,) = towers.explain("retriever/1").training_sets
+    assert [services[digest] for digest in made.services] == ["user", "title"]
+    drawn = arrows(towers.explain("ranker/1").to_mermaid())
+    assert ("retriever/1 @champion", "ranker/1") in drawn
+    assert {target for source, target in drawn if source.startswith("feature service title")} == {
+        next(to for _, to in drawn if to.startswith("training set")), "retriever/1 @champion",
+    }  # fmt: skip
 
 
 def test_the_impact_of_a_service_is_that_of_its_features_within_it(chain):
@@ -277,4 +337,4 @@ def test_questions_take_a_fixed_number_of_queries_however_much_there_is(ledger, 
     few = count()
     grow(2, 8)
     assert count() == few
-    assert max(few) <= 9
+    assert max(few) <= 12

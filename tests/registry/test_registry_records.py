@@ -147,4 +147,4 @@ def test_one_training_set_digest_has_one_meaning(ledger, training_set, change):
 
 def test_a_training_set_of_an_unknown_service_is_refused(ledger, training_set):
     with pytest.raises(NotRecorded, match="feature service 'nowhere'"):
-        ledger.record_training_set(training_set(service="nowhere"))
+        ledger.record_training_set(training_set(services=("nowhere",)))

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from registry import (
     ArmRecord,
     ExperimentRecord,
+    Input,
     InvalidPageToken,
     InvalidRecord,
     Metric,
     QuerySyntax,
+    Signature,
     VersionDraft,
 )
 from registry.query import AllOf, AnyOf, Comparison, Field, Not, parse_query
@@ -49,6 +51,13 @@ def library(module_ledger, lineage):
     ledger, rng = module_ledger, random.Random(7)
     services = [lineage(ledger, suffix)[0] for suffix in ("", "x")]
     for n in range(40):
+        read = rng.choice(
+            [
+                (),
+                *((Input("features", digest),) for digest in services),
+                (Input("a", services[0]), Input("b", services[1])),
+            ]
+        )
         draft = VersionDraft(
             rng.choice(["ranker", "Retriever", "artwork_best"]),
             {"config.json": b"%d" % n},
@@ -61,7 +70,7 @@ def library(module_ledger, lineage):
             tags={key: rng.choice(WORDS) for key in KEYS if rng.random() < 0.6},
             params={"layers": rng.choice([1, 2, 10, 0.5, "many", "É"])} if rng.random() < 0.7 else {},
             source=rng.choice(WORDS),
-            service=rng.choice([None, *services]),
+            signature=Signature(read),
         )
         ledger.register(draft)
     for ref, alias in [("ranker/1", "shadow"), ("ranker/2", "Shadow"), ("Retriever/1", "shadow")]:
@@ -79,8 +88,10 @@ def library(module_ledger, lineage):
 def everything(library):
     """What the evaluator sees of each version: every value of every field."""
     versions = library.search(limit=1000).versions
-    example = {version.service: version.ref for version in versions}
-    features = {service: library.explain(ref).features for service, ref in example.items()}
+    features = {
+        version.ref: [c for held in library.columns(version.ref).values() for c in held]
+        for version in versions
+    }
     arms = {"ranker/1": ["rows/control"], "ranker/2": ["rows/treated"], "Retriever/1": ["rows/treated"]}
     return {
         version.ref: {
@@ -90,7 +101,7 @@ def everything(library):
             "source": [version.source],
             "aliases": version.aliases,
             "features": [
-                name for feature in features[version.service] for name in (feature.name, feature.digest)
+                name for feature in features[version.ref] for name in (feature.name, feature.digest)
             ],
             "arms": arms.get(version.ref, []),
             **{f"tags.{key}": [value] for key, value in version.tags.items()},
@@ -245,7 +256,7 @@ def test_features_find_the_versions_made_from_them_by_name_or_by_digest(library)
         ("features = 'f7x'", {service_of["f7x"]}),
         ("features = 'watch_minutes_sum_7d'", set(service_of.values())),
     ]:
-        expected = {version.ref for version in versions if version.service in services}
+        expected = {version.ref for version in versions if services & set(version.signature.services)}
         assert {version.ref for version in library.search(text, limit=1000).versions} == expected != set()
         assert len(library.search(f"NOT {text}", limit=1000).versions) == ALL_40 - len(expected)
 

@@ -1,6 +1,7 @@
 """Registering, reading, tagging and deleting model versions."""
 
 import dataclasses
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,13 +11,17 @@ from registry import (
     ArmRecord,
     ArtifactRefused,
     BentoRecord,
+    Column,
     DefinitionConflict,
     ExperimentRecord,
+    Input,
     InvalidRecord,
     InvalidReference,
     Metric,
     NotRecorded,
+    Output,
     ServiceRecord,
+    Signature,
     StillReferenced,
     VersionDraft,
 )
@@ -24,6 +29,14 @@ from registry import (
 
 def test_a_version_comes_back_as_it_was_registered(ledger, draft, lineage, clock):
     service, made_from = lineage(ledger)
+    light, _ = lineage(ledger, "light")
+    signature = Signature(
+        (Input("user", service), Input("title", light, "float64")),
+        (Output("play", meaning="probability of a play"), Output("top", "int64", (None, 10))),
+        {"torch": "2.13.0", "numpy": "2.4"},
+    )
+    for weights in (7, 8):
+        ledger.register(draft("retriever", weights=weights))
     before = clock()
     metrics = (
         Metric("auc", 0.71, split="test"),
@@ -36,9 +49,9 @@ def test_a_version_comes_back_as_it_was_registered(ledger, draft, lineage, clock
             tags={"source": "world", "ünïcode": "naïve ☃"},
             config={"towers": [64, 32], "temperature": 0.05, "none": None},
             seed=2**40,
-            signature={"inputs": ["f1", "f7"], "outputs": ["score"]},
+            signature=signature,
             training_set=made_from,
-            service=service,
+            upstream={"retriever": "retriever"},
             source="matinee day",
             created_by="ada",
         )
@@ -50,10 +63,9 @@ def test_a_version_comes_back_as_it_was_registered(ledger, draft, lineage, clock
     assert read.params == {"learning_rate": "0.001", "epochs": "3", "mixed": "true", "loss": "softmax"}
     assert read.tags == {"source": "world", "ünïcode": "naïve ☃"}
     assert read.config == {"towers": [64, 32], "temperature": 0.05, "none": None}
-    assert read.signature == {"inputs": ["f1", "f7"], "outputs": ["score"]}
-    assert (read.training_set, read.service, read.source, read.created_by) == (
-        made_from, service, "matinee day", "ada",
-    )  # fmt: skip
+    assert read.signature == signature
+    assert read.upstream == {"retriever": "retriever/2"}
+    assert (read.training_set, read.source, read.created_by) == (made_from, "matinee day", "ada")
     assert [(file.path, file.size, file.media_type) for file in read.files] == [
         ("model/config.json", len(b'{"layers": 0}'), "application/json"),
         ("report.md", len(b"# Offline evaluation"), "text/markdown"),
@@ -77,18 +89,92 @@ def test_the_same_draft_again_is_the_same_version(ledger, draft, clock):
         {"seed": 1},
         {"config": {"layers": 2}},
         {"params": {"epochs": 2}},
-        {"signature": {"inputs": ["a"]}},
+        {"signature": Signature(outputs=(Output("play"),))},
         {"source": "elsewhere"},
         {"service": "recorded"},
         {"training_set": "recorded"},
+        {"upstream": {"retriever": "retriever/1"}},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_another_content_or_lineage_is_another_version(ledger, draft, lineage, change):
     service, made_from = lineage(ledger)
+    ledger.register(draft("retriever"))
     change |= {"service": service} if "service" in change else {}
     change |= {"training_set": made_from} if "training_set" in change else {}
     assert [ledger.register(draft()).number, ledger.register(draft(**change)).number] == [1, 2]
+
+
+def test_the_libraries_that_made_it_and_who_and_when_make_no_other_version(ledger, draft):
+    first = ledger.register(draft(signature=Signature(framework={"torch": "2.13.0"})))
+    assert ledger.register(draft(signature=Signature(framework={"torch": "2.14.0"}))) == first
+
+
+def test_versions_of_other_inputs_in_another_order_or_under_another_name_are_others(ledger, draft, lineage):
+    a, b = lineage(ledger)[0], lineage(ledger, "x")[0]
+    read = [
+        (Input("a", a), Input("b", b)), (Input("b", b), Input("a", a)), (Input("a", b), Input("b", a)),
+        (Input("a", a, "float64"), Input("b", b)), (Input("a", a),),
+    ]  # fmt: skip
+    numbers = [ledger.register(draft(signature=Signature(inputs))).number for inputs in read]
+    assert numbers == [1, 2, 3, 4, 5]
+    assert [ledger.get(f"ranker/{number}").signature.inputs for number in numbers] == read
+
+
+def test_a_version_it_stands_behind_is_pinned_by_number_and_cannot_be_deleted(ledger, draft):
+    ledger.register(draft("retriever"))
+    ledger.promote("retriever/1", "live", by="ada", reason="first")
+    assert ledger.register(draft(upstream={"retriever": "retriever@live"})).upstream == {
+        "retriever": "retriever/1"
+    }
+    ledger.remove_alias("retriever", "live", by="ada", reason="done")
+    with pytest.raises(StillReferenced, match="'ranker/1', trained behind it"):
+        ledger.delete("retriever/1")
+    ledger.delete("ranker/1")
+    ledger.delete("retriever/1")
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ({"signature": Signature((Input("x", "nowhere"),))}, "feature service 'nowhere'"),
+        ({"upstream": {"retriever": "retriever/9"}}, "model 'retriever'"),
+        ({"upstream": {"retriever": "ranker/9"}}, "model version 'ranker/9'"),
+    ],
+)
+def test_a_version_made_from_what_is_not_recorded_is_refused_whole(ledger, draft, rest, said):
+    ledger.register(draft())
+    with pytest.raises(NotRecorded, match=said):
+        ledger.register(draft(weights=1, **rest))
+    assert [model.latest for model in ledger.models()] == [1]
+
+
+def test_the_columns_of_each_input_are_the_features_of_its_service_in_order(ledger, draft, lineage):
+    service, _ = lineage(ledger)
+    some = ledger.record_service(ServiceRecord("light", ("f28", "f1")))
+    ledger.register(draft(signature=Signature((Input("user", some), Input("title", service)))))
+    columns = ledger.columns("ranker/1")
+    assert list(columns) == ["user", "title"]
+    assert [c.digest for c in columns["user"]] == ["f28", "f1"]
+    assert columns["user"][1] == Column("user_activity", "watch_minutes_sum_1d", "f1", "FLOAT")
+    assert columns["user"][1].reference == "user_activity:watch_minutes_sum_1d"
+    assert [c.digest for c in columns["title"]] == ["f1", "f7", "f28"]
+    assert ledger.columns(ledger.register(draft("popular")).ref) == {}
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: Signature((Input("a", "s"), Input("a", "t"))), "'a' twice among its inputs"),
+        (lambda: Signature(outputs=(Output("p"), Output("p"))), "'p' twice among its outputs"),
+        (lambda: Input("", "s"), "an input's name is ''"),
+        (lambda: Output("p", shape=(0,)), "at least 1, or None"),
+        (lambda: Signature(framework={"torch": ""}), "the version of torch is ''"),
+    ],
+)
+def test_a_signature_that_says_nothing_or_twice_is_refused_where_it_is_made(made, said):
+    with pytest.raises(InvalidRecord, match=re.escape(said)):
+        made()
 
 
 def test_numbers_count_within_a_model(ledger, draft):

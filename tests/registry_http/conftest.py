@@ -15,7 +15,16 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from registry import FeatureRecord, GateRecord, Metric, ServiceRecord, TrainingSetRecord, VersionDraft
+from registry import (
+    FeatureRecord,
+    GateRecord,
+    Input,
+    Metric,
+    ServiceRecord,
+    Signature,
+    TrainingSetRecord,
+    VersionDraft,
+)
 from registry.http import Limits, Role, open_backend
 from registry.http.server import bind, server, url_of
 
@@ -125,11 +134,13 @@ def admin(calling):
 
 @pytest.fixture(scope="session")
 def draft():
-    """Makes a draft; two drafts with different `weights` are different versions."""
+    """Makes a draft; two drafts with different `weights` are different versions; `service` is what it reads."""
 
     def make(name, weights=0, **rest):
         files = {"tower/config.json": b'{"layers": %d}' % weights, "report.md": b"# Offline evaluation"}
         rest.setdefault("metrics", [Metric("recall", 0.41, dataset="world", split="test", k=200)])
+        if "service" in rest:
+            rest["signature"] = Signature((Input("features", rest.pop("service")),))
         return VersionDraft(name, rest.pop("files", files), **rest)
 
     return make
@@ -145,7 +156,7 @@ def lineage():
         ledger.record_training_set(
             TrainingSetRecord(
                 f"t{suffix}", f"world{suffix}", NEW_YEAR - timedelta(days=28), NEW_YEAR, 1000, as_of=NEW_YEAR,
-                event_digests={"plays": "e1"}, service=service,
+                event_digests={"plays": "e1"}, services=(service,),
             )
         )  # fmt: skip
         ledger.record_gate(GateRecord("user_activity", NEW_YEAR, passed, source=f"world{suffix}"))
