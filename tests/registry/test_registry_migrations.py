@@ -1,14 +1,26 @@
 """The schema: migrations and models agree, and several programs may open the ledger at once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 
-import alembic.command
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
-from registry import open_registry
+from registry import (
+    ArmRecord,
+    BentoRecord,
+    ConsistencyRecord,
+    ExperimentRecord,
+    GateRecord,
+    Input,
+    Signature,
+    StillReferenced,
+    open_registry,
+)
 from registry.database import Database, migrate, migration_config
 from registry.schema import Base
 
@@ -38,23 +50,145 @@ def test_constraints_are_named_alike_in_migrations_and_models(url):
     database.close()
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
-def test_the_schema_goes_down_with_data_in_and_comes_up_again(kind, tmp_path, request, draft):
-    url = (
-        f"sqlite:///{tmp_path}/r.db" if kind == "sqlite" else request.getfixturevalue("new_postgres_schema")()
-    )
-    with open_registry(url, str(tmp_path / "artifacts")) as ledger:
-        ledger.register(draft())
-    database = Database(url)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def empty_url(request, tmp_path):
+    """A database in which nothing is."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/r.db"
+    return request.getfixturevalue("new_postgres_schema")()
+
+
+@pytest.fixture
+def database(empty_url):
+    made = Database(empty_url)
+    yield made
+    made.close()
+
+
+def contents(database):
+    """Every table but Alembic's own: column → what each row has there, as text, in order of the primary key."""
     with database.connection() as connection:
-        alembic.command.downgrade(migration_config(connection), "base")
-        assert set(sa.inspect(connection).get_table_names()) == {"alembic_version"}
+        inspector = sa.inspect(connection)
+        return {
+            table: columns_of(connection, table, inspector.get_pk_constraint(table)["constrained_columns"])
+            for table in inspector.get_table_names()
+            if table != "alembic_version"
+        }
+
+
+def columns_of(connection, table, key):
+    result = connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY {', '.join(key)}")
+    names, rows = list(result.keys()), result.all()
+    return {name: [str(row[place]) for row in rows] for place, name in enumerate(names)}
+
+
+def triggers(database):
+    with database.connection() as connection:
+        if database.dialect == "sqlite":
+            found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        else:
+            found = connection.exec_driver_sql(
+                "SELECT tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+                "WHERE NOT tgisinternal AND c.relnamespace = current_schema()::regnamespace"
+            )
+        return set(found.scalars())
+
+
+def fill(url, artifacts, draft, lineage):
+    """At least one row in every table of the chain."""
+    with open_registry(url, artifacts, protected=()) as ledger:
+        service, made_from = lineage(ledger)
+        light, _ = lineage(ledger, "light")
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        ledger.record_gate(GateRecord("user_activity", moment, passed=True))
+        ledger.record_consistency(ConsistencyRecord("world", service, 1, 1, moment))
+        ledger.register(
+            draft("retriever", signature=Signature((Input("user", service), Input("title", light))))
+        )
+        ledger.register(
+            draft(service=service, training_set=made_from, params={"epochs": 3}, tags={"a": "b"}, seed=2**40,
+                  upstream={"retriever": "retriever/1"})
+        )  # fmt: skip
+        ledger.register(draft("popular"))
+        ledger.promote("ranker/1", by="ada", reason="first")
+        ledger.record_bento(BentoRecord("homepage:a", "b", ("ranker/1",)))
+        arms = (ArmRecord("control", {"ranker": "ranker/1"}, {"weight": 1}),)
+        ledger.record_experiment(ExperimentRecord("rows", "page", arms), by="ada")
+        ledger.start_experiment("rows", by="ada")
+        ledger.record_readout("rows", {"verdict": "no difference"})
+
+
+def test_every_step_down_keeps_what_it_has_room_for_and_every_step_up_brings_all_of_it_back_but_that(
+    database, empty_url, tmp_path, draft, lineage
+):
+    fill(empty_url, str(tmp_path / "artifacts"), draft, lineage)
+    with database.connection() as connection:
+        steps = list(ScriptDirectory.from_config(migration_config(connection)).walk_revisions())
+    at_head, forbidden = contents(database), triggers(database)
+    assert forbidden
+    for step in steps:  # newest first
+        before = contents(database)
+        below = step.down_revision or "base"
+        migrate(database, below)
+        after = contents(database)
+        for table in after.keys() & before.keys():
+            for column in after[table].keys() & before[table].keys():
+                assert after[table][column] == before[table][column], (step.revision, table, column)
+        migrate(database, step.revision)
+        again = contents(database)
+        assert {table: set(columns) for table, columns in again.items()} == {
+            table: set(columns) for table, columns in before.items()
+        }
+        migrate(database, below)
+    assert contents(database) == {}
+    assert triggers(database) == set()
     migrate(database)
+    assert triggers(database) == forbidden
+    assert contents(database).keys() == at_head.keys()
     with database.connection() as connection:
         assert differences(connection) == []
-    database.close()
-    with open_registry(url, str(tmp_path / "artifacts")) as ledger:
+    with open_registry(empty_url, str(tmp_path / "artifacts")) as ledger:
         assert ledger.register(draft()).number == 1
+
+
+def test_a_ledger_of_revision_3_comes_up_with_every_service_an_input(
+    database, empty_url, tmp_path, draft, lineage
+):
+    fill(empty_url, str(tmp_path / "artifacts"), draft, lineage)
+    with open_registry(empty_url, str(tmp_path / "artifacts")) as ledger:
+        before = ledger.get("ranker/1")
+        (user, _title) = ledger.get("retriever/1").signature.inputs
+    migrate(database, "0003")
+    with database.connection() as connection:
+        served = connection.exec_driver_sql(
+            "SELECT m.name, v.service_digest FROM model_version v JOIN registered_model m ON m.id = v.model_id ORDER BY 1"
+        ).all()
+    service = before.signature.inputs[0].service
+    assert served == [("popular", None), ("ranker", service), ("retriever", user.service)]
+    with open_registry(empty_url, str(tmp_path / "artifacts")) as ledger:
+        after = ledger.get("ranker/1")
+        assert after == replace(before, upstream={})  # what revision 3 has no room for
+        assert ledger.get("retriever/1").signature.inputs == (Input("features", user.service),)
+        assert ledger.get("popular/1").signature.inputs == ()
+        assert [made.services for made in ledger.explain("ranker/1").training_sets] == [(service,)]
+        assert ledger.get("ranker@champion") == after
+        with pytest.raises(StillReferenced):
+            ledger.delete("ranker/1")
+
+
+def test_a_step_that_would_leave_a_row_that_refers_to_nothing_leaves_everything_as_it_was(tmp_path, draft):
+    database = Database(f"sqlite:///{tmp_path}/r.db")
+    with open_registry(f"sqlite:///{tmp_path}/r.db", str(tmp_path / "artifacts")) as ledger:
+        ledger.register(draft())
+    with (
+        pytest.raises(sa.exc.IntegrityError, match="1 rows of tag refer to nothing"),
+        database.rebuilding() as raw,
+    ):
+        raw.exec_driver_sql("INSERT INTO tag VALUES (99, 'a', 'b')")
+    with database.connection() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM tag").scalar_one() == 0
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
+    database.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
