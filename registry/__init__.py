@@ -1,16 +1,20 @@
 """The ledger: which features made which model, which version is live where, and what came of it.
 
 >>> import tempfile
->>> from registry import Metric, VersionDraft, open_registry
+>>> from datetime import UTC, datetime, timedelta
+>>> from registry import GateRecord, Metric, TrainingSetRecord, VersionDraft, open_registry
 >>> home = tempfile.TemporaryDirectory()
 >>> ledger = open_registry(f"sqlite:///{home.name}/registry.db", f"{home.name}/artifacts")
->>> draft = VersionDraft("ranker", {"config.json": b"{}"}, metrics=[Metric("auc", 0.71, split="test")])
->>> ledger.register(draft).ref
+>>> today = datetime(2026, 2, 5, tzinfo=UTC)
+>>> ledger.record_training_set(TrainingSetRecord("9b74", "world", today - timedelta(days=7), today, 1000, as_of=today))
+>>> ledger.record_gate(GateRecord("user_profile", today, passed=True, source="world"))
+>>> metrics = [Metric("auc", 0.71, dataset="world", split="test")]
+>>> ledger.register(VersionDraft("ranker", {"config.json": b"{}"}, metrics, training_set="9b74")).ref
 'ranker/1'
 >>> ledger.promote("ranker/1", expect=None, by="ada", reason="first version").aliases
 ('champion',)
->>> ledger.get("ranker@champion").number
-1
+>>> [version.ref for version in ledger.search("metrics.auc > 0.7 AND aliases = 'champion'").versions]
+['ranker/1']
 >>> ledger.close(); home.cleanup()
 """
 

@@ -30,6 +30,8 @@ from registry.http.server import bind, server, url_of
 
 POSTGRES = os.environ.get("MATINEE_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+LEARNED = "learned"
+"""A training set whose tables passed the gate: what a version learned from unless its test says otherwise."""
 BACKENDS = [pytest.param("sqlite"), pytest.param("postgresql", marks=pytest.mark.service)]
 
 
@@ -83,6 +85,10 @@ def backend(database_url, tmp_path_factory, import_root):
     limits = Limits(rate=1e6, burst=10**6, body=1 << 18, upload=1 << 20)
     artifacts = str(tmp_path_factory.mktemp("artifacts"))
     with open_backend(database_url, artifacts, limits=limits, imports=[import_root], clock=ticking()) as made:
+        made.registry.record_training_set(
+            TrainingSetRecord(LEARNED, "world", NEW_YEAR - timedelta(days=28), NEW_YEAR, 1000, as_of=NEW_YEAR)
+        )
+        made.registry.record_gate(GateRecord("user_activity", NEW_YEAR, passed=True, source="world"))
         yield made
 
 
@@ -139,6 +145,7 @@ def draft():
     def make(name, weights=0, **rest):
         files = {"tower/config.json": b'{"layers": %d}' % weights, "report.md": b"# Offline evaluation"}
         rest.setdefault("metrics", [Metric("recall", 0.41, dataset="world", split="test", k=200)])
+        rest.setdefault("training_set", LEARNED)
         if "service" in rest:
             rest["signature"] = Signature((Input("features", rest.pop("service")),))
         return VersionDraft(name, rest.pop("files", files), **rest)

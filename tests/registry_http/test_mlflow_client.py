@@ -362,7 +362,7 @@ def test_a_version_is_copied_with_its_files_lineage_and_measurements(client, bac
     assert (copied.name, copied.version, copied.source) == (name + "-prod", "1", f"models:/{name}/1")
     assert (copied.tags, copied.run_id, copied.aliases) == ({"team": "home"}, training_set, [])
     ours = backend.registry.get(f"{name}-prod/1")
-    for part in ("files", "metrics", "params", "config", "signature", "training_set", "service"):
+    for part in ("files", "metrics", "params", "config", "signature", "training_set", "upstream"):
         assert getattr(ours, part) == getattr(original, part), part
 
 
