@@ -61,7 +61,8 @@ def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
     live = LiveExperiments.read(day.workspace.live).references
     wanted = {ref for ref in (*have.values(), *live) if ref.split("/")[0] in NEEDS[service]}
     folders: dict[str, Path] = {ref: fetched(day, ref) for ref in sorted(wanted)}
-    built = build(service, folders, defaults, day.workspace.root, day.workspace.bentos)
+    frameworks = {ref: day.registry.get(ref).signature.framework for ref in folders}
+    built = build(service, folders, defaults, day.workspace.root, day.workspace.bentos, frameworks)
     day.registry.record_bento(BentoRecord(built.tag, built.digest, tuple(folders)))
     stage.note = f"{built.tag} with {', '.join(folders)}"
     return built

@@ -12,7 +12,9 @@ from matinee.session import console, print_pairs, print_table
 if TYPE_CHECKING:  # a lineage can be shown without torch, a page without tea-tasting
     from experiments.estimates import Estimate
     from experiments.readout import Readout
+    from matinee.checking import Fit
     from matinee.recommending import Timings
+    from matinee.reproducing import Reproduction
     from registry.lineage import Lineage
     from serving.answers import Page, ShownTitle
 
@@ -93,6 +95,40 @@ def _estimate_row(role: str, e: Estimate, finding: str) -> Sequence[object]:
     relative = "" if e.relative is None else f" ({e.relative:+.1%})"
     return (role, e.metric, f"{e.control:.3f}", f"{e.treatment:.3f}", f"{e.difference:+.3f}{relative}",
             f"{e.low:+.3f} … {e.high:+.3f}", f"{e.p_value:.4f}", finding)  # fmt: skip
+
+
+def print_fit(fit: Fit) -> None:
+    """Whether a version may be served, and every difference."""
+    state = "[green]fits[/green]" if fit.fits else "[red]does not fit[/red]"
+    console.print(f"{fit.ref} {state} snapshot {fit.generation}", highlight=False)
+    for given in fit.inputs:
+        found = len(given.differences)
+        console.print(
+            f"  input {given.name}: {given.service}, {given.columns} features, {found} differ",
+            highlight=False,
+        )
+        for difference in given.differences:
+            console.print(f"    {difference}", highlight=False, markup=False)
+    for difference in fit.libraries:
+        console.print(f"  worth a look: {difference}", highlight=False, markup=False)
+
+
+def print_reproduction(outcome: Reproduction) -> None:
+    """Equal, or what differs and what may be the cause."""
+    files, measured = len(outcome.files), len(outcome.measured)
+    if outcome.equal:
+        console.print(
+            f"{outcome.ref}: [green]equal[/green], every file byte for byte, every metric to the last digit"
+        )
+    else:
+        console.print(f"{outcome.ref}: [red]differs[/red] in {files} files and {measured} metrics")
+    for circumstance in outcome.circumstances:
+        console.print(f"  not as it was then: {circumstance}", highlight=False, markup=False)
+    for difference in outcome.inside:
+        console.print(f"  {difference}", highlight=False, markup=False)
+    rows = [[name, was, now] for name, (was, now) in outcome.measured.items()]
+    if rows:
+        print_table("metrics", ("metric", "recorded", "now"), rows)
 
 
 def print_lineage(lineage: Lineage) -> None:

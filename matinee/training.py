@@ -40,6 +40,7 @@ from matinee.progress import Stage
 from matinee.recipes import RANKING_ROWS, Recipe, features_digest
 from models import artifact
 from models.data import RetrievalPeriod
+from models.determinism import arithmetic
 from models.evaluate import (
     evaluate_popularity,
     evaluate_ranking,
@@ -56,7 +57,6 @@ from models.ranker import Ranker
 from models.retrieval import Retriever
 from models.settings import RankerConfig, RetrievalConfig
 from models.signature import Signature
-from models.threads import threads
 from models.train_ranker import train_ranker
 from models.train_retrieval import train_retrieval
 from registry import Metric, ModelVersion, Output, Registry, VersionDraft
@@ -130,7 +130,7 @@ def register(bench: Bench, fitted: Fitted) -> ModelVersion:
             name=fitted.name, files=saved(fitted.model, Path(folder)), metrics=fitted.metrics,
             config=settings, seed=settings.get("seed"),
             params={key: value for key, value in settings.items() if isinstance(value, str | float | int)},
-            tags={"source": source, "as_of": bench.split.as_of.isoformat(), "inputs": inputs, "threads": str(threads())},
+            tags={"source": source, "as_of": bench.split.as_of.isoformat(), "inputs": inputs, **arithmetic()},
             signature=recorded_signature(fitted), training_set=made.digest, upstream=fitted.upstream,
             source=source, created_by="matinee train",
         ))  # fmt: skip

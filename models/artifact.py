@@ -119,11 +119,26 @@ def load(folder: Path, kind: str) -> Artifact:
     )
 
 
+def kind(folder: Path) -> str:
+    """Which kind of model a folder says that it holds.
+
+    Raises:
+        ArtifactError: it has no manifest, or one of another format.
+    """
+    said: str = _manifest(folder)["kind"]
+    return said
+
+
 def digest(folder: Path) -> str:
     """SHA-256 (64 hex digits) over the names and contents of all files in `folder`."""
+    return digest_of(file_digests(folder))
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in `folder`, by name."""
     if not folder.is_dir():
         raise ArtifactError(folder, "is not a folder.")
-    return digest_of({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()})
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
 def arrays_digest(arrays: Arrays) -> NDArray[np.uint8]:

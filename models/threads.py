@@ -6,11 +6,6 @@ import faiss
 import torch
 
 
-def threads() -> int:
-    """How many cores PyTorch uses in this process."""
-    return int(torch.get_num_threads())
-
-
 def use_threads(count: int) -> None:
     """Let PyTorch and faiss use `count` threads in this process; called once, where the process starts.
 

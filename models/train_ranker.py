@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.calibration import Calibration, fit_calibration
 from models.data import MalformedData, RankingSet
+from models.determinism import deterministic
 from models.evaluate import evaluate_ranking
 from models.inputs import Standardiser, fit_standardiser
 from models.losses import heads_loss
@@ -36,6 +37,7 @@ class Rows:
         return len(self.place)
 
 
+@deterministic()
 def train_ranker(
     train: RankingSet,
     validation: RankingSet,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from models.data import MalformedData, RetrievalPeriod
+from models.determinism import deterministic
 from models.evaluate import evaluate_retrieval, histories_of
 from models.inputs import fit_standardiser
 from models.losses import catalogue_softmax_loss
@@ -22,6 +23,7 @@ from models.signature import Signature
 from models.towers import TitleTower, UserTower
 
 
+@deterministic()
 def train_retrieval(
     train: Sequence[RetrievalPeriod],
     validation: RetrievalPeriod,

@@ -114,6 +114,21 @@ class Registry:
         with self._database.write() as session:
             recording.record_training_set(session, training_set, self._clock())
 
+    def features(self, digests: Sequence[str]) -> dict[str, FeatureRecord]:
+        """The features among some digests (32,000 at most) that are recorded, by digest."""
+        with self._database.read() as session:
+            return reading.features(session, digests)
+
+    def service(self, digest: str) -> ServiceRecord:
+        """The feature service with a digest. Raises `NotRecorded`."""
+        with self._database.read() as session:
+            return reading.service(session, digest)
+
+    def training_set(self, digest: str) -> TrainingSetRecord:
+        """The training set with a digest. Raises `NotRecorded`."""
+        with self._database.read() as session:
+            return reading.training_set(session, digest)
+
     def record_gate(self, gate: GateRecord) -> None:
         """Record the gate's verdict on one table; the newest on a table and `as_of` is the one that counts."""
         with self._database.write() as session:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from registry.errors import NotRecorded
-from registry.records import GateRecord, Metric
+from registry.records import FeatureRecord, GateRecord, Metric, ServiceRecord, TrainingSetRecord
 from registry.refs import Ref
 from registry.results import Consistency, File, ModelVersion, RegisteredModel
 from registry.schema import (
@@ -27,6 +27,8 @@ from registry.schema import (
     ServiceMemberRow,
     ServiceRow,
     TagRow,
+    TrainingSetRow,
+    TrainingSetServiceRow,
     UpstreamRow,
     VersionRow,
 )
@@ -175,6 +177,59 @@ def models(session: Session) -> tuple[RegisteredModel, ...]:
         RegisteredModel(row.name, row.description, row.created_at, count, latest, aliases.get(row.id, {}))
         for row, count, latest in session.execute(counted)
     )
+
+
+def features(session: Session, digests: Sequence[str]) -> dict[str, FeatureRecord]:
+    """The features among `digests` that are recorded, by digest."""
+    return {
+        row.digest: FeatureRecord(row.digest, row.name, row.view, row.dtype, row.definition)
+        for row in session.scalars(sa.select(FeatureRow).where(FeatureRow.digest.in_(digests)))
+    }
+
+
+def service(session: Session, digest: str) -> ServiceRecord:
+    """The feature service with this digest.
+
+    Raises:
+        NotRecorded: there is none.
+    """
+    row = session.get(ServiceRow, digest)
+    if row is None:
+        raise NotRecorded("feature service", digest)
+    member = ServiceMemberRow
+    features = (
+        sa.select(member.feature_digest).where(member.service_digest == digest).order_by(member.position)
+    )
+    return ServiceRecord(row.name, tuple(session.scalars(features)))
+
+
+def training_set(session: Session, digest: str) -> TrainingSetRecord:
+    """The training set with this digest.
+
+    Raises:
+        NotRecorded: there is none.
+    """
+    row = session.get(TrainingSetRow, digest)
+    if row is None:
+        raise NotRecorded("training set", digest)
+    return TrainingSetRecord(
+        digest=row.digest,
+        source=row.source,
+        interval_start=row.interval_start,
+        interval_end=row.interval_end,
+        rows=row.rows,
+        as_of=row.as_of,
+        generation=row.generation,
+        event_digests=row.event_digests,
+        services=services_of(session, digest),
+    )
+
+
+def services_of(session: Session, training_set: str) -> tuple[str, ...]:
+    """The digests of the services that a training set was built from, in order."""
+    row = TrainingSetServiceRow
+    theirs = sa.select(row.service_digest).where(row.training_set_digest == training_set)
+    return tuple(session.scalars(theirs.order_by(row.position)))
 
 
 def gates(session: Session, source: str, as_of: datetime) -> dict[str, GateRecord]:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from registry import reading
 from registry.canonical import plain
 from registry.errors import DefinitionConflict, NotRecorded
 from registry.records import (
@@ -102,14 +103,10 @@ def record_training_set(session: Session, training_set: TrainingSetRecord, at: d
         session.flush()
         return
     row = session.get_one(TrainingSetRow, digest)
-    recorded = {key: getattr(row, key) for key in columns} | {"services": _services_of(session, digest)}
+    recorded = {key: getattr(row, key) for key in columns} | {
+        "services": reading.services_of(session, digest)
+    }
     _refuse_other("training set", digest, recorded, {**columns, "services": training_set.services})
-
-
-def _services_of(session: Session, training_set: str) -> tuple[str, ...]:
-    row = TrainingSetServiceRow
-    theirs = sa.select(row.service_digest).where(row.training_set_digest == training_set)
-    return tuple(session.scalars(theirs.order_by(row.position)))
 
 
 def record_gate(session: Session, gate: GateRecord, at: datetime) -> None:

@@ -18,7 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from feature_repo.reader import OnlineReader
 from serving.manifest import MANIFEST, NEEDS, Defaults, Manifest, ServiceName
-from serving.packing import pack_versions
+from serving.packing import NOT_RECORDED, Frameworks, pack_versions
 from serving.versions import check
 
 PACKAGES = ("serving", "models", "experiments", "feature_repo", "events", "validations")
@@ -50,8 +50,11 @@ def build(
     defaults: Defaults,
     home: Path,
     bento_store: Path,
+    frameworks: Frameworks = NOT_RECORDED,
 ) -> BuiltBento:
     """Build `service` with `versions` (pinned ref → artifact folder) into `bento_store` (a BENTOML_HOME).
+
+    `frameworks` says which libraries made each version, so that a service can say when it runs with others.
 
     `home` is the workspace whose online features it is to be served on: a version trained on others is refused
     here already. Equal inputs give an equal digest and tag, and
@@ -67,7 +70,8 @@ def build(
         raise UnknownService(service)
     with tempfile.TemporaryDirectory(prefix="matinee-bento-") as name:
         context = Path(name)
-        manifest = stage(service, versions, defaults, OnlineReader.open(home / "online"), context)
+        reader = OnlineReader.open(home / "online")
+        manifest = stage(service, versions, defaults, reader, context, frameworks)
         digest = folder_digest(context)
         tag = f"{service}:{digest[:16]}"
         path = bento_store / "bentos" / service / digest[:16]
@@ -83,9 +87,10 @@ def stage(
     defaults: Defaults,
     reader: OnlineReader,
     context: Path,
+    frameworks: Frameworks = NOT_RECORDED,
 ) -> Manifest:
     """Lay out in `context` all that the Bento will hold."""
-    packed = pack_versions(service, versions, defaults, context)
+    packed = pack_versions(service, versions, defaults, context, frameworks)
     check(packed, reader)
     manifest = Manifest(service=service, versions=packed, defaults=defaults)
     (context / MANIFEST).write_text(manifest.model_dump_json(indent=1), "utf-8")

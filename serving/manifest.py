@@ -61,6 +61,9 @@ class PackedVersion(BaseModel):
     reads: Mapping[str, Mapping[str, str]] = Field(
         description="feature service → feature → digest it was trained on, in column order"
     )
+    framework: Mapping[str, str] = Field(
+        {}, description="library → version it was trained with, where recorded"
+    )
 
 
 class Defaults(BaseModel):

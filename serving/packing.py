@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 from models import artifact
@@ -13,6 +14,9 @@ from serving.manifest import REQUIRES, Defaults, Kind, PackedVersion, ServiceNam
 from serving.versions import Models, load, reads
 
 VERSIONS = "versions"
+Frameworks = Mapping[str, Mapping[str, str]]
+"""Pinned ref → library → version."""
+NOT_RECORDED: Frameworks = MappingProxyType({})
 
 
 class MissingDefault(ValueError):
@@ -25,9 +29,15 @@ class MissingDefault(ValueError):
 
 
 def pack_versions(
-    service: ServiceName, versions: Mapping[str, Path], defaults: Defaults, context: Path
+    service: ServiceName,
+    versions: Mapping[str, Path],
+    defaults: Defaults,
+    context: Path,
+    frameworks: Frameworks = NOT_RECORDED,
 ) -> tuple[PackedVersion, ...]:
     """Copy `versions` (pinned ref → artifact folder) into `context`, ordered by ref.
+
+    `frameworks` says which libraries made each version, where that is known.
 
     Raises:
         MissingDefault: `defaults` names no model of the kind that the service cannot do without.
@@ -42,7 +52,12 @@ def pack_versions(
             raise VersionNotPacked(kind, ref, "the defaults", versions)
     packed = [_copied(ref, versions[ref], context) for ref in sorted(versions)]
     trained_on = reads(load(packed, context, Models()))
-    return tuple(version.model_copy(update={"reads": trained_on[version.ref]}) for version in packed)
+    return tuple(
+        version.model_copy(
+            update={"reads": trained_on[version.ref], "framework": dict(frameworks.get(version.ref, {}))}
+        )
+        for version in packed
+    )
 
 
 def _copied(ref: str, source: Path, context: Path) -> PackedVersion:

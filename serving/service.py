@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -39,7 +40,9 @@ from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles
 from serving.samples import SampleLog
 from serving.selection import NewUser
+from serving.versions import made_otherwise
 
+logger = logging.getLogger(__name__)
 BENTO = Path(__file__).resolve().parent.parent
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -126,7 +129,11 @@ class Process:
     def refuse_to_start() -> None:
         """End the process with a readable reason, before any worker starts, if it could not serve."""
         try:
-            check_servable(Folders.of(BENTO, Settings().home), Manifest.load(BENTO))
+            manifest = Manifest.load(BENTO)
+            check_servable(Folders.of(BENTO, Settings().home), manifest)
+            for version in manifest.versions:
+                for difference in made_otherwise(version.ref, version.framework):
+                    logger.warning("%s", difference)
         except (NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
             sys.exit(f"refusing to start: {type(problem).__name__}: {problem}")
 

@@ -5,8 +5,10 @@ PyTorch is imported when a model is loaded, and no earlier: what only checks sho
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +71,27 @@ def check(versions: Iterable[PackedVersion], reader: OnlineReader) -> None:
             signature = Signature(tuple(digests), tuple(digests.values()))
             if differences := signature.difference(reader.digests(service)):
                 raise FeaturesDiffer(version.ref, service, reader.generation, differences)
+
+
+def made_otherwise(ref: str, framework: Mapping[str, str]) -> tuple[str, ...]:
+    """How the libraries that made a version differ from those installed here, a sentence each.
+
+    Python's and a library's last digit do not count: they mend faults. What differs is worth a look and no reason to
+    refuse, as the arrays of an artifact are read alike by all of them.
+    """
+    found = []
+    for library, then in framework.items():
+        now = platform.python_version() if library == "python" else _installed(library)
+        if now is None or then.split(".")[:2] != now.split(".")[:2]:
+            found.append(f"{ref} was made with {library} {then}; here is {now or 'none'}")
+    return tuple(found)
+
+
+def _installed(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def load(versions: Iterable[PackedVersion], folder: Path, loaded: Models) -> Models:

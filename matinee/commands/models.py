@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from matinee.session import AsJson, Source, console, opened, print_json, print_pairs, print_table
+from matinee.session import AsJson, Source, console, opened, print_json, print_pairs, print_table, staged
 from registry import ModelVersion
 from registry.lineage import Lineage
 
@@ -120,6 +120,38 @@ def impact(kind: Annotated[str, typer.Argument(help="feature, service, training_
     with opened(source) as day:
         lineage = day.registry.impact(f"{kind} {name}".strip())
     _print_lineage(lineage, as_json=as_json, mermaid=mermaid)
+
+
+@app.command()
+def check(ref: str, source: Source = None, as_json: AsJson = False) -> None:
+    """Does a version fit what is live? Its features, their order and types beside the published snapshot (exit code 1 if not)."""
+    from matinee.checking import check as compare
+    from matinee.show import print_fit
+
+    with opened(source) as day:
+        fit = compare(day, ref)
+    if as_json:
+        print_json(fit.to_dict())
+    else:
+        print_fit(fit)
+    if not fit.fits:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(ref: str, source: Source = None, as_json: AsJson = False) -> None:
+    """Train a version again from its recorded config, seed and digests; equal, or what differs (exit code 1)."""
+    from matinee.reproducing import reproduce as train_again
+    from matinee.show import print_reproduction
+
+    with opened(source) as day, staged() as stages, stages.stage(f"train {ref} again") as stage:
+        outcome = train_again(day, ref, stage)
+    if as_json:
+        print_json(outcome.to_dict())
+    else:
+        print_reproduction(outcome)
+    if not outcome.equal:
+        raise typer.Exit(1)
 
 
 def _print_lineage(lineage: Lineage, *, as_json: bool, mermaid: bool) -> None:
