@@ -1,0 +1,132 @@
+"""What is drawn of a lineage, whoever draws it: boxes, the arrows between them, and the folding of very many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+MOST_BOXES = 24
+"""Boxes of one kind that are drawn one by one; live ones and those asked about do not count."""
+MOST_ARROWS = 400
+"""Arrows in one drawing. Mermaid draws none that has more than 500 (its `maxEdges`), and nobody reads one."""
+
+
+class Kind(StrEnum):
+    """What a box stands for, as a heading; in the order of the chain."""
+
+    EVENTS = "raw events"
+    FEATURES = "features"
+    SERVICES = "feature services"
+    TRAINING_SETS = "training sets"
+    VERSIONS = "model versions"
+    BENTOS = "Bentos"
+    ARMS = "arms"
+    READOUTS = "read-outs"
+
+
+@dataclass(frozen=True)
+class Box:
+    """One thing in a drawing, or `count` things of one kind that share a box.
+
+    `name` tells boxes apart and `label` is for people; `before` names the boxes an arrow comes from. A `live` box
+    is in use now, one that is `asked` is what the question was about. `family` is what the box is one of many of,
+    such as the model of a version.
+    """
+
+    name: str
+    kind: Kind
+    label: str
+    before: tuple[str, ...] = ()
+    live: bool = False
+    asked: bool = False
+    family: str = ""
+    count: int = 1
+
+
+def united(boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """Each name once, with the arrows of all boxes that had it; arrows from what is not there are left out."""
+    first: dict[str, Box] = {}
+    before: dict[str, dict[str, None]] = {}
+    for box in boxes:
+        first.setdefault(box.name, box)
+        before.setdefault(box.name, {}).update(dict.fromkeys(box.before))
+    return tuple(
+        replace(box, before=tuple(origin for origin in before[name] if origin in first))
+        for name, box in first.items()
+    )
+
+
+def arrows(boxes: Iterable[Box]) -> tuple[tuple[str, str], ...]:
+    """(name of the box before, name of the box behind) of every arrow."""
+    return tuple((origin, box.name) for box in boxes for origin in box.before)
+
+
+def drawable(boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """The boxes folded as little as leaves at most `MOST_BOXES` of a kind and `MOST_ARROWS` arrows.
+
+    What is live, or was asked about, is never folded: where that alone is more, more is drawn.
+    """
+    known, most = united(boxes), MOST_BOXES
+    shown = folded(known, most)
+    while most > 1 and len(arrows(shown)) > MOST_ARROWS:
+        most //= 2
+        shown = folded(known, most)
+    return shown
+
+
+def folded(boxes: Sequence[Box], most: int) -> tuple[Box, ...]:
+    """At most `most` boxes of each kind, and one more that says how many others there are.
+
+    What is live or was asked about stays, beside those `most`. Of the others the newest of each family stay, which
+    are its last; a single box is never folded.
+    """
+    gone: dict[str, Kind] = {}
+    for kind in Kind:
+        others = [box for box in boxes if box.kind is kind and not (box.live or box.asked)]
+        if len(others) > most + 1:
+            gone |= dict.fromkeys((box.name for box in _newest_first(others)[most:]), kind)
+    kept = [box for box in boxes if box.name not in gone]
+    rest = [
+        _one_for([box for box in boxes if gone.get(box.name) is kind])
+        for kind in dict.fromkeys(gone.values())
+    ]
+    return united(
+        replace(box, before=tuple(_more(gone[origin]) if origin in gone else origin for origin in box.before))
+        for box in [*kept, *rest]
+    )
+
+
+def _newest_first(boxes: Sequence[Box]) -> list[Box]:
+    """The last of every family, then the last but one of every family, and so on."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for place, box in enumerate(reversed(boxes)):
+        ranked.append((seen[box.family], place, box))
+        seen[box.family] += 1
+    return [box for *_, box in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _one_for(boxes: Sequence[Box]) -> Box:
+    """The box that stands for all of these, which are of one kind."""
+    kind, families, count = boxes[0].kind, {box.family for box in boxes}, sum(box.count for box in boxes)
+    family = f"{boxes[0].family}: " if len(families) == 1 and boxes[0].family else ""
+    before = tuple(dict.fromkeys(origin for box in boxes for origin in box.before))
+    return Box(_more(kind), kind, f"{family}{count:,} more {kind}", before, count=count)
+
+
+def _more(kind: Kind) -> str:
+    return f"more {kind}"
+
+
+def shortened(label: str, most: int) -> str:
+    """A label of at most `most` letters: what is too long loses its middle, for ends tell names apart.
+
+    >>> shortened("watch_minutes_of_evenings_sum_28d", 20)
+    'watch_minu…s_sum_28d'
+    """
+    if len(label) <= most:
+        return label
+    tail = (most - 1) // 2
+    return f"{label[: most - 1 - tail]}…{label[len(label) - tail :]}"
