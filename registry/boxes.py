@@ -47,15 +47,19 @@ class Box:
 
 def united(boxes: Iterable[Box]) -> tuple[Box, ...]:
     """Each name once, with the arrows of all boxes that had it; arrows from what is not there are left out."""
-    first: dict[str, Box] = {}
-    before: dict[str, dict[str, None]] = {}
+    known: dict[str, Box] = {}
     for box in boxes:
-        first.setdefault(box.name, box)
-        before.setdefault(box.name, {}).update(dict.fromkeys(box.before))
+        first = known.get(box.name)
+        known[box.name] = box if first is None else replace(first, before=first.before + box.before)
     return tuple(
-        replace(box, before=tuple(origin for origin in before[name] if origin in first))
-        for name, box in first.items()
+        _after(box, dict.fromkeys(name for name in box.before if name in known)) for box in known.values()
     )
+
+
+def _after(box: Box, before: Iterable[str]) -> Box:
+    """The box with arrows from these; the same object where it has them already, as most have."""
+    names = tuple(before)
+    return box if names == box.before else replace(box, before=names)
 
 
 def arrows(boxes: Iterable[Box]) -> tuple[tuple[str, str], ...]:
@@ -63,16 +67,16 @@ def arrows(boxes: Iterable[Box]) -> tuple[tuple[str, str], ...]:
     return tuple((origin, box.name) for box in boxes for origin in box.before)
 
 
-def drawable(boxes: Iterable[Box]) -> tuple[Box, ...]:
-    """The boxes folded as little as leaves at most `MOST_BOXES` of a kind and `MOST_ARROWS` arrows.
+def drawable(boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """The boxes, each name once, folded as little as leaves at most `MOST_BOXES` of a kind and `MOST_ARROWS` arrows.
 
     What is live, or was asked about, is never folded: where that alone is more, more is drawn.
     """
-    known, most = united(boxes), MOST_BOXES
-    shown = folded(known, most)
+    most = MOST_BOXES
+    shown = folded(boxes, most)
     while most > 1 and len(arrows(shown)) > MOST_ARROWS:
         most //= 2
-        shown = folded(known, most)
+        shown = folded(boxes, most)
     return shown
 
 
@@ -82,20 +86,16 @@ def folded(boxes: Sequence[Box], most: int) -> tuple[Box, ...]:
     What is live or was asked about stays, beside those `most`. Of the others the newest of each family stay, which
     are its last; a single box is never folded.
     """
-    gone: dict[str, Kind] = {}
+    home: dict[str, str] = {}  # the name of a folded box: the one that stands for it
+    rest: list[Box] = []
     for kind in Kind:
         others = [box for box in boxes if box.kind is kind and not (box.live or box.asked)]
         if len(others) > most + 1:
-            gone |= dict.fromkeys((box.name for box in _newest_first(others)[most:]), kind)
-    kept = [box for box in boxes if box.name not in gone]
-    rest = [
-        _one_for([box for box in boxes if gone.get(box.name) is kind])
-        for kind in dict.fromkeys(gone.values())
-    ]
-    return united(
-        replace(box, before=tuple(_more(gone[origin]) if origin in gone else origin for origin in box.before))
-        for box in [*kept, *rest]
-    )
+            older = _newest_first(others)[most:]
+            rest.append(_one_for(older))
+            home |= dict.fromkeys((box.name for box in older), rest[-1].name)
+    kept = [box for box in boxes if box.name not in home]
+    return united(_after(box, (home.get(name, name) for name in box.before)) for box in [*kept, *rest])
 
 
 def _newest_first(boxes: Sequence[Box]) -> list[Box]:
@@ -113,11 +113,7 @@ def _one_for(boxes: Sequence[Box]) -> Box:
     kind, families, count = boxes[0].kind, {box.family for box in boxes}, sum(box.count for box in boxes)
     family = f"{boxes[0].family}: " if len(families) == 1 and boxes[0].family else ""
     before = tuple(dict.fromkeys(origin for box in boxes for origin in box.before))
-    return Box(_more(kind), kind, f"{family}{count:,} more {kind}", before, count=count)
-
-
-def _more(kind: Kind) -> str:
-    return f"more {kind}"
+    return Box(f"more {kind}", kind, f"{family}{count:,} more {kind}", before, count=count)
 
 
 def shortened(label: str, most: int) -> str:
