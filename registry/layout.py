@@ -115,7 +115,8 @@ def wrapped(label: str) -> tuple[str, ...]:
     >>> wrapped("user_engagement: watch_minutes_sum_28d")
     ('user_engagement:', 'watch_minutes_sum_28d')
     """
-    lines, rest = [], " ".join(label.split())
+    lines: list[str] = []
+    rest = " ".join(label.split())
     while cells(rest) > _CELLS and len(lines) < _LINES - 1:
         fitting = next(cut for cut in range(_CELLS, 0, -1) if cells(rest[:cut]) <= _CELLS)
         cut = _break(rest, fitting)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from registry.boxes import MOST_BOXES, Kind, arrows
 from registry.drawing import DARK, LIGHT, to_svg
+from registry.layout import cells
 from registry.lineage import (
     ArmNode,
     BentoNode,
@@ -212,8 +213,8 @@ def test_whatever_names_are_like_they_are_in_the_picture_as_they_are(made):
     for box in boxes:
         drawn = picture.boxes[written(box.name)]
         assert drawn.title == written(box.label) + " (in use now)" * box.live
-        if len(box.label) <= 26:
-            assert drawn.shown.split() == written(" ".join(box.label.split())).split()
+        if cells(label := " ".join(box.label.split())) <= 26:
+            assert drawn.shown == written(label)
     assert ET.fromstring(to_svg(made)).find(f"{SVG}title").text == written(f"Lineage of {made.target}")
 
 
