@@ -362,6 +362,13 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
+def test_a_reader_whose_system_is_dark_gets_dark_paper():
+    style = ET.fromstring(to_svg(chain())).find(f"{SVG}style").text
+    light, dark = style.split("@media (prefers-color-scheme:dark)")
+    assert f".paper{{fill:{LIGHT.paper}}}" in light
+    assert f".paper{{fill:{DARK.paper}}}" in dark
+
+
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 def test_colours_can_be_read_on_their_paper(palette):
     """WCAG 2.2: text 4.5 to 1 (AA), what one must see to understand 3 to 1."""
@@ -403,6 +410,16 @@ def test_of_thousands_the_newest_and_the_live_are_drawn_and_the_rest_are_one_box
     assert boxes["more Bentos"].title == "home: 4,976 more Bentos"
     assert {"arm 7 a", "arm 7 b", "arm 1234 a", "arm 1234 b"} <= set(boxes)
     assert "folded" in boxes["more arms"].classes
+
+
+def test_a_box_that_stands_for_several_is_dashed_and_the_legend_says_so():
+    classes = {name: drawn.classes for name, drawn in read(to_svg(big(26, 0))).boxes.items()}
+    assert {name for name, marks in classes.items() if "folded" in marks} == {
+        "more model versions",
+        "more Bentos",
+    }
+    assert "stands for several" in to_svg(big(26, 0))
+    assert "stands for several" not in to_svg(big(25, 0))
 
 
 def test_what_was_folded_is_still_counted_joined_and_in_the_json():

@@ -44,6 +44,7 @@ def test_boxes_stand_in_the_column_of_their_kind_and_apart(boxes):
         assert (placed.x, placed.width) == (column[placed.box.kind].x, column[placed.box.kind].width)
         assert 0 <= placed.x < placed.x + placed.width <= layout.width
         assert 0 <= placed.y < placed.y + placed.height <= layout.height
+        assert max(map(cells, placed.lines)) * 12 * 0.6 + 10 < placed.width  # 12 px, of a face 0.6 em wide
     for one, other in combinations(layout.boxes, 2):
         beside = one.x + one.width + 50 < other.x or other.x + other.width + 50 < one.x
         apart = one.y + one.height + 10 < other.y or other.y + other.height + 10 < one.y
@@ -115,6 +116,20 @@ def test_arrows_that_need_not_cross_do_not():
     arms = [box(f"a{n}", f"v{n}", kind=Kind.ARMS) for n in reversed(range(10))]
     readouts = [box(f"r{n}", f"a{n}", kind=Kind.READOUTS) for n in range(10)]
     assert lines_crossed(laid_out([*versions, *arms, *readouts])) == 0
+
+
+def test_a_column_is_put_in_order_for_the_one_behind_it_too():
+    """x comes from a and c, y from b: as given, an arrow to x crosses that to y wherever these stand."""
+    a, b, c = (box(name) for name in "abc")
+    x, y = box("x", "a", "c", kind=Kind.ARMS), box("y", "b", kind=Kind.ARMS)
+    assert lines_crossed(laid_out([a, b, c, x, y])) == 0
+
+
+def test_a_box_stands_level_with_the_middle_of_what_it_is_joined_with():
+    origins = [box(name) for name in "abcde"]
+    layout = laid_out([*origins, box("x", "c", "d", "e", kind=Kind.ARMS)])
+    middle = {placed.box.name: placed.y + placed.height / 2 for placed in layout.boxes}
+    assert middle["x"] == pytest.approx((middle["c"] + middle["d"] + middle["e"]) / 3, abs=2)
 
 
 def test_a_bend_is_put_where_its_arrow_crosses_little():
