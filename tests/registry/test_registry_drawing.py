@@ -412,6 +412,23 @@ def test_of_thousands_the_newest_and_the_live_are_drawn_and_the_rest_are_one_box
     assert "folded" in boxes["more arms"].classes
 
 
+def test_what_is_folded_is_said_to_be_of_its_source_service_or_experiment_where_that_is_one():
+    made = [replace(training_set(f"t{n}"), interval_start=NEW_YEAR - timedelta(days=n)) for n in range(1, 31)]
+    services = [ServiceNode(f"s{n}", "ranking", ("f",)) for n in range(30)]
+    arms = [arm(n, "a", "ranker/1", experiment="rows") for n in range(30)]
+    readouts = [ReadoutNode(n, n, "rows", NEW_YEAR, {}) for n in range(30)]
+    features = [FeatureNode("f", "plays_7d", "user", "FLOAT")]
+    boxes = read(
+        to_svg(
+            lineage(features=features, services=services, training_sets=made, arms=arms, readouts=readouts)
+        )
+    ).boxes
+    assert [drawn.title for name, drawn in boxes.items() if name.startswith("more")] == [
+        "world: 6 more raw events", "ranking: 6 more feature services", "world: 6 more training sets", "rows: 6 more arms",
+        "rows: 6 more read-outs",
+    ]  # fmt: skip
+
+
 def test_a_box_that_stands_for_several_is_dashed_and_the_legend_says_so():
     classes = {name: drawn.classes for name, drawn in read(to_svg(big(26, 0))).boxes.items()}
     assert {name for name, marks in classes.items() if "folded" in marks} == {
