@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from registry.boxes import Box, Kind, arrows, drawable, shortened, united
 from registry.canonical import JSON
 
 _FEW_FEATURES = 6  # more of one view are drawn as one box
+_LONGEST_LABEL = 120  # in a flow chart, of which Mermaid reads 50,000 characters (its `maxTextSize`)
 
 
 class FeatureNode(NamedTuple):
@@ -104,62 +106,107 @@ class Lineage:
         """The lineage as JSON: times in ISO 8601, tuples as lists."""
         return {part.name: _json(getattr(self, part.name)) for part in fields(self)}
 
+    def boxes(self) -> tuple[Box, ...]:
+        """What there is to draw, in the order of the chain: each box once, none of them folded yet."""
+        return united(self._boxes())
+
     def to_mermaid(self) -> str:
-        """The lineage as a Mermaid flow chart, from left to right; many features of one view are one box."""
-        boxes = {name: label for name, label, _ in self._boxes()}
-        numbered = {name: f"n{place}" for place, name in enumerate(boxes)}
-        lines = [f'  {numbered[name]}["{_escaped(label)}"]' for name, label in boxes.items()]
-        arrows = dict.fromkeys((parent, name) for name, _, parents in self._boxes() for parent in parents)
-        lines += [f"  {numbered[a]} --> {numbered[b]}" for a, b in arrows if a in numbered]
+        """The lineage as a Mermaid flow chart, from left to right; very many boxes of a kind are folded into one."""
+        boxes = drawable(self.boxes())
+        numbered = {box.name: f"n{place}" for place, box in enumerate(boxes)}
+        labels = {box.name: _escaped(shortened(box.label, _LONGEST_LABEL)) for box in boxes}
+        lines = [f'  {numbered[name]}["{label}"]' for name, label in labels.items()]
+        lines += [f"  {numbered[a]} --> {numbered[b]}" for a, b in arrows(boxes)]
         return "\n".join(["flowchart LR", *lines])
 
-    def _boxes(self) -> Iterator[tuple[str, str, Sequence[str]]]:
-        """(name, label, names of the boxes before it)."""
+    def _boxes(self) -> Iterator[Box]:
+        """Boxes as they are found: one may come again, with more before it."""
         yield from self._feature_boxes()
         yield from self._training_set_boxes()
-        for version in self.versions:
-            before = [f"service {service}" for service in version.services]
-            before += [
-                f"training set {version.training_set}",
-                *(f"version {ref}" for ref in version.upstream),
-            ]
-            aliases = "".join(f" @{alias}" for alias in version.aliases)
-            yield f"version {version.ref}", f"{version.ref}{aliases}", before
+        yield from self._version_boxes()
         for bento in self.bentos:
-            yield f"bento {bento.tag}", f"Bento {bento.tag}", [f"version {ref}" for ref in bento.versions]
-        for arm in self.arms:
-            yield f"arm {arm.run} {arm.arm}", f"arm {arm.ref} ({arm.state})", (f"version {arm.version}",)
-        for readout in self.readouts:
-            arms = [f"arm {arm.run} {arm.arm}" for arm in self.arms if arm.run == readout.run]
-            yield f"readout {readout.id}", f"read-out {readout.id} of {readout.experiment}", arms
+            before, family = tuple(f"version {ref}" for ref in bento.versions), _stem(bento.tag, ":")
+            yield Box(f"bento {bento.tag}", Kind.BENTOS, f"Bento {bento.tag}", before, family=family)
+        yield from self._arm_boxes()
+        yield from self._readout_boxes()
 
-    def _feature_boxes(self) -> Iterator[tuple[str, str, Sequence[str]]]:
+    def _feature_boxes(self) -> Iterator[Box]:
         known = {feature.digest: feature for feature in self.features}
         for service in self.services:
-            views: dict[str, list[FeatureNode]] = {}
-            for digest in service.features:
-                views.setdefault(known[digest].view, []).append(known[digest])
-            before = []
-            for view, features in views.items():
-                if len(features) > _FEW_FEATURES:
-                    before.append(f"view {service.digest} {view}")
-                    yield before[-1], f"{view}: {len(features)} features", ()
-                    continue
-                for feature in features:
-                    before.append(f"feature {feature.digest}")
-                    yield before[-1], f"{view}: {feature.name}", ()
-            yield f"service {service.digest}", f"feature service {service.name} {service.digest[:8]}", before
+            inputs = [box for held in _by_view(service, known) for box in _view_boxes(service, held)]
+            yield from inputs
+            label = f"feature service {service.name} {service.digest[:8]}"
+            before = tuple(box.name for box in inputs)
+            yield Box(f"service {service.digest}", Kind.SERVICES, label, before, family=service.name)
+        held = {digest for service in self.services for digest in service.features}
+        yield from (_feature_box(feature) for feature in self.features if feature.digest not in held)
 
-    def _training_set_boxes(self) -> Iterator[tuple[str, str, Sequence[str]]]:
+    def _training_set_boxes(self) -> Iterator[Box]:
         for made in self.training_sets:
             events = f"events {made.source} [{made.interval_start:%Y-%m-%d %H:%M}, {made.interval_end:%Y-%m-%d %H:%M})"
-            yield events, events, ()
+            yield Box(events, Kind.EVENTS, events, family=made.source)
             label = f"training set {made.digest[:8]}: {made.rows:,} rows"
-            yield (
-                f"training set {made.digest}",
-                label,
-                (events, *(f"service {digest}" for digest in made.services)),
+            before = (events, *(f"service {digest}" for digest in made.services))
+            yield Box(f"training set {made.digest}", Kind.TRAINING_SETS, label, before, family=made.source)
+
+    def _version_boxes(self) -> Iterator[Box]:
+        served = {arm.version for arm in self.arms if arm.state == "running"}
+        for version in self.versions:
+            before = (
+                *(f"service {digest}" for digest in version.services),
+                f"training set {version.training_set}",
+                *(f"version {ref}" for ref in version.upstream),
             )
+            label = " ".join([version.ref, *(f"@{alias}" for alias in version.aliases)])
+            live, family = bool(version.aliases) or version.ref in served, _stem(version.ref, "/")
+            yield Box(f"version {version.ref}", Kind.VERSIONS, label, before, live, family=family)
+
+    def _arm_boxes(self) -> Iterator[Box]:
+        for arm in self.arms:
+            label, before = f"arm {arm.ref} ({arm.state})", (f"version {arm.version}",)
+            asked = self.target in {arm.ref, f"arm {arm.ref}", f"experiment {arm.experiment}"}
+            yield Box(_arm(arm), Kind.ARMS, label, before, arm.state == "running", asked, arm.experiment)
+
+    def _readout_boxes(self) -> Iterator[Box]:
+        runs: dict[int, list[str]] = {}
+        for arm in self.arms:
+            runs.setdefault(arm.run, []).append(_arm(arm))
+        for readout in self.readouts:
+            name, label = f"readout {readout.id}", f"read-out {readout.id} of {readout.experiment}"
+            before, asked = tuple(runs.get(readout.run, ())), self.target in {name, str(readout.id)}
+            yield Box(name, Kind.READOUTS, label, before, asked=asked, family=readout.experiment)
+
+
+def _arm(arm: ArmNode) -> str:
+    """The name of an arm's box."""
+    return f"arm {arm.run} {arm.arm}"
+
+
+def _by_view(service: ServiceNode, known: Mapping[str, FeatureNode]) -> list[list[FeatureNode]]:
+    """The features of a service, those of one view together."""
+    views: dict[str, list[FeatureNode]] = {}
+    for digest in service.features:
+        views.setdefault(known[digest].view, []).append(known[digest])
+    return list(views.values())
+
+
+def _view_boxes(service: ServiceNode, features: Sequence[FeatureNode]) -> list[Box]:
+    """A box for each of a service's features of one view; one for all where there are many."""
+    if len(features) <= _FEW_FEATURES:
+        return [_feature_box(feature) for feature in features]
+    view, count = features[0].view, len(features)
+    label = f"{view}: {count} features"
+    return [Box(f"view {service.digest} {view}", Kind.FEATURES, label, family=view, count=count)]
+
+
+def _feature_box(feature: FeatureNode) -> Box:
+    label = f"{feature.view}: {feature.name}"
+    return Box(f"feature {feature.digest}", Kind.FEATURES, label, family=feature.view)
+
+
+def _stem(name: str, mark: str) -> str:
+    """What stands before the last `mark`: the model of a reference, the name of a Bento's tag."""
+    return name.rpartition(mark)[0]
 
 
 def _json(value: Any) -> JSON:
@@ -173,6 +220,6 @@ def _json(value: Any) -> JSON:
 
 
 def _escaped(label: str) -> str:
-    """As Mermaid writes characters that would end or dress up a label."""
-    codes = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;"}
-    return "".join(codes.get(letter, letter) for letter in label)
+    """As Mermaid writes characters that would end or dress up a label, or begin a directive (`%%{`)."""
+    codes = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "&": "#amp;", "%": "#37;"}
+    return "".join(codes.get(letter, letter if letter.isprintable() else " ") for letter in label)

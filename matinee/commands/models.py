@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,14 @@ from registry.lineage import Lineage
 
 app = typer.Typer(no_args_is_help=True, help="The registry: versions, aliases, lineage.")
 
-Mermaid = Annotated[bool, typer.Option("--mermaid", help="Print the graph as Mermaid.")]
+Mermaid = Annotated[
+    bool, typer.Option("--mermaid", help="Print the graph as Mermaid, for a page that draws it.")
+]
+Svg = Annotated[
+    Path | None,
+    typer.Option("--svg", metavar="PATH", dir_okay=False, writable=True, allow_dash=True,
+                 help="Write the graph as a picture to an SVG file; - is standard output."),
+]  # fmt: skip
 
 
 def _as_dict(version: ModelVersion) -> dict[str, Any]:
@@ -105,21 +113,31 @@ def promote(ref: str, alias: str = "champion", source: Source = None,
 
 
 @app.command()
-def explain(ref: str, source: Source = None, as_json: AsJson = False, mermaid: Mermaid = False) -> None:
-    """Where a version, an arm or a read-out comes from: events, features, training set; and where it serves."""
+def explain(
+    ref: str, source: Source = None, as_json: AsJson = False, mermaid: Mermaid = False, svg: Svg = None
+) -> None:
+    """Where a version, an arm or a read-out comes from: events, features, training set; and where it serves.
+
+    Without --json, --mermaid or --svg it is shown as a tree.
+    """
+    _check_format(as_json=as_json, mermaid=mermaid, svg=svg)
     with opened(source) as day:
         lineage = day.registry.explain(ref)
-    _print_lineage(lineage, as_json=as_json, mermaid=mermaid)
+    _print_lineage(lineage, as_json=as_json, mermaid=mermaid, svg=svg)
 
 
 @app.command()
 def impact(kind: Annotated[str, typer.Argument(help="feature, service, training_set, or a version's reference")],
            name: Annotated[str, typer.Argument(help="its name or digest")] = "", source: Source = None,
-           as_json: AsJson = False, mermaid: Mermaid = False) -> None:  # fmt: skip
-    """Everything that a feature, a service, a training set or a version reaches."""
+           as_json: AsJson = False, mermaid: Mermaid = False, svg: Svg = None) -> None:  # fmt: skip
+    """Everything that a feature, a service, a training set or a version reaches.
+
+    Without --json, --mermaid or --svg it is shown as a tree.
+    """
+    _check_format(as_json=as_json, mermaid=mermaid, svg=svg)
     with opened(source) as day:
         lineage = day.registry.impact(f"{kind} {name}".strip())
-    _print_lineage(lineage, as_json=as_json, mermaid=mermaid)
+    _print_lineage(lineage, as_json=as_json, mermaid=mermaid, svg=svg)
 
 
 @app.command()
@@ -154,12 +172,30 @@ def reproduce(ref: str, source: Source = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _print_lineage(lineage: Lineage, *, as_json: bool, mermaid: bool) -> None:
+def _check_format(*, as_json: bool, mermaid: bool, svg: Path | None) -> None:
+    """Refuse two formats at once, and a file in a folder that is not there, before anything is read."""
+    asked = {"--json": as_json, "--mermaid": mermaid, "--svg": svg is not None}
+    given = [option for option, wanted in asked.items() if wanted]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} are two formats of one answer: give one of them.")
+    if svg is not None and not svg.parent.is_dir():
+        raise typer.BadParameter(f"--svg {svg}: there is no folder {svg.parent}.")
+
+
+def _print_lineage(lineage: Lineage, *, as_json: bool, mermaid: bool, svg: Path | None) -> None:
     from matinee.show import print_lineage
+    from registry.drawing import to_svg
 
     if as_json:
         print_json(lineage.to_dict())
     elif mermaid:
         typer.echo(lineage.to_mermaid())
+    elif svg == Path("-"):
+        typer.echo(to_svg(lineage), nl=False)
+    elif svg is not None:
+        svg.write_text(to_svg(lineage), encoding="utf-8", newline="\n")
+        console.print(
+            f"{svg} shows the lineage of {lineage.target}", highlight=False, markup=False, soft_wrap=True
+        )
     else:
         print_lineage(lineage)

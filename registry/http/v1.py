@@ -5,11 +5,12 @@ Every endpoint is one call of the ledger. What the ledger refuses comes out as i
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
+from registry.drawing import to_svg
 from registry.http import catalogue
 from registry.http.audit import Entry
 from registry.http.backend import Backend
@@ -36,6 +37,7 @@ from registry.http.views import (
     VersionView,
     View,
 )
+from registry.lineage import Lineage
 from registry.promotion import ANYWHERE
 from registry.reading import file_digest
 from registry.records import Metric
@@ -67,6 +69,16 @@ Token = Annotated[Text | None, Query(description="`next_page_token` of the page 
 OrderBy = Annotated[list[Text], Query(max_length=10, description="Such as `metrics.recall_at_200 DESC`.")]
 Seen = Annotated[int, Query(ge=0, le=2**31 - 1, description="The last id already seen.")]
 Caller = Annotated[Call, Depends(calling)]
+Format = Literal["json", "mermaid", "svg"]
+Shown = Annotated[
+    Format, Query(alias="format", description="All of it as JSON, or a graph: Mermaid's text, or a picture.")
+]
+MERMAID, SVG = "application/vnd.mermaid", "image/svg+xml"  # both as registered with IANA
+GRAPHS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {kind: {"schema": {"type": "string"}} for kind in (MERMAID, SVG)}}
+}
+NOT_RUN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+"""Headers of what holds names or files that others chose: a browser shows it, and runs nothing of it with our origin."""
 
 
 class ModelsView(View):
@@ -226,15 +238,25 @@ def _chain_routes(api: APIRouter, backend: Backend) -> None:
     def live() -> tuple[Live, ...]:
         return ledger.live()
 
-    @api.get("/explain", summary="Where a version, arm or read-out comes from")
-    def explain(target: Text) -> dict[str, Any]:
+    @api.get(
+        "/explain",
+        summary="Where a version, arm or read-out comes from",
+        response_model=dict[str, Any],
+        responses=GRAPHS,
+    )
+    def explain(target: Text, shown: Shown = "json") -> Any:
         """`ranker@champion`, `experiment/arm`, `experiment NAME` or `readout 7`."""
-        return ledger.explain(target).to_dict()
+        return lineage_answer(ledger.explain(target), shown)
 
-    @api.get("/impact", summary="What a feature, service, training set or version reaches")
-    def impact(target: Text) -> dict[str, Any]:
+    @api.get(
+        "/impact",
+        summary="What a feature, service, training set or version reaches",
+        response_model=dict[str, Any],
+        responses=GRAPHS,
+    )
+    def impact(target: Text, shown: Shown = "json") -> Any:
         """`feature NAME`, `service DIGEST`, `training_set DIGEST` or `ranker/3`."""
-        return ledger.impact(target).to_dict()
+        return lineage_answer(ledger.impact(target), shown)
 
     @api.get(
         "/experiments", summary="Every run of every experiment", response_model=tuple[ExperimentView, ...]
@@ -264,14 +286,18 @@ def _people_routes(api: APIRouter, backend: Backend) -> None:
         return backend.audit.page(after, limit, name)
 
 
+def lineage_answer(lineage: Lineage, shown: Format) -> dict[str, Any] | Response:
+    """A lineage in one of its formats; a graph may fold very many boxes into one, JSON has them all."""
+    if shown == "mermaid":
+        return Response(lineage.to_mermaid(), media_type=MERMAID, headers=NOT_RUN)
+    if shown == "svg":
+        return Response(to_svg(lineage), media_type=SVG, headers=NOT_RUN)
+    return lineage.to_dict()
+
+
 def file_answer(version: ModelVersion, path: str, backend: Backend) -> Response:
     """A file of a version, checked; to be saved, not shown: an HTML report must not run here with our origin."""
     sha256 = file_digest(version, path)
     kind = next(file.media_type for file in version.files if file.path == path)
-    headers = {
-        "ETag": f'"{sha256}"',
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "sandbox",
-        "Content-Disposition": "attachment",
-    }
+    headers = {"ETag": f'"{sha256}"', **NOT_RUN, "Content-Disposition": "attachment"}
     return Response(backend.store.read(sha256), media_type=kind, headers=headers)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -27,6 +28,9 @@ def test_what_a_source_lacks_is_listed_with_the_columns_it_would_need(shell):
     ("matinee features describe play_cuont_28d", "Did you mean 'play_count_28d'?"),
     ("matinee models show ranker/999", "ranker"),
     ("matinee models search 'metrics.auc >'", "expected"),
+    ("matinee models explain ranker --json --mermaid", "--json and --mermaid are two formats of one answer"),
+    ("matinee models impact feature play_count_28d --svg - --mermaid", "--mermaid and --svg are two formats"),
+    ("matinee models explain ranker --svg /nowhere/ranker.svg", "there is no folder /nowhere"),
     ("matinee day --as-of tomorrow", "is no date"),
     ("MATINEE_DATA=/nowhere matinee events import --source kuairand", "Set MATINEE_DATA"),
 ])  # fmt: skip
@@ -49,6 +53,23 @@ def test_every_read_command_prints_json_for_programs(a_day, shell):
     for command in ("events describe", "features plan", "models list", "models show ranker", "models explain ranker@champion",
                     "models impact feature play_count_28d", "bento list", "experiments list", "experiments check", "recommend 17"):  # fmt: skip
         json.loads(shell(f"matinee {command} --json").stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", ["explain ranker@champion", "impact feature play_count_28d"])
+def test_a_lineage_is_a_picture_in_a_file_or_on_standard_output_and_a_flow_chart(
+    a_day, shell, tmp_path, question
+):
+    written = tmp_path / "lineage.svg"
+    assert str(written) in shell(f"matinee models {question} --svg {written}").stdout
+    picture = shell(f"matinee models {question} --svg -").stdout
+    assert picture == written.read_text(encoding="utf-8")
+    names = {group.get("data-name") for group in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}g")}
+    known = json.loads(shell(f"matinee models {question} --json").stdout)
+    assert {f"version {version['ref']}" for version in known["versions"]} <= names
+    chart = shell(f"matinee models {question} --mermaid").stdout
+    assert chart.startswith("flowchart LR\n")
+    assert chart.count(" --> ") == picture.count("data-before=") > 0
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from registry import ArmRecord, BentoRecord, ExperimentRecord, Metric
+from registry.drawing import to_svg
 from registry.http import Role, create_app
 from registry.http.views import VersionView
 
@@ -189,6 +190,49 @@ def test_the_chain_is_answered_both_ways(viewer, backend, draft, lineage, name):
         assert answer.json() == json.loads(json.dumps(asked.to_dict()))
         assert answer.json()["versions"][0]["ref"] == f"{name}/1"
     assert viewer.get("/v1/impact", params={"target": "feature nothing"}).status_code == 404
+
+
+def test_the_chain_is_answered_as_a_picture_or_a_flow_chart_that_runs_nothing(
+    viewer, backend, draft, lineage, name
+):
+    odd = f"{name} <script>&"
+    service, training_set = lineage(backend.registry, name)
+    backend.registry.register(draft(odd, service=service, training_set=training_set))
+    for path, target in [("explain", f"{odd}/1"), ("impact", f"feature plays_{name}")]:
+        asked = backend.registry.explain(target) if path == "explain" else backend.registry.impact(target)
+        for shown, kind, text in [
+            ("svg", "image/svg+xml", to_svg(asked)), ("mermaid", "application/vnd.mermaid", asked.to_mermaid()),
+        ]:  # fmt: skip
+            answer = viewer.get(f"/v1/{path}", params={"target": target, "format": shown})
+            assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+            assert answer.content.decode() == text
+            assert answer.headers["content-security-policy"] == "sandbox"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "<script" not in answer.text
+        plain = viewer.get(f"/v1/{path}", params={"target": target})
+        assert viewer.get(f"/v1/{path}", params={"target": target, "format": "json"}).json() == plain.json()
+
+
+@pytest.mark.parametrize("path", ["explain", "impact"])
+def test_a_format_there_is_not_is_refused_with_those_there_are(viewer, versions, name, path):
+    answer = viewer.get(f"/v1/{path}", params={"target": f"{name}/1", "format": "png"})
+    assert (answer.status_code, answer.json()["error"]) == (422, "InvalidRequest")
+    (problem,) = answer.json()["problems"]
+    assert problem["field"] == "query.format"
+    assert all(word in problem["reason"] for word in ("json", "mermaid", "svg"))
+    missing = viewer.get(f"/v1/{path}", params={"target": "nothing", "format": "svg"})
+    assert (missing.status_code, missing.headers["content-type"]) == (404, "application/json")
+
+
+def test_the_formats_of_a_lineage_are_described(viewer):
+    paths = viewer.get("/openapi.json").json()["paths"]
+    for path in ("/v1/explain", "/v1/impact"):
+        described = paths[path]["get"]
+        (shown,) = (given for given in described["parameters"] if given["name"] == "format")
+        assert (shown["schema"]["enum"], shown["schema"]["default"]) == (["json", "mermaid", "svg"], "json")
+        assert set(described["responses"]["200"]["content"]) == {
+            "application/json", "application/vnd.mermaid", "image/svg+xml",
+        }  # fmt: skip
 
 
 def test_experiments_readouts_and_what_is_live_are_answered(viewer, backend, versions, name):
