@@ -10,7 +10,17 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from registry import deletion, deployment, outbox, promotion, reading, recording, registration, search, tracing
+from registry import (
+    deletion,
+    deployment,
+    outbox,
+    promotion,
+    reading,
+    recording,
+    registration,
+    search,
+    tracing,
+)
 from registry.artifacts import ArtifactStore
 from registry.canonical import JSON
 from registry.database import Database, migrate

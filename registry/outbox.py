@@ -61,7 +61,7 @@ class Payload:
         """The payload in JSON: each field under its name, moments in UTC as `2026-01-31T06:00:00Z`."""
         held = {part.name: getattr(self, part.name) for part in fields(self)}
         return {
-            name: _written(value) if isinstance(value, datetime) else plain(value)
+            name: moment_text(value) if isinstance(value, datetime) else plain(value)
             for name, value in held.items()
         }
 
@@ -214,7 +214,7 @@ class Event:
             "id": self.id,
             "kind": self.kind.value,
             "subject": self.subject,
-            "at": _written(self.at),
+            "at": moment_text(self.at),
             "payload": self.payload.to_dict(),
         }
 
@@ -230,7 +230,9 @@ def write_out(session: Session) -> None:
     if not pending:
         return
     session.flush()  # every other lock is taken before ours
-    if session.get_bind().dialect.name == "postgresql":  # the table's own number: each ledger has a lock of its own
+    if (
+        session.get_bind().dialect.name == "postgresql"
+    ):  # the table's own number: each ledger has a lock of its own
         session.execute(sa.text("SELECT pg_advisory_xact_lock(CAST(CAST('outbox' AS regclass) AS bigint))"))
     last = newest(session)  # a statement of its own: it sees what the one before us has committed
     session.add_all(
@@ -276,12 +278,12 @@ def event_of(row: OutboxRow) -> Event:
     """The event that a row of the outbox holds."""
     payload = PAYLOADS[Kind(row.kind)]
     types = get_type_hints(payload)
-    return Event(row.id, row.at, payload(**{name: _read(types[name], row.payload[name]) for name in row.payload}))
+    return Event(
+        row.id, row.at, payload(**{name: _read(types[name], row.payload[name]) for name in row.payload})
+    )
 
 
-def follow(
-    read: Callable[[int], Sequence[Event]], after: int, wait: Callable[[], bool]
-) -> Iterator[Event]:
+def follow(read: Callable[[int], Sequence[Event]], after: int, wait: Callable[[], bool]) -> Iterator[Event]:
     """Every event behind id `after` as it comes, in order, each once.
 
     Args:
@@ -298,7 +300,8 @@ def follow(
             return
 
 
-def _written(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
+    """A moment in UTC, as `2026-01-31T06:00:00Z`."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
