@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from registry.delivery import Outcome, Parcel
     from registry.dispatch import Dispatcher
 
+_IN_SUBJECT = frozenset({"name", "number", "alias", "experiment", "arm", "table", "digest", "service_digest"})
+"""What a line for people leaves out: its subject says it, or only a program wants it."""
+
 Interval = Annotated[float, typer.Option(min=0.01, help="Seconds between looks at the ledger.")]
 
 
@@ -88,8 +91,9 @@ def _told_to_stop() -> threading.Event:
 
 
 def _line(event: Event) -> str:
-    said = ", ".join(f"{name}={_short(value)}" for name, value in event.payload.to_dict().items() if value)
-    return f"{event.id:>6}  {event.at:%Y-%m-%d %H:%M:%S}  {event.kind:<18}  {event.subject}  {said}"
+    held = {name: value for name, value in event.payload.to_dict().items() if name not in _IN_SUBJECT}
+    said = ", ".join(f"{name}={_short(value)}" for name, value in held.items() if value not in ("", None, {}))
+    return f"{event.id:>6}  {event.at:%Y-%m-%d %H:%M:%S}  {event.kind:<18}  {event.subject}  {said}".rstrip()
 
 
 def _short(value: object) -> str:
