@@ -27,7 +27,7 @@ from registry.webhooks import MOST, row_of
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_LEDGER_THREADS = 4
+_THREADS = 5  # four for the ledger, and one in which `run` waits for its end
 _AFTER_TROUBLE = 5.0  # seconds until a database that failed is asked again
 
 Transport = Callable[[str, Mapping[str, str], bytes], Awaitable[Outcome]]
@@ -63,7 +63,7 @@ class Dispatcher:
     ) -> None:
         self._database, self._post, self._clock = database, post, clock
         self._rng, self._report = rng, report
-        self._threads = ThreadPoolExecutor(_LEDGER_THREADS, "dispatcher")
+        self._threads = ThreadPoolExecutor(_THREADS, "dispatcher")
 
     async def once(self) -> Tally:
         """Deliver all that is due; a webhook that fails is left for later. Raises what the database raises."""
@@ -86,7 +86,7 @@ class Dispatcher:
             for key in found:
                 if key not in working:
                     working[key] = asyncio.create_task(self._drain_or_say(key, stop))
-            await _asleep(pause, stop)
+            await self._aside(stop.wait, pause)
         await asyncio.gather(*working.values())
 
     async def probe(self, name: str) -> Outcome:
@@ -149,7 +149,7 @@ class Dispatcher:
             return delivery.settle(session, parcel, outcome, self._clock(), self._rng.random())
 
     async def _aside(self, step: Callable[..., _T], *values: object) -> _T:
-        """Run a step that waits for the database in a thread, so that posts do not wait for it."""
+        """Run a step that waits (for the database, mostly) in a thread, so that posts do not wait for it."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, step, *values)
 
 
@@ -169,11 +169,3 @@ def in_background(dispatcher: Dispatcher, interval: float = 0.5) -> Iterator[Non
 def _resolve_names_side_by_side() -> None:
     """Names are resolved in the loop's threads; one that hangs must not keep others waiting."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MOST, "resolver"))
-
-
-async def _asleep(seconds: float, stop: threading.Event) -> None:
-    """Wait, and look up often enough to end soon when told to."""
-    step = 0.1
-    while seconds > 0 and not stop.is_set():
-        await asyncio.sleep(min(step, seconds))
-        seconds -= step

@@ -4,8 +4,11 @@ import base64
 import hashlib
 import hmac
 import itertools
-from dataclasses import replace
-from datetime import UTC, datetime
+import json
+import re
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,10 +20,11 @@ from registry.database import Database
 from registry.delivery import Parcel
 from registry.errors import NameTaken
 from registry.ledger import utc_now
-from registry.outbox import Event, Kind, VersionDeleted
+from registry.outbox import PAYLOADS, Event, Kind, VersionDeleted
 from registry.signing import new_secret, signed
 from registry.webhooks import MOST, Webhooks, check_url
 
+EVENTS = Path(__file__).parents[2] / "docs/events.md"
 URL = "https://serving.example/hooks"
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -68,6 +72,32 @@ def test_the_reference_library_verifies_a_signature_and_nothing_tampered_with(bo
             Verifier(secret).verify(other_body, other_headers)
     with pytest.raises(WebhookVerificationError):
         Verifier(new_secret(lambda size: b"x" * size)).verify(body, headers)
+
+
+def test_the_ten_lines_of_the_documentation_verify_a_signature_and_nothing_tampered_with():
+    (code,) = re.findall(r"```python\n(.*?)```", EVENTS.read_text(), re.DOTALL)
+    namespace = {}
+    exec(code, namespace)
+    verified, secret, body = namespace["verified"], new_secret(counting()), b'{"type":"alias_moved"}'
+    headers = dict(signed(secret, "msg_1", utc_now(), body))
+    assert verified(secret, headers, body)
+    rotated = {**headers, "webhook-signature": "v1,AAAA " + headers["webhook-signature"]}
+    assert verified(secret, rotated, body), "a sender may give several"
+    assert not verified(secret, headers, body + b" ")
+    assert not verified(secret, {**headers, "webhook-id": "msg_2"}, body)
+    assert not verified(new_secret(lambda size: b"x" * size), headers, body)
+    old = signed(secret, "msg_1", utc_now() - timedelta(minutes=6), body)
+    assert not verified(secret, old, body)
+
+
+def test_the_documentation_shows_each_kind_with_the_payload_it_has():
+    """An example a kind, with the very fields; `arm_released` refers to the one before."""
+    rows = [line.split("|") for line in EVENTS.read_text().splitlines() if line.startswith("| `")]
+    examples = {cells[1].strip(" `"): cells[4].strip(" `") for cells in rows}
+    assert list(examples) == list(Kind)
+    assert "arm_bound" in examples.pop("arm_released")
+    for kind, example in examples.items():
+        assert list(json.loads(example)) == [part.name for part in fields(PAYLOADS[Kind(kind)])]
 
 
 def test_a_secret_is_32_random_bytes_in_base64():

@@ -62,6 +62,7 @@ def test_a_page_of_events_that_cannot_be_is_refused_with_the_field(viewer, param
     assert [problem["field"] for problem in answer.json()["problems"]] == [field]
 
 
+@pytest.mark.slow
 def test_mlflows_client_writes_the_same_events(client, backend, since, draft, lineage, name):
     """Every call of its protocol that registers, deletes, or moves an alias or a stage."""
     _, training_set = lineage(backend.registry, name)
