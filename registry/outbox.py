@@ -32,6 +32,8 @@ from registry.messaging import OutboxRow
 
 LARGEST_PAGE = 1000
 _PENDING = "told in this transaction"
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(CAST(CAST('outbox' AS regclass) AS bigint))")
+"""By the table's own number, so that each ledger of a database has a lock of its own."""
 
 
 class Kind(StrEnum):
@@ -230,10 +232,8 @@ def write_out(session: Session) -> None:
     if not pending:
         return
     session.flush()  # every other lock is taken before ours
-    if (
-        session.get_bind().dialect.name == "postgresql"
-    ):  # the table's own number: each ledger has a lock of its own
-        session.execute(sa.text("SELECT pg_advisory_xact_lock(CAST(CAST('outbox' AS regclass) AS bigint))"))
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_LOCK)
     last = newest(session)  # a statement of its own: it sees what the one before us has committed
     session.add_all(
         OutboxRow(

@@ -316,13 +316,15 @@ def test_the_outbox_is_locked_after_everything_else(database, url, ledger, draft
     ledger.register(draft())
     has_model, has_told = threading.Event(), threading.Event()
     event = outbox.VersionDeleted("ranker", 1, "d")
+    somebody_waits_for_us = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
 
     def a():
         with database.write() as session:
             reading.model(session, "ranker", lock=True)
             has_model.set()
             assert has_told.wait(20)
-            threading.Event().wait(0.3)  # until B waits for the model
+            while not session.scalar(sa.text(somebody_waits_for_us)):
+                threading.Event().wait(0.01)
             outbox.tell(session, event, NEW_YEAR)
 
     def b():
