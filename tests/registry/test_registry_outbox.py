@@ -2,7 +2,7 @@
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -264,7 +264,7 @@ def test_a_page_that_cannot_be_is_refused(ledger, asked, says):
 def test_who_follows_gets_every_event_once_and_ends_when_told_to(ledger, draft):
     looks = []
 
-    def wait():
+    def look_again():
         """Two more happen while somebody waits; at the third look nothing has."""
         looks.append(len(looks))
         if len(looks) <= 2:
@@ -273,7 +273,7 @@ def test_who_follows_gets_every_event_once_and_ends_when_told_to(ledger, draft):
 
     for weights in range(5):
         ledger.register(draft(weights=weights))
-    ids = [event.id for event in follow(lambda after: ledger.events(after, limit=2), 1, wait)]
+    ids = [event.id for event in follow(lambda after: ledger.events(after, limit=2), 1, look_again)]
     assert (ids, len(looks)) == ([2, 3, 4, 5, 6, 7], 3)
 
 
@@ -366,9 +366,11 @@ def test_a_reader_beside_many_writers_misses_nothing(url, tmp_path, draft):
 
     with ThreadPoolExecutor(writers + 2) as pool:
         readers = [pool.submit(read) for _ in range(2)]
-        for job in [pool.submit(write, writer) for writer in range(writers)]:
-            job.result()
+        jobs = [pool.submit(write, writer) for writer in range(writers)]
+        wait(jobs)
         done.set()
+        for job in jobs:
+            job.result()
         first, second = (reader.result() for reader in readers)
     assert [event.id for event in first] == list(range(1, writers * each * 3 + 1))
     assert first == second
