@@ -166,15 +166,17 @@ def test_events_arrive_in_order_and_once_where_nothing_fails(webhooks, endpoint,
     assert (webhooks.get("w").acknowledged, webhooks.get("w").lag) == (5, 0)
 
 
-def test_only_the_kinds_asked_for_arrive(webhooks, endpoint, ledger, publish, dispatcher):
+def test_each_webhook_gets_the_kinds_it_asked_for(webhooks, new_endpoint, ledger, publish, dispatcher):
+    endpoint, other = new_endpoint(), new_endpoint()
     subscribe(webhooks, endpoint, kinds=["alias_moved", "version_deleted"])
+    subscribe(webhooks, other, "other")
     publish(2)
     ledger.promote("ranker/1", by="ada", reason="first")
     ledger.delete("ranker/2")
     publish(1)
     deliver(dispatcher)
-    assert endpoint.ids == [3, 4]
-    assert webhooks.get("w").lag == 0
+    assert (endpoint.ids, other.ids) == ([3, 4], [1, 2, 5])
+    assert [webhook.lag for webhook in webhooks.all()] == [0, 0]
 
 
 def test_a_message_has_the_shape_of_the_specification_and_verifies(
