@@ -10,13 +10,14 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import alembic.command
 import pytest
 import sqlalchemy as sa
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from registry import InvalidRecord, NotRecorded
-from registry.database import Database
+from registry import InvalidRecord, NotRecorded, open_registry
+from registry.database import Database, migration_config
 from registry.delivery import Parcel
 from registry.errors import NameTaken
 from registry.ledger import utc_now
@@ -237,3 +238,26 @@ def test_a_secret_is_in_no_error_of_the_database(webhooks, raw):
     chain = [failed.value, failed.value.__cause__, failed.value.__context__]
     assert not any(secret.removeprefix("whsec_") in str(error) for error in chain)
     assert "INSERT INTO webhook" in str(failed.value), "it is that statement which failed"
+
+
+# --- the schema --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def test_the_tables_go_down_with_data_in_and_come_up_again(kind, tmp_path, request, draft):
+    url = (
+        f"sqlite:///{tmp_path}/r.db" if kind == "sqlite" else request.getfixturevalue("new_postgres_schema")()
+    )
+    ours = {"outbox", "webhook", "webhook_kind"}
+    for weights in range(2):
+        with open_registry(url, str(tmp_path / "artifacts")) as ledger:
+            ledger.register(draft(weights=weights))
+            assert [(event.id, event.subject) for event in ledger.events()] == [(1, f"ranker/{weights + 1}")]
+        database = Database(url)
+        webhook, _ = Webhooks(database, utc_now).create(URL, ["alias_moved"], counting())
+        assert webhook.acknowledged == 1
+        with database.connection() as connection:
+            assert ours <= set(sa.inspect(connection).get_table_names())
+            alembic.command.downgrade(migration_config(connection), "0003")
+            assert not ours & set(sa.inspect(connection).get_table_names())
+        database.close()
