@@ -121,6 +121,8 @@ def test_a_webhook_begins_behind_the_newest_event_unless_told_otherwise(ledger, 
     old, _ = webhooks.create(URL, ["version_created"], random_bytes, name="old", after=0)
     later, _ = webhooks.create(URL, ["version_created", "alias_moved"], random_bytes, name="later", after=2)
     assert [(w.acknowledged, w.lag) for w in (new, old, later)] == [(4, 0), (0, 3), (2, 2)]
+    assert webhooks.create(URL, ["alias_moved"], random_bytes, name="now", after=4)[0].acknowledged == 4
+    webhooks.delete("now")
     ledger.register(draft(weights=9))
     ledger.promote("ranker/2", by="ada", reason="second")
     assert [(w.name, w.lag) for w in webhooks.all()] == [("later", 4), ("new", 1), ("old", 4)]
