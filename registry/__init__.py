@@ -37,6 +37,7 @@ from registry.errors import (
 )
 from registry.ledger import Registry, open_registry
 from registry.lineage import Lineage
+from registry.outbox import Event
 from registry.promotion import ANYWHERE
 from registry.records import (
     ArmRecord,
@@ -84,6 +85,7 @@ __all__ = [
     "Consistency",
     "ConsistencyRecord",
     "DefinitionConflict",
+    "Event",
     "Experiment",
     "ExperimentRecord",
     "ExperimentState",

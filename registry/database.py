@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
+from registry import outbox
 from registry.canonical import canonical
 
 BUSY_SECONDS = 30
@@ -45,9 +46,10 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session whose changes all happen when the block ends, or none of them."""
+        """A session whose changes all happen when the block ends, or none of them; and the events they tell of."""
         with Session(self._writing) as session, session.begin():
             yield session
+            outbox.write_out(session)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

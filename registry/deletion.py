@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from registry import reading
+from registry import outbox, reading
 from registry.access import ModelTagRow
 from registry.errors import InvalidReference, StillReferenced
 from registry.refs import Ref
@@ -24,7 +24,7 @@ from registry.schema import (
 )
 
 
-def delete_version(session: Session, ref: Ref) -> None:
+def delete_version(session: Session, ref: Ref, at: datetime) -> None:
     """Delete a version by number. Its number is not given out again; stored bytes stay in the store.
 
     Raises:
@@ -37,6 +37,7 @@ def delete_version(session: Session, ref: Ref) -> None:
     row = reading.version(session, ref)
     if found := referrers(session, row):
         raise StillReferenced(str(ref), found)
+    outbox.tell(session, outbox.VersionDeleted(ref.name, row.number, row.digest), at)
     session.execute(sa.delete(VersionRow).where(VersionRow.id == row.id))
 
 

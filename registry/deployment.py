@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
 
-from registry import reading
+from registry import outbox, reading
 from registry.canonical import JSON, digest_of, plain
 from registry.errors import DefinitionConflict, ExperimentState, NotRecorded
 from registry.records import BentoRecord, ExperimentRecord
@@ -110,6 +110,7 @@ def start_experiment(session: Session, name: str, *, by: str, reason: str, at: d
     session.flush()  # arms are bound while the experiment is a draft
     row.state = "running"
     _log_state(session, row, at, by, reason)
+    _tell_of_arms(session, name, outbox.ArmBound, at, by, reason)
 
 
 def stop_experiment(session: Session, name: str, *, by: str, reason: str, at: datetime) -> None:
@@ -119,6 +120,8 @@ def stop_experiment(session: Session, name: str, *, by: str, reason: str, at: da
         ExperimentState: there is no open experiment of this name.
     """
     row = _require_open(session, name)
+    if row.state == "running":  # the arms of a draft were never bound
+        _tell_of_arms(session, name, outbox.ArmReleased, at, by, reason)
     row.state = "stopped"
     _log_state(session, row, at, by, reason)
 
@@ -264,3 +267,13 @@ def _require_open(session: Session, name: str) -> ExperimentRow:
 def _log_state(session: Session, row: ExperimentRow, at: datetime, by: str, reason: str) -> None:
     session.add(ExperimentStateRow(experiment_id=row.id, state=row.state, at=at, by=by, reason=reason))
     session.flush()
+
+
+def _tell_of_arms(
+    session: Session, name: str, payload: type[outbox.ArmBound], at: datetime, by: str, reason: str
+) -> None:
+    """One event an arm of the newest run, with what it is bound to."""
+    for arm in experiments(session, [name])[-1].arms:
+        models = {one.parameter: one.version for one in arm.bindings if one.version is not None}
+        values = {one.parameter: one.value for one in arm.bindings if one.version is None}
+        outbox.tell(session, payload(name, arm.name, models, values, by, reason), at)

@@ -84,6 +84,13 @@ class StillReferenced(RegistryError):
         self.referrers = tuple(referrers)
 
 
+class NameTaken(RegistryError):
+    """Something is to be called as another of its kind is."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"there is a {kind} {name!r} already. Give this one a name of its own.")
+
+
 class ExperimentState(RegistryError):
     """The experiment is not in a state that allows this step."""
 

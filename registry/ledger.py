@@ -10,13 +10,24 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from registry import deletion, deployment, promotion, reading, recording, registration, search, tracing
+from registry import (
+    deletion,
+    deployment,
+    outbox,
+    promotion,
+    reading,
+    recording,
+    registration,
+    search,
+    tracing,
+)
 from registry.artifacts import ArtifactStore
 from registry.canonical import JSON
 from registry.database import Database, migrate
 from registry.errors import ArtifactRefused, InvalidRecord
 from registry.lineage import Lineage
 from registry.media import check_path
+from registry.outbox import Event
 from registry.promotion import ANYWHERE, Expected
 from registry.records import (
     BentoRecord,
@@ -248,7 +259,7 @@ class Registry:
     def delete(self, ref: str) -> None:
         """Delete a version by number. Raises `StillReferenced` with the list of what refers to it."""
         with self._database.write() as session:
-            deletion.delete_version(session, parse_ref(ref))
+            deletion.delete_version(session, parse_ref(ref), self._clock())
 
     def delete_model(self, name: str) -> None:
         """Delete a model without versions; should the name return, its numbers go on. Raises `StillReferenced`."""
@@ -360,6 +371,22 @@ class Registry:
         """Which version is live where: behind an alias, in the newest Bento of a name, in a running arm."""
         with self._database.read() as session:
             return deployment.live(session)
+
+    # --- what happened ---------------------------------------------------------------------------------
+
+    def events(self, after: int = 0, limit: int = 100, kinds: Sequence[str] = ()) -> tuple[Event, ...]:
+        """What happened to the ledger, oldest first; whoever reads on from the last id seen misses nothing.
+
+        Args:
+            after: the last id already seen.
+            limit: how many at most, 1 to 1000.
+            kinds: the kinds wanted (`registry.outbox.Kind`); of every kind without one.
+
+        Raises:
+            InvalidRecord: a kind there is not, or a limit out of bounds.
+        """
+        with self._database.read() as session:
+            return outbox.events(session, after, limit, kinds)
 
     # --- the chain, both ways --------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from enum import Enum
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from registry import reading
+from registry import outbox, reading
 from registry.canonical import JSON, plain
 from registry.errors import AliasMoved, NoEvidence, NothingToRollBack, NotRecorded
 from registry.refs import Ref, check_name
@@ -24,6 +24,7 @@ from registry.schema import (
     GateRow,
     InputRow,
     MetricRow,
+    ModelRow,
     ServiceMemberRow,
     ServiceRow,
     TrainingSetRow,
@@ -311,3 +312,6 @@ def _log(
     move.model_id, move.alias, move.to_number, move.at = model_id, alias, to, at
     session.add(move)
     session.flush()
+    name = session.get_one(ModelRow, model_id).name
+    moved = outbox.AliasTransition(name, alias, move.kind, move.from_number, to, move.by, move.reason)
+    outbox.tell(session, moved, at)

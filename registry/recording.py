@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from registry import reading
+from registry import outbox, reading
 from registry.canonical import plain
 from registry.errors import DefinitionConflict, NotRecorded
 from registry.records import (
@@ -131,6 +131,11 @@ def record_gate(session: Session, gate: GateRecord, at: datetime) -> None:
         created_at=at,
     )
     session.add(row)
+    if not gate.passed:
+        failed = outbox.GateFailed(
+            gate.source, gate.table, gate.as_of, gate.generation, len(gate.findings), gate.digest
+        )
+        outbox.tell(session, failed, at)
 
 
 def record_consistency(session: Session, verdict: ConsistencyRecord, at: datetime) -> None:
@@ -156,6 +161,17 @@ def record_consistency(session: Session, verdict: ConsistencyRecord, at: datetim
         created_at=at,
     )
     session.add(row)
+    if not verdict.passed:
+        failed = outbox.ConsistencyFailed(
+            source=verdict.source,
+            service=session.get_one(ServiceRow, verdict.service).name,
+            service_digest=verdict.service,
+            features=tuple(sorted({str(finding["feature"]) for finding in verdict.findings})),
+            requests=verdict.requests,
+            newest_request=verdict.newest_request,
+            digest=verdict.digest,
+        )
+        outbox.tell(session, failed, at)
 
 
 def require_digest(

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from registry import reading, recording
+from registry import outbox, reading, recording
 from registry.artifacts import Artifact
 from registry.canonical import digest_of, plain
 from registry.errors import DefinitionConflict
@@ -78,6 +78,16 @@ def register(session: Session, draft: VersionDraft, contents: Contents, at: date
     row.model_id, row.number, row.digest = model.id, number, digest
     session.add(row)
     session.flush()
+    created = outbox.VersionCreated(
+        name=draft.name,
+        number=number,
+        digest=digest,
+        source=draft.source,
+        training_set=draft.training_set,
+        services=draft.signature.services,
+        by=draft.created_by,
+    )
+    outbox.tell(session, created, at)
     return row.id
 
 

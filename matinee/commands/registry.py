@@ -1,4 +1,4 @@
-"""`matinee registry`: serving the ledger over HTTP, and the tokens that open it."""
+"""`matinee registry`: serving the ledger over HTTP, the tokens that open it, and what it tells of itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from matinee.commands import outbox, webhooks
 from matinee.session import AsJson, Source, console, errors, print_json, print_table
 from matinee.settings import Settings
 from matinee.workspace import Workspace
@@ -17,9 +18,14 @@ from matinee.workspace import Workspace
 if TYPE_CHECKING:
     from registry.http import Backend
 
-app = typer.Typer(no_args_is_help=True, help="The registry over HTTP: serve it, and who may call it.")
+app = typer.Typer(
+    no_args_is_help=True, help="The registry over HTTP: serve it, who may call it, and events as they come."
+)
 tokens = typer.Typer(no_args_is_help=True, help="Tokens: made once, shown once, revoked for good.")
 app.add_typer(tokens, name="token")
+app.add_typer(webhooks.app, name="webhook")
+app.command()(outbox.watch)
+app.command()(outbox.deliver)
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def serve(source: Source = None, host: Annotated[str, typer.Option(help="Where t
           burst: Annotated[int, typer.Option(min=1, help="Requests at once and token.")] = 400,
           body: Annotated[int, typer.Option(min=1024, help="Bytes of a request's body.")] = 1 << 20,
           upload: Annotated[int, typer.Option(min=1024, help="Bytes of an uploaded file.")] = 256 << 20) -> None:  # fmt: skip
-    """Serve the ledger: our API under /v1, MLflow's protocol for `MlflowClient(registry_uri=…)`."""
+    """Serve the ledger: our API under /v1, MLflow's protocol for `MlflowClient(registry_uri=…)`; and deliver events."""
     import os
     import sys
 

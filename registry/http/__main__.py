@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from registry.dispatch import Dispatcher, in_background
 from registry.http.backend import open_backend
 from registry.http.limits import Limits
 from registry.http.server import bind, server, url_of
+from registry.posting import Poster
 
 URL = "MATINEE_REGISTRY_URL"
 
@@ -34,13 +39,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Serve until interrupted."""
+    """Serve and deliver events to webhooks, until interrupted."""
     asked = parser().parse_args()
     if URL not in os.environ:
         raise SystemExit(f"set {URL} to the ledger's database, as in sqlite:///path/to/registry.db.")
     limits = Limits(asked.rate, asked.burst, asked.body, asked.upload)
     backend = open_backend(os.environ[URL], asked.artifacts, limits=limits, imports=asked.import_root)
-    with backend, bind(asked.host, asked.port) as listening:
+    poster, rng = Poster(), random.SystemRandom()
+    dispatcher = Dispatcher(backend.database, poster, backend.clock, rng)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that both ends close what is open
+    with (
+        suppress(KeyboardInterrupt),
+        backend,
+        bind(asked.host, asked.port) as listening,
+        in_background(dispatcher),
+    ):
         if not any(token.revoked_at is None for token in backend.tokens.all()):
             sys.stderr.write("nobody can call yet: matinee registry token create NAME --role viewer\n")
         sys.stdout.write(f"registry at {url_of(listening)}\n")

@@ -16,6 +16,7 @@ from registry.http.audit import AuditLog
 from registry.http.limits import Buckets, Limits
 from registry.http.tokens import Tokens
 from registry.ledger import Registry, open_registry, utc_now
+from registry.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Backend:
     buckets: Buckets
     limits: Limits
     clock: Callable[[], datetime]
+    webhooks: Webhooks
     imports: tuple[Path, ...] = ()
 
     def __enter__(self) -> Self:
@@ -80,5 +82,6 @@ def open_backend(
         buckets=Buckets(limits.rate, limits.burst, seconds),
         limits=limits,
         clock=clock,
+        webhooks=Webhooks(database, clock),
         imports=tuple(path.resolve() for path in imports),
     )

@@ -54,6 +54,7 @@ _STATUS: Sequence[tuple[type[errors.RegistryError], int, str]] = (
     (errors.AliasMoved, 409, "RESOURCE_CONFLICT"),
     (errors.StillReferenced, 409, "RESOURCE_CONFLICT"),
     (errors.DefinitionConflict, 409, "RESOURCE_CONFLICT"),
+    (errors.NameTaken, 409, "RESOURCE_ALREADY_EXISTS"),
     (errors.NothingToRollBack, 409, "RESOURCE_CONFLICT"),
     (errors.ExperimentState, 409, "RESOURCE_CONFLICT"),
     (errors.ArtifactCorrupt, 409, "RESOURCE_CONFLICT"),

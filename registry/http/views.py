@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from registry.canonical import check_text
+from registry.outbox import Kind
 
 
 def _storable(text: str) -> str:
@@ -278,6 +279,74 @@ class EntryView(View):
     target: str
     status: int
     problem: str
+
+
+class EventView(View):
+    """Something that happened to the ledger; docs/events.md shows the payload of each kind."""
+
+    model_config = _example(
+        id=42, kind="alias_moved", subject="ranker@champion", at="2026-01-31T06:00:00Z",
+        payload={"name": "ranker", "alias": "champion", "move": "promote", "from_number": 2, "to_number": 3,
+                 "by": "ada", "reason": "recall@200 +4 %"},
+    )  # fmt: skip
+
+    id: int = Field(description="1, 2, 3, … without a gap.")
+    kind: Kind
+    subject: str
+    at: datetime
+    payload: Mapping[str, Any]
+
+
+class WebhookView(View):
+    """A webhook and how far it has been told; its secret is nowhere."""
+
+    model_config = _example(
+        name="serving", url="https://serving.example/hooks", kinds=["alias_moved"], created_at="2026-01-31T06:00:00Z",
+        paused_at=None, acknowledged=42, lag=0, attempts=0, last_attempt_at="2026-01-31T06:00:01Z", last_status=200,
+        last_error="", next_attempt_at=None, key="0f3a…",
+    )  # fmt: skip
+
+    key: str = Field(description="Part of every `webhook-id`.")
+    name: str
+    url: str
+    kinds: tuple[Kind, ...]
+    created_at: datetime
+    paused_at: datetime | None
+    acknowledged: int = Field(description="The last event that was answered with 2xx.")
+    lag: int = Field(description="Events of its kinds behind that.")
+    attempts: int = Field(description="Attempts in a row that failed.")
+    last_attempt_at: datetime | None
+    last_status: int | None
+    last_error: str
+    next_attempt_at: datetime | None
+
+
+class NewWebhookView(View):
+    """A webhook to be made."""
+
+    model_config = _example(url="https://serving.example/hooks", kinds=["alias_moved"], name="serving")
+
+    url: Annotated[Text, Field(description="http or https, without a user or password.")]
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1, max_length=100)]
+    name: Text | None = Field(None, description="The URL's host if left out.")
+    after: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        None, description="The event it begins behind, 0 for all there ever were; the newest if left out."
+    )
+
+
+class CreatedWebhookView(View):
+    """A webhook just made, with the secret that its messages are signed with. It is not shown again."""
+
+    webhook: WebhookView
+    secret: str = Field(description="`whsec_` and 32 random bytes in base64 (Standard Webhooks).")
+
+
+class PauseView(View):
+    """Whether a webhook is to stand still."""
+
+    model_config = _example(paused=True)
+
+    paused: bool
 
 
 class FieldProblemView(View):

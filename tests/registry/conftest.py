@@ -86,7 +86,7 @@ def url(request, tmp_path, sqlite_template):
 def empty(url: str) -> None:
     """Empty a PostgreSQL schema past the triggers; TRUNCATE would be far slower on tables this small."""
     tables = [table.name for table in Base.metadata.sorted_tables]
-    counters = [table.name for table in Base.metadata.sorted_tables if "id" in table.columns]
+    counters = [table.name for table in Base.metadata.sorted_tables if table.autoincrement_column is not None]
     database = Database(url)
     with database.connection() as connection:
         connection.exec_driver_sql(

@@ -158,6 +158,10 @@ WRITES = [
     ("POST", "/api/2.0/mlflow/model-versions/set-tag", {"name": "m", "version": "1", "key": "k"}, Role.ENGINEER),
     ("DELETE", "/api/2.0/mlflow/model-versions/delete-tag", {"name": "m", "version": "1", "key": "k"}, Role.ENGINEER),
     ("PUT", "/api/2.0/mlflow-artifacts/artifacts/m/1/x.json", None, Role.ENGINEER),
+    ("GET", "/v1/webhooks", None, Role.ADMIN),
+    ("POST", "/v1/webhooks", {"url": "ftp://nowhere", "kinds": ["alias_moved"], "name": "m"}, Role.ADMIN),
+    ("PATCH", "/v1/webhooks/m", {"paused": True}, Role.ADMIN),
+    ("DELETE", "/v1/webhooks/m", None, Role.ADMIN),
 ]  # fmt: skip
 
 
@@ -183,7 +187,7 @@ def test_every_path_that_is_not_a_get_is_among_those(viewer):
         for method in ways
         if method != "get" and not path.endswith("get-latest-versions")
     }
-    assert len(writes) == len(WRITES) - 1, "and reading the log, which is a GET"
+    assert len(writes) == len(WRITES) - 2, "and reading the log and the webhooks, which are GETs"
 
 
 @pytest.mark.parametrize(
