@@ -31,6 +31,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
+        self._reading = self._engine
+        if self.dialect == "postgresql":  # SQLite's readers see one state as it is
+            self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._writing = self._engine.execution_options(ledger_writes=True)
 
     @property
@@ -41,7 +44,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one state of the ledger and leaves it as it is."""
-        with Session(self._engine) as session:
+        with Session(self._reading) as session:
             yield session
 
     @contextmanager

@@ -24,6 +24,7 @@ from registry import (
 from registry.artifacts import ArtifactStore
 from registry.canonical import JSON
 from registry.database import Database, migrate
+from registry.edges import KnownEdges
 from registry.errors import ArtifactRefused, InvalidRecord
 from registry.lineage import Lineage
 from registry.media import check_path
@@ -94,6 +95,7 @@ class Registry:
         self._artifacts = artifacts
         self._clock = clock
         self._protected = protected
+        self._edges = KnownEdges()
 
     def __enter__(self) -> Self:
         return self
@@ -401,7 +403,7 @@ class Registry:
             NotRecorded: the ledger has no such thing.
         """
         with self._database.read() as session:
-            return tracing.explain(session, target)
+            return tracing.explain(session, target, self._edges)
 
     def impact(self, target: str) -> Lineage:
         """Everything that something reaches: services, training sets, versions, Bentos, arms, read-outs.
@@ -414,4 +416,4 @@ class Registry:
             NotRecorded: the ledger has no such thing.
         """
         with self._database.read() as session:
-            return tracing.impact(session, target)
+            return tracing.impact(session, target, self._edges)

@@ -1,16 +1,16 @@
-"""Walking the chain both ways. A walk is a fixed number of queries, however much hangs on it."""
+"""Walking the chain both ways. A walk is a few queries, as many as it has steps, however much hangs on it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from registry import reading
 from registry.deployment import newest
+from registry.edges import Edges, KnownEdges, Service
 from registry.errors import InvalidReference, NotRecorded, RegistryError
 from registry.lineage import (
     ArmNode,
@@ -42,10 +42,8 @@ from registry.schema import (
     VersionRow,
 )
 
-Rows = Any  # a select, or a union of some: a query for the keys of some rows, used inside others
 
-
-def explain(session: Session, target: str | int) -> Lineage:
+def explain(session: Session, target: str | int, known: KnownEdges) -> Lineage:
     """Where a version, an arm, an experiment or a read-out comes from, and where its versions serve.
 
     Versions that these were trained behind are shown with what they were made from, and not where they serve.
@@ -54,70 +52,88 @@ def explain(session: Session, target: str | int) -> Lineage:
         NotRecorded: the ledger has no such thing.
     """
     meant = _versions_of(session, target)
-    shown = _with_upstream(meant)
-    services = sa.select(InputRow.service_digest).where(InputRow.version_id.in_(shown))
-    training_sets = sa.select(VersionRow.training_set_digest).where(VersionRow.id.in_(shown))
-    versions = _Versions(shown, serving=meant)
-    return _lineage(session, str(target), versions, services, training_sets, features=None)
+    versions = _versions(session, _with_upstream(session, meant))
+    services = dict.fromkeys(digest for node in versions for digest in node.services)
+    training_sets = {node.training_set for node in versions} - {None}
+    features, members = _members(known.services(session, list(services)))
+    return Lineage(
+        target=str(target),
+        features=features,
+        services=members,
+        training_sets=_training_sets(session, sorted(map(str, training_sets))),
+        versions=versions,
+        bentos=_bentos(session, meant),
+        **_arms_and_readouts(session, _read(session, _BOUND_TO, ids=meant)),
+    )
 
 
-def impact(session: Session, target: str) -> Lineage:
+def impact(session: Session, target: str, known: KnownEdges) -> Lineage:
     """Everything that a feature, a service, a training set or a version reaches.
 
     `target` is `feature NAME`, `feature DIGEST`, `service DIGEST`, `training_set DIGEST`, or a version's
     reference; a bare digest or feature name will do. A name means every meaning the feature has had. A version
-    reaches those that were trained behind it.
+    reaches those that were trained behind it. Training sets come without the digests of their events, which are
+    behind them and not before.
 
     Raises:
         NotRecorded: the ledger has no such thing.
     """
     kind, key = _what(session, target)
-    if kind == "version":
-        one = sa.select(VersionRow.id).where(VersionRow.id == reading.version(session, parse_ref(key)).id)
-        return _lineage(session, target, _reached(one), _none(), _none(), features=None)
+    edges = known.of(session)
+    features, services = _touched(session, kind, key, known)
+    digests = [service.digest for service in services]
+    made, places = edges.training_sets_of(digests), edges.reading(digests)
     if kind == "training_set":
-        made = sa.select(TrainingSetRow.digest).where(TrainingSetRow.digest == key)
-        taught = sa.select(VersionRow.id).where(VersionRow.training_set_digest.in_(made))
-        return _lineage(session, target, _reached(taught), _none(), made, features=None)
-    features = sa.select(FeatureRow.digest).where(sa.or_(FeatureRow.digest == key, FeatureRow.name == key))
+        made, places = tuple(m for m in edges.training_sets if m.digest == key), {*edges.taught.get(key, ())}
+    if kind == "version":
+        places = {edges.place[reading.version(session, parse_ref(key)).id]}
+    reached = edges.with_followers(places)
+    return Lineage(
+        target=target,
+        features=features,
+        services=services,
+        training_sets=made,
+        versions=_with_aliases(session, edges, sorted(reached)),
+        bentos=edges.bentos_of(reached),
+        **_arms_and_readouts(session, _bound(session, edges, reached)),
+    )
+
+
+def _touched(
+    session: Session, kind: str, key: str, known: KnownEdges
+) -> tuple[tuple[FeatureNode, ...], tuple[ServiceNode, ...]]:
+    """The features asked about, and the services they are in, with those of their features."""
     if kind == "service":
-        features = sa.select(ServiceMemberRow.feature_digest).where(ServiceMemberRow.service_digest == key)
-        services: Rows = sa.select(ServiceRow.digest).where(ServiceRow.digest == key)
-    else:
-        services = sa.select(ServiceMemberRow.service_digest).where(
-            ServiceMemberRow.feature_digest.in_(features)
-        )
-    joined = TrainingSetServiceRow
-    made = sa.select(joined.training_set_digest).where(joined.service_digest.in_(services))
-    reading_it = sa.select(InputRow.version_id).where(InputRow.service_digest.in_(services))
-    taught = sa.select(VersionRow.id).where(VersionRow.training_set_digest.in_(made))
-    touched = sa.select(reading_it.union(taught).subquery().c[0])
-    return _lineage(session, target, _reached(touched), services, made, features=features)
+        return _members(known.services(session, [key]))
+    if kind != "feature":
+        return (), ()
+    found = _read(session, _SERVICES_OF, key=key)
+    alone = {row[0]: FeatureNode(*row) for row in _read(session, _FEATURES_CALLED, key=key)}
+    members: dict[tuple[str, str], list[str]] = {}
+    for service, name, digest in found:
+        members.setdefault((service, name), []).append(digest)
+    services = tuple(ServiceNode(digest, name, tuple(held)) for (digest, name), held in members.items())
+    inside = dict.fromkeys(digest for service in services for digest in service.features)
+    return tuple(alone[digest] for digest in {**inside, **dict.fromkeys(alone)}), services
 
 
-@dataclass(frozen=True)
-class _Versions:
-    """The row ids of the versions to show, and of those among them whose Bentos, arms and read-outs are to be shown."""
+def _with_aliases(session: Session, edges: Edges, places: Sequence[int]) -> tuple[VersionNode, ...]:
+    nodes = {place: edges.versions[place] for place in places}
+    for row_id, alias in _read(session, _ALIASES):
+        if (place := edges.place.get(row_id)) in nodes:
+            node = nodes[place]
+            nodes[place] = node._replace(aliases=(*node.aliases, alias))
+    return tuple(nodes.values())
 
-    shown: Rows
-    serving: Rows
 
-
-def _with_upstream(versions: Rows) -> Rows:
+def _with_upstream(session: Session, versions: Sequence[int]) -> list[int]:
     """`versions` and, as far as that goes, those that they were trained behind."""
-    found = versions.cte("upstream", recursive=True)
-    (column,) = found.c
-    further = sa.select(UpstreamRow.upstream_id).join(found, UpstreamRow.version_id == column)
-    return sa.select(found.union(further).c[0])
-
-
-def _reached(versions: Rows) -> _Versions:
-    """`versions` and, as far as that goes, those that were trained behind them."""
-    found = versions.cte("reached", recursive=True)
-    (column,) = found.c
-    further = sa.select(UpstreamRow.version_id).join(found, UpstreamRow.upstream_id == column)
-    everything = sa.select(found.union(further).c[0])
-    return _Versions(everything, everything)
+    found, newest = list(versions), list(versions)
+    while newest:
+        behind = session.scalars(_BEHIND, {"ids": newest})
+        newest = list(dict.fromkeys(row_id for row_id in behind if row_id not in found))
+        found += newest
+    return found
 
 
 def _what(session: Session, target: str) -> tuple[str, str]:
@@ -149,23 +165,25 @@ def _is_version(session: Session, key: str) -> bool:
     return True
 
 
-def _versions_of(session: Session, target: str | int) -> Rows:
+def _versions_of(session: Session, target: str | int) -> list[int]:
     """The row ids of the versions that `target` is or serves."""
     word, _, rest = str(target).partition(" ")
     if isinstance(target, int) or (word == "readout" and rest.isdecimal()):
-        return _served(_readout_run(session, int(rest or target)))
+        return _served(session, _readout_run(session, int(rest or target)))
     if word == "experiment" and rest:
-        return _served(newest(session, rest).id)
+        return _served(session, newest(session, rest).id)
     name, slash, arm = (rest if word == "arm" and rest else str(target)).partition("/")
     if slash and (word == "arm" or not arm.isdecimal()):
-        return _served(newest(session, name).id, _arm(session, newest(session, name), arm))
+        run = newest(session, name)
+        return _served(session, run.id, _arm(session, run, arm))
     ref = parse_ref(rest if word == "model" and rest else str(target))
-    return sa.select(VersionRow.id).where(VersionRow.id == reading.version(session, ref).id)
+    return [reading.version(session, ref).id]
 
 
-def _served(run: int, arm: int | None = None) -> Rows:
+def _served(session: Session, run: int, arm: int | None = None) -> list[int]:
     bound = sa.select(BindingRow.version_id).join(ArmRow).where(BindingRow.version_id.is_not(None))
-    return bound.where(ArmRow.experiment_id == run if arm is None else ArmRow.id == arm)
+    found = session.scalars(bound.where(ArmRow.experiment_id == run if arm is None else ArmRow.id == arm))
+    return list(dict.fromkeys(row_id for row_id in found if row_id is not None))
 
 
 def _readout_run(session: Session, readout: int) -> int:
@@ -187,160 +205,157 @@ def _arm(session: Session, run: ExperimentRow, name: str) -> int:
     return arms[name]
 
 
-def _none() -> Rows:
-    return sa.select(sa.null()).where(sa.false())
+def _members(services: Iterable[Service]) -> tuple[tuple[FeatureNode, ...], tuple[ServiceNode, ...]]:
+    """Services by name, and all their features, each in the order of its service."""
+    ordered = sorted(services, key=lambda service: (service.node.name, service.node.digest))
+    features = {feature.digest: feature for service in ordered for feature in service.features}
+    return tuple(features.values()), tuple(service.node for service in ordered)
 
 
-def _lineage(
-    session: Session,
-    target: str,
-    versions: _Versions,
-    services: Rows,
-    training_sets: Rows,
-    *,
-    features: Rows | None,
-) -> Lineage:
-    """The values of all rows named, and of everything behind the versions; `features` None means all of a service."""
-    shown, members = _features(session, services, features)
-    arms = _arms(session, versions.serving)
-    return Lineage(
-        target=target,
-        features=shown,
-        services=members,
-        training_sets=_training_sets(session, training_sets),
-        versions=_versions(session, versions.shown),
-        bentos=_bentos(session, versions.serving),
-        arms=arms,
-        readouts=_readouts(session, sorted({arm.run for arm in arms})),
-    )
-
-
-def _features(
-    session: Session, services: Rows, only: Rows | None
-) -> tuple[tuple[FeatureNode, ...], tuple[ServiceNode, ...]]:
-    row = FeatureRow
-    query = (
-        sa.select(ServiceRow.digest, ServiceRow.name, row.digest, row.name, row.view, row.dtype)
-        .join(ServiceMemberRow, ServiceMemberRow.service_digest == ServiceRow.digest)
-        .join(row, row.digest == ServiceMemberRow.feature_digest)
-        .where(ServiceRow.digest.in_(services))
-        .order_by(ServiceRow.name, ServiceRow.digest, ServiceMemberRow.position)
-    )
-    found = session.execute(query if only is None else query.where(row.digest.in_(only))).all()
-    features = {digest: FeatureNode(digest, name, view, dtype) for _, _, digest, name, view, dtype in found}
-    members: dict[tuple[str, str], list[str]] = {}
-    for service, service_name, digest, *_ in found:
-        members.setdefault((service, service_name), []).append(digest)
-    if only is not None:  # a feature in no service is still the one that was asked about
-        alone = sa.select(row.digest, row.name, row.view, row.dtype).where(row.digest.in_(only))
-        features |= {node[0]: FeatureNode(*node) for node in session.execute(alone)}
-    return (
-        tuple(features.values()),
-        tuple(ServiceNode(digest, name, tuple(held)) for (digest, name), held in members.items()),
-    )
-
-
-def _training_sets(session: Session, digests: Rows) -> tuple[TrainingSetNode, ...]:
-    row, joined = TrainingSetRow, TrainingSetServiceRow
-    query = sa.select(row).where(row.digest.in_(digests)).order_by(row.interval_start, row.digest)
-    services = sa.select(joined.training_set_digest, joined.service_digest).order_by(joined.position)
-    built_from = _grouped(session, services.where(joined.training_set_digest.in_(digests)))
+def _training_sets(session: Session, digests: Sequence[str]) -> tuple[TrainingSetNode, ...]:
+    services = _grouped(_read(session, _BUILT_FROM, keys=digests))
     return tuple(
-        TrainingSetNode(
-            made.digest,
-            made.source,
-            made.interval_start,
-            made.interval_end,
-            made.rows,
-            made.event_digests,
-            tuple(built_from.get(made.digest, ())),
-        )
-        for made in session.scalars(query)
+        TrainingSetNode._make([*made, tuple(services.get(made.digest, ()))])
+        for made in _read(session, _TRAINING_SETS, keys=digests)
     )
 
 
-def _versions(session: Session, ids: Rows) -> tuple[VersionNode, ...]:
-    row = VersionRow
-    query = (
-        sa.select(row.id, ModelRow.name, row.number, row.digest, row.training_set_digest)
-        .join(ModelRow, ModelRow.id == row.model_id)
-        .where(row.id.in_(ids))
-        .order_by(ModelRow.name, row.number)
+def _versions(session: Session, ids: Sequence[int]) -> tuple[VersionNode, ...]:
+    services, upstream, aliases = (
+        _grouped(_read(session, parts, ids=ids)) for parts in (_INPUTS, _UPSTREAM, _ALIASES_OF)
     )
-    held = sa.and_(AliasRow.model_id == row.model_id, AliasRow.number == row.number)
-    aliases = _grouped(session, sa.select(row.id, AliasRow.alias).join(AliasRow, held).where(row.id.in_(ids)))
-    given = sa.select(InputRow.version_id, InputRow.service_digest).order_by(InputRow.position)
-    services = _grouped(session, given.where(InputRow.version_id.in_(ids)))
-    behind = _grouped(session, _UPSTREAM_REFS.where(UpstreamRow.version_id.in_(ids)))
     return tuple(
-        VersionNode(
-            f"{name}/{number}",
-            digest,
-            made,
-            tuple(services.get(row_id, ())),
-            tuple(behind.get(row_id, ())),
-            tuple(sorted(aliases.get(row_id, ()))),
-        )
-        for row_id, name, number, digest, made in session.execute(query)
-    )
+        VersionNode(f"{name}/{number}", digest, made, *(tuple(held.get(row_id, ())) for held in (services, upstream, aliases)))
+        for row_id, name, number, digest, made in _read(session, _VERSIONS, ids=ids)
+    )  # fmt: skip
 
 
-_UPSTREAM_REFS = (
-    sa.select(UpstreamRow.version_id, ModelRow.name + "/" + sa.cast(VersionRow.number, sa.Text))
-    .join(VersionRow, VersionRow.id == UpstreamRow.upstream_id)
-    .join(ModelRow, ModelRow.id == VersionRow.model_id)
-    .order_by(UpstreamRow.role)
-)
-
-
-def _grouped(session: Session, pairs: Rows) -> dict[Any, list[Any]]:
+def _grouped(pairs: Iterable[Any]) -> dict[Any, list[Any]]:
     """What hangs on each row: the second columns of `pairs` under the first."""
     grouped: dict[Any, list[Any]] = {}
-    for owner, part in session.execute(pairs):
+    for owner, part in pairs:
         grouped.setdefault(owner, []).append(part)
     return grouped
 
 
-def _bentos(session: Session, versions: Rows) -> tuple[BentoNode, ...]:
-    query = (
-        sa.select(BentoRow.tag, BentoRow.digest, BentoRow.created_at, ModelRow.name, VersionRow.number)
-        .join(BentoVersionRow, BentoVersionRow.bento_id == BentoRow.id)
-        .join(VersionRow, VersionRow.id == BentoVersionRow.version_id)
-        .join(ModelRow, ModelRow.id == VersionRow.model_id)
-        .where(VersionRow.id.in_(versions))
-        .order_by(BentoRow.id, ModelRow.name, VersionRow.number)
-    )
+class ArmsAndReadouts(TypedDict):
+    """The last two parts of a lineage."""
+
+    arms: tuple[ArmNode, ...]
+    readouts: tuple[ReadoutNode, ...]
+
+
+def _arms_and_readouts(session: Session, bound: Iterable[Any]) -> ArmsAndReadouts:
+    """The arms of these bindings, and what came of their experiments."""
+    arms = tuple(ArmNode._make([*arm, f"{model}/{number}"]) for _, *arm, model, number in bound)
+    runs = sorted({arm.run for arm in arms})
+    readouts = tuple(ReadoutNode._make(node) for node in _read(session, _READOUTS, ids=runs))
+    return {"arms": arms, "readouts": readouts}
+
+
+def _bound(session: Session, edges: Edges, versions: set[int]) -> list[Any]:
+    """The bindings of the versions at some places. For very many all are looked at, which are few beside them."""
+    if len(versions) <= MANY:
+        return list(_read(session, _BOUND_TO, ids=[edges.rows[place] for place in versions]))
+    return [row for row in _read(session, _BOUND) if edges.place.get(row[0]) in versions]
+
+
+def _bentos(session: Session, versions: Sequence[int]) -> tuple[BentoNode, ...]:
     packed: dict[tuple[Any, ...], list[str]] = {}
-    for *bento, name, number in session.execute(query):
+    for *bento, name, number in _read(session, _PACKED, ids=versions):
         packed.setdefault(tuple(bento), []).append(f"{name}/{number}")
-    return tuple(BentoNode(tag, digest, at, tuple(refs)) for (tag, digest, at), refs in packed.items())
+    return tuple(BentoNode._make([*bento, tuple(refs)]) for bento, refs in packed.items())
 
 
-def _arms(session: Session, versions: Rows) -> tuple[ArmNode, ...]:
-    run = ExperimentRow
-    query = (
-        sa.select(
-            run.id, run.name, ArmRow.name, run.state, BindingRow.parameter, ModelRow.name, VersionRow.number
-        )
-        .join(ArmRow, ArmRow.experiment_id == run.id)
-        .join(BindingRow, BindingRow.arm_id == ArmRow.id)
-        .join(VersionRow, VersionRow.id == BindingRow.version_id)
-        .join(ModelRow, ModelRow.id == VersionRow.model_id)
-        .where(VersionRow.id.in_(versions))
-        .order_by(run.id, ArmRow.position, BindingRow.parameter)
+def _read(session: Session, query: sa.Executable, **values: object) -> Sequence[Any]:
+    """The rows of a query as they are: the session would look for objects in them."""
+    return session.connection().execute(query, values).all()
+
+
+MANY = 500
+"""More versions than this are not listed in a query."""
+_IDS: sa.BindParameter[int] = sa.bindparam("ids", expanding=True)
+_KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
+_KEY: sa.BindParameter[str] = sa.bindparam("key")
+_CALLED = sa.or_(FeatureRow.digest == _KEY, FeatureRow.name == _KEY)
+_FEATURES_CALLED = sa.select(FeatureRow.digest, FeatureRow.name, FeatureRow.view, FeatureRow.dtype).where(
+    _CALLED
+)
+_SERVICES_OF = (
+    sa.select(ServiceRow.digest, ServiceRow.name, ServiceMemberRow.feature_digest)
+    .join(ServiceMemberRow, ServiceMemberRow.service_digest == ServiceRow.digest)
+    .where(ServiceMemberRow.feature_digest.in_(sa.select(FeatureRow.digest).where(_CALLED)))
+    .order_by(ServiceRow.name, ServiceRow.digest, ServiceMemberRow.position)
+)
+_TRAINING_SETS = (
+    sa.select(
+        TrainingSetRow.digest, TrainingSetRow.source, TrainingSetRow.interval_start, TrainingSetRow.interval_end,
+        TrainingSetRow.rows, TrainingSetRow.event_digests,
     )
-    return tuple(
-        ArmNode(run_id, name, arm, state, parameter, f"{model}/{number}")
-        for run_id, name, arm, state, parameter, model, number in session.execute(query)
+    .where(TrainingSetRow.digest.in_(_KEYS))
+    .order_by(TrainingSetRow.interval_start, TrainingSetRow.digest)
+)  # fmt: skip
+_BUILT_FROM = (
+    sa.select(TrainingSetServiceRow.training_set_digest, TrainingSetServiceRow.service_digest)
+    .where(TrainingSetServiceRow.training_set_digest.in_(_KEYS))
+    .order_by(TrainingSetServiceRow.position)
+)
+_VERSIONS = (
+    sa.select(
+        VersionRow.id, ModelRow.name, VersionRow.number, VersionRow.digest, VersionRow.training_set_digest
     )
-
-
-def _readouts(session: Session, runs: Sequence[int]) -> tuple[ReadoutNode, ...]:
-    row = ReadoutRow
-    query = (
-        sa.select(row.id, row.experiment_id, ExperimentRow.name, row.created_at, row.verdict)
-        .join(ExperimentRow, ExperimentRow.id == row.experiment_id)
-        .where(row.experiment_id.in_(runs))
-        .order_by(row.id)
+    .join(ModelRow, ModelRow.id == VersionRow.model_id)
+    .where(VersionRow.id.in_(_IDS))
+    .order_by(ModelRow.name, VersionRow.number)
+)
+_INPUTS = (
+    sa.select(InputRow.version_id, InputRow.service_digest)
+    .where(InputRow.version_id.in_(_IDS))
+    .order_by(InputRow.position)
+)
+_BEHIND = (
+    sa.select(UpstreamRow.upstream_id).where(UpstreamRow.version_id.in_(_IDS)).order_by(UpstreamRow.role)
+)
+_UPSTREAM = (
+    sa.select(UpstreamRow.version_id, ModelRow.name + "/" + sa.cast(VersionRow.number, sa.Text))
+    .join(VersionRow, VersionRow.id == UpstreamRow.upstream_id)
+    .join(ModelRow, ModelRow.id == VersionRow.model_id)
+    .where(UpstreamRow.version_id.in_(_IDS))
+    .order_by(UpstreamRow.role)
+)
+_ALIASES = (
+    sa.select(VersionRow.id, AliasRow.alias)
+    .join(AliasRow, sa.and_(AliasRow.model_id == VersionRow.model_id, AliasRow.number == VersionRow.number))
+    .order_by(AliasRow.alias)
+)
+_ALIASES_OF = _ALIASES.where(VersionRow.id.in_(_IDS))
+_PACKED = (
+    sa.select(
+        BentoRow.tag, BentoRow.digest, BentoRow.created_at, ModelRow.name, VersionRow.number,
     )
-    return tuple(ReadoutNode(*node) for node in session.execute(query))
+    .join(BentoVersionRow, BentoVersionRow.bento_id == BentoRow.id)
+    .join(VersionRow, VersionRow.id == BentoVersionRow.version_id)
+    .join(ModelRow, ModelRow.id == VersionRow.model_id)
+    .where(BentoVersionRow.version_id.in_(_IDS))
+    .order_by(BentoRow.id, ModelRow.name, VersionRow.number)
+)  # fmt: skip
+_BOUND = (
+    sa.select(
+        BindingRow.version_id, ExperimentRow.id, ExperimentRow.name, ArmRow.name, ExperimentRow.state,
+        BindingRow.parameter, ModelRow.name, VersionRow.number,
+    )
+    .join(ArmRow, ArmRow.id == BindingRow.arm_id)
+    .join(ExperimentRow, ExperimentRow.id == ArmRow.experiment_id)
+    .join(VersionRow, VersionRow.id == BindingRow.version_id)
+    .join(ModelRow, ModelRow.id == VersionRow.model_id)
+    .order_by(ExperimentRow.id, ArmRow.position, BindingRow.parameter)
+)  # fmt: skip
+_BOUND_TO = _BOUND.where(BindingRow.version_id.in_(_IDS))
+_READOUTS = (
+    sa.select(
+        ReadoutRow.id, ReadoutRow.experiment_id, ExperimentRow.name, ReadoutRow.created_at, ReadoutRow.verdict
+    )
+    .join(ExperimentRow, ExperimentRow.id == ReadoutRow.experiment_id)
+    .where(ReadoutRow.experiment_id.in_(_IDS))
+    .order_by(ReadoutRow.id)
+)
