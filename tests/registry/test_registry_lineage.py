@@ -328,6 +328,7 @@ def test_questions_take_a_fixed_number_of_queries_however_much_there_is(ledger, 
             lambda: ledger.explain("ranker/1"), lambda: ledger.impact("feature watch_minutes_sum_7d"),
             lambda: ledger.search("tags.a != 'x'"), ledger.live, ledger.models, ledger.experiments,
         ):  # fmt: skip
+            ask()  # the first time reads what is then known
             queries.clear()
             ask()
             counts.append(len(queries))
@@ -337,4 +338,4 @@ def test_questions_take_a_fixed_number_of_queries_however_much_there_is(ledger, 
     few = count()
     grow(2, 8)
     assert count() == few
-    assert max(few) <= 12
+    assert max(few) <= 11
