@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
+from sqlalchemy.orm import aliased
 
 from registry.columns import Instant
 from registry.query import AllOf, AnyOf, Comparison, Condition, Not, Value
@@ -82,9 +83,10 @@ def _some_metric(comparison: Comparison) -> ColumnElement[bool]:
 
 
 def _some_alias(comparison: Comparison) -> ColumnElement[bool]:
-    row = AliasRow
-    held = holds(row.alias.expression, comparison)
-    return sa.exists().where(row.model_id == VersionRow.model_id, row.number == VersionRow.number, held)
+    row, version = AliasRow, aliased(VersionRow)
+    same = sa.and_(row.model_id == version.model_id, row.number == version.number)
+    held = sa.select(version.id).join(row, same)
+    return VersionRow.id.in_(held.where(holds(row.alias.expression, comparison)))
 
 
 def _some_feature(comparison: Comparison) -> ColumnElement[bool]:

@@ -156,7 +156,7 @@ def columns(session: Session, version: VersionRow) -> dict[str, tuple[Column, ..
 def _by_version(session: Session, parts: sa.Executable, ids: Sequence[int]) -> Mapping[int, list[Any]]:
     """What hangs on each version: the rows of `parts` under the version they begin with."""
     grouped: dict[int, list[Any]] = {row_id: [] for row_id in ids}
-    for owner, *columns in session.execute(parts, {"ids": ids}):
+    for owner, *columns in session.connection().execute(parts, {"ids": ids}):
         grouped[owner].append(tuple(columns))
     return grouped
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from registry import reading
 from registry.canonical import digest_of
@@ -32,6 +32,8 @@ _TIES = (Order(Field("name")), Order(Field("version"), descending=True))
 class _SortKey:
     column: ColumnElement[Any]
     descending: bool
+    maybe: bool  # whether a version may lack it
+    joined: tuple[Any, ColumnElement[bool]] | None = None  # the rows that the column is of, and which of them
 
 
 def search(session: Session, query: str, order_by: Sequence[str], limit: int, page_token: str | None) -> Page:
@@ -44,9 +46,10 @@ def search(session: Session, query: str, order_by: Sequence[str], limit: int, pa
     if not 1 <= limit <= LARGEST_PAGE:
         raise InvalidRecord(f"limit {limit}: a page has 1 to {LARGEST_PAGE} versions.")
     orders = (*map(parse_order, order_by), *_TIES)
-    found = _found(query, keys := [key for order in orders for key in _sort_keys(order)])
+    keys = [key for order in orders for key in _sort_keys(order)]
+    found = _found(query, keys)
     asked = [query, *order_by]
-    sorted_by = [_SortKey(found.c[n + 1], key.descending) for n, key in enumerate(keys)]
+    sorted_by = [replace(key, column=found.c[n + 1]) for n, key in enumerate(keys)]
     page = sa.select(found).order_by(*map(_direction, sorted_by)).limit(limit + 1)
     if page_token is not None:
         page = page.where(_after(sorted_by, _read_token(page_token, asked)))
@@ -59,32 +62,31 @@ def _found(query: str, keys: Sequence[_SortKey]) -> sa.Subquery:
     """The versions that `query` holds for: row id, then one column for each sort key."""
     columns = [key.column.label(f"key_{n}") for n, key in enumerate(keys)]
     versions = sa.select(VersionRow.id, *columns).join(ModelRow, ModelRow.id == VersionRow.model_id)
+    for joined, its in dict.fromkeys(key.joined for key in keys if key.joined is not None):
+        versions = versions.outerjoin(joined, its)
     return versions.where(compiled(parse_query(query))).subquery()
 
 
 def _sort_keys(order: Order) -> Iterator[_SortKey]:
     """The columns to sort by: a parameter sorts as a number where it is one, then as text."""
-    for column in _sort_columns(order.field):
-        yield _SortKey(column, order.descending)
-
-
-def _sort_columns(field: Field) -> Sequence[ColumnElement[Any]]:
+    field = order.field
     if field.name in COLUMNS:
-        return (COLUMNS[field.name],)
-    if field.name == "metrics":  # the largest, where several data sets or splits are meant
+        yield _SortKey(COLUMNS[field.name], order.descending, maybe=False)
+    elif field.name == "metrics":  # the largest, where several data sets or splits are meant
         theirs = (MetricRow.version_id == VersionRow.id, MetricRow.name == field.key)
         labels = (getattr(MetricRow, label) == value for label, value in field.labels)
-        return (sa.select(sa.func.max(MetricRow.value)).where(*theirs, *labels).scalar_subquery(),)
-    row = TagRow if field.name == "tags" else ParameterRow
-    columns = (TagRow.value,) if field.name == "tags" else (ParameterRow.number, ParameterRow.value)
-    return [
-        sa.select(column).where(row.version_id == VersionRow.id, row.key == field.key).scalar_subquery()
-        for column in columns
-    ]
+        largest = sa.select(sa.func.max(MetricRow.value)).where(*theirs, *labels).scalar_subquery()
+        yield _SortKey(largest, order.descending, maybe=True)
+    else:
+        row: Any = aliased(TagRow if field.name == "tags" else ParameterRow)
+        its = (row, sa.and_(row.version_id == VersionRow.id, row.key == field.key))
+        for column in [row.value] if field.name == "tags" else [row.number, row.value]:
+            yield _SortKey(column, order.descending, maybe=True, joined=its)
 
 
 def _direction(key: _SortKey) -> ColumnElement[Any]:
-    return (key.column.desc() if key.descending else key.column.asc()).nulls_last()
+    direction = key.column.desc() if key.descending else key.column.asc()
+    return direction.nulls_last() if key.maybe else direction  # else an index gives the order
 
 
 def _after(keys: Sequence[_SortKey], last: Sequence[Any]) -> ColumnElement[bool]:
