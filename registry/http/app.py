@@ -12,7 +12,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from registry.errors import RegistryError
-from registry.http import artifacts, mlflow, outgoing, problems, v1
+from registry.http import artifacts, mlflow, outgoing, problems, registering, v1
 from registry.http.backend import Backend
 from registry.http.gate import MLFLOW, Call, Gate, written
 from registry.http.problems import Problem, Refused
@@ -47,7 +47,7 @@ def create_app(backend: Backend, *, public_url: str | None = None) -> FastAPI:
             "auto_configure": False,
         },
     )
-    ours = (v1.router(backend), outgoing.router(backend))
+    ours = (v1.router(backend), outgoing.router(backend), registering.router(backend))
     for router in (*ours, mlflow.router(backend, public_url), artifacts.router(backend)):
         app.include_router(router, dependencies=[Depends(_BEARER)])
     app.add_middleware(

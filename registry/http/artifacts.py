@@ -49,24 +49,29 @@ def router(backend: Backend) -> APIRouter:
         """Send a file to `uploads/<any name>/<path in the version>`; only the token that sent it can use it."""
         call.needs(Role.ENGINEER, "upload", path)
         body = await request.body()
-        return await run_sync(_receive, backend, path, body, call.caller.key)
+        first, _, rest = path.partition("/")
+        folder, _, inner = rest.partition("/")
+        if first != UPLOADS or not folder or not inner:
+            raise ArtifactRefused(
+                f"{path!r}: files of a version never change. Send new ones to {UPLOADS}/<any name>/<path in the "
+                f"version>, then create a version from 'mlflow-artifacts:/{UPLOADS}/<that name>'."
+            )
+        return await run_sync(receive, backend, folder, inner, body, call.caller.key)
 
     return api
 
 
-def _receive(backend: Backend, path: str, body: bytes, token: str) -> dict[str, Any]:
-    first, _, rest = path.partition("/")
-    folder, _, inner = rest.partition("/")
-    if first != UPLOADS or not folder or not inner:
-        raise ArtifactRefused(
-            f"{path!r}: files of a version never change. Send new ones to {UPLOADS}/<any name>/<path in the "
-            f"version>, then create a version from 'mlflow-artifacts:/{UPLOADS}/<that name>'."
-        )
-    stored = backend.store.put(body, check_path(inner))
+def receive(backend: Backend, folder: str, path: str, body: bytes, token: str) -> dict[str, Any]:
+    """Keep a file for a version to come: under `path`, in a folder of the token that sent it.
+
+    Raises:
+        ArtifactRefused: it cannot be a file of a version, or the folder's name could not be one.
+    """
+    stored = backend.store.put(body, check_path(path))
     row = UploadRow(
         token=token,
         folder=check_path(folder),
-        path=inner,
+        path=path,
         sha256=stored.sha256,
         size=stored.size,
         at=backend.clock(),

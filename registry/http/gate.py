@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 MLFLOW = "/api/2.0/"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+UPLOADS = "/v1/uploads/"
 OPEN = frozenset({"/health", "/openapi.json"})
 """What needs no token: whether the server is up, and what it offers."""
 
@@ -89,7 +90,7 @@ class Gate:
         return caller
 
     def _limit(self, scope: Scope) -> int:
-        upload = scope["method"] == "PUT" and scope["path"].startswith(ARTIFACTS)
+        upload = scope["method"] == "PUT" and scope["path"].startswith((ARTIFACTS, UPLOADS))
         return self._limits.upload if upload else self._limits.body
 
     async def _serve(self, scope: Scope, call: Call, receive: Receive, send: Send) -> None:

@@ -23,7 +23,7 @@ from registry.http.gate import ARTIFACTS, Call, calling
 from registry.http.problems import Refused
 from registry.http.tokens import Role
 from registry.http.v1 import MLFLOW_PROBLEMS
-from registry.http.views import Text
+from registry.http.views import Short, Text
 from registry.records import VersionDraft, check_pair
 from registry.results import ModelVersion
 from registry.schema import AliasRow, ModelRow, TagRow, VersionRow
@@ -35,7 +35,6 @@ VersionNumber = Annotated[
     Field(ge=1, le=999_999_999),
 ]  # fmt: skip
 """A version's number, which MLflow writes as text."""
-Short = Annotated[Text, Field(min_length=1, max_length=250)]
 
 
 class Wire(BaseModel):

@@ -54,7 +54,7 @@ def find(backend: Backend, source: str, caller: Caller) -> Found:
     if (served := served_path(source)) is not None:
         first, _, rest = served.partition("/")
         if first == UPLOADS and rest and "/" not in rest:
-            return Found(_uploaded(backend, rest, caller))
+            return Found(uploaded(backend, rest, caller))
         return _copy(backend, backend.registry.get(served))
     if (path := _local(source)) is not None:
         return Found(_imported(backend.imports, path))
@@ -88,7 +88,8 @@ def _copy(backend: Backend, version: ModelVersion) -> Found:
     return Found(files, {name: getattr(version, name) for name in kept})
 
 
-def _uploaded(backend: Backend, folder: str, caller: Caller) -> dict[str, Path | bytes]:
+def uploaded(backend: Backend, folder: str, caller: Caller) -> dict[str, Path | bytes]:
+    """The files that this caller has sent to a folder. Raises `Refused` where there are none."""
     mine = sa.select(UploadRow).where(UploadRow.token == caller.key, UploadRow.folder == folder)
     with backend.database.read() as session:
         sent = {row.path: row.sha256 for row in session.scalars(mine)}

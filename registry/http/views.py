@@ -18,6 +18,7 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_storable), Field(max_length=10_000)]
 """Text that every database can hold: no NUL, no lone surrogate."""
+Short = Annotated[Text, Field(min_length=1, max_length=250)]
 Number = Annotated[int, Field(ge=1, le=999_999_999, description="The number of a version.")]
 Reason = Annotated[Text, Field(min_length=1, max_length=1000, description="Why; it stays in the history.")]
 
@@ -120,6 +121,60 @@ class VersionView(View):
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
     files: tuple[FileView, ...]
+
+
+class GivenInputView(View):
+    """A matrix that a model takes."""
+
+    name: Short
+    service: Short = Field(description="The digest of a recorded feature service.")
+    dtype: Short = "float32"
+
+
+class GivenOutputView(View):
+    """An array that a model gives back."""
+
+    name: Short
+    dtype: Short = "float32"
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(max_length=8)] = (None,)
+    meaning: Text = ""
+
+
+class GivenSignatureView(View):
+    """What goes in, what comes out, and the libraries it was made with."""
+
+    inputs: Annotated[tuple[GivenInputView, ...], Field(max_length=100)] = ()
+    outputs: Annotated[tuple[GivenOutputView, ...], Field(max_length=100)] = ()
+    framework: Mapping[Short, Short] = {}
+
+
+class DraftView(View):
+    """A version to be registered, but for its files, which were sent ahead to `PUT /v1/uploads/{upload}/…`."""
+
+    model_config = _example(
+        upload="ranker-monday", metrics=[{"key": "play_auc", "value": 0.71, "dataset": "world", "split": "test"}],
+        params={"learning_rate": 0.001}, training_set="9b74…", upstream={"retriever": "retriever/2"},
+        signature={"inputs": [{"name": "ranking", "service": "c4ca…"}], "outputs": [{"name": "play"}]}, seed=0,
+    )  # fmt: skip
+
+    upload: Annotated[Text, Field(min_length=1, description="The folder that the files were sent to.")]
+    metrics: Annotated[tuple[MetricView, ...], Field(max_length=1000)] = ()
+    params: Mapping[Short, bool | int | Annotated[float, Field(allow_inf_nan=False)] | Text] = {}
+    tags: Mapping[Short, Annotated[Text, Field(max_length=100_000)]] = {}
+    config: Mapping[Text, Any] = {}
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    signature: GivenSignatureView = GivenSignatureView()
+    training_set: Short | None = Field(None, description="The digest of a recorded training set.")
+    upstream: Mapping[Short, Text] = Field({}, description="Versions it was trained behind, by role.")
+    source: Text = ""
+    description: Text = Field("", description="Of the model, where this is its first version.")
+
+
+class UploadView(View):
+    """A file that was sent ahead."""
+
+    sha256: str
+    size: int = Field(description="In bytes.")
 
 
 class PageView(View):

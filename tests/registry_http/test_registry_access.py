@@ -142,6 +142,8 @@ WRITES = [
     ("POST", "/v1/models/m/versions/1/metrics", {"metrics": [{"key": "auc", "value": 0.5}]}, Role.ENGINEER),
     ("DELETE", "/v1/models/m/versions/1", None, Role.ADMIN),
     ("DELETE", "/v1/models/m", None, Role.ADMIN),
+    ("PUT", "/v1/uploads/u/x.exe", None, Role.ENGINEER),
+    ("POST", "/v1/models/m/versions", {"upload": "nothing-was-sent"}, Role.ENGINEER),
     ("GET", "/v1/audit", None, Role.ADMIN),
     ("POST", "/api/2.0/mlflow/registered-models/create", {"name": "x:y"}, Role.ENGINEER),
     ("POST", "/api/2.0/mlflow/registered-models/rename", {"name": "m", "new_name": "n"}, Role.ENGINEER),
