@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,30 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
 from registry.canonical import canonical
+from registry.errors import LedgerBusy
+from registry.fair_lock import FairLock
 
 BUSY_SECONDS = 30
+"""How long SQLite itself waits for a lock; only a writer that is none of ours can keep us waiting there."""
+QUEUE_SECONDS = 120
+"""How long a writer of ours waits for those before it."""
 _UPGRADE_LOCK = 0x6D6174696E6565  # "matinee"; any number shared by everyone who upgrades
+_STORE_LOCK = 0x73746F72  # "stor"
 
 
 class Database:
     """One database by URL, with transactions that read and transactions that write.
 
     A writing transaction takes SQLite's write lock when it begins (BEGIN IMMEDIATE). Taken later, the lock
-    could be refused half-way, after another writer has made what was read stale.
+    could be refused half-way, after another writer has made what was read stale. Writers queue up for it at a file
+    beside the database (`registry.fair_lock`); PostgreSQL has queues of its own.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, queue_seconds: float = QUEUE_SECONDS) -> None:
         self._engine = _engine(url)
         self._writing = self._engine.execution_options(ledger_writes=True)
+        file = self._engine.url.database if self.dialect == "sqlite" else None
+        self._queue = FairLock(Path(f"{file}-queue"), queue_seconds) if file else None
 
     @property
     def dialect(self) -> str:
@@ -45,15 +54,40 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session whose changes all happen when the block ends, or none of them."""
-        with Session(self._writing) as session, session.begin():
+        """A session whose changes all happen when the block ends, or none of them. Raises `LedgerBusy`."""
+        with self._turn(), Session(self._writing) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def referring(self) -> Iterator[Session]:
+        """As `write`, and no sweep runs meanwhile: a stored file that is there now is still there when we commit.
+
+        Everything that makes a row refer to a stored file has to look here whether the file is there.
+        """
+        with self.write() as session:
+            self._lock_store(session, sa.func.pg_advisory_xact_lock_shared)
+            yield session
+
+    @contextmanager
+    def sweeping(self) -> Iterator[Session]:
+        """As `write`, and nobody is `referring`: a stored file that no row speaks of now is nobody's."""
+        with self.write() as session:
+            self._lock_store(session, sa.func.pg_advisory_xact_lock)
             yield session
 
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
         """A plain connection in a writing transaction."""
-        with self._writing.begin() as connection:
+        with self._turn(), self._writing.begin() as connection:
             yield connection
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return self._queue.held() if self._queue else nullcontext()
+
+    def _lock_store(self, session: Session, lock: Any) -> None:
+        """One lock for each ledger, that is for each schema. SQLite's write lock is the same lock already."""
+        if self.dialect == "postgresql":
+            session.execute(sa.select(lock(_STORE_LOCK, sa.func.hashtext(sa.func.current_schema()))))
 
     def close(self) -> None:
         """Give every connection back."""
@@ -111,4 +145,9 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("ledger_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+            raise
+        raise LedgerBusy("", BUSY_SECONDS) from error

@@ -152,7 +152,9 @@ class Registry:
         if not draft.files:
             raise InvalidRecord(f"model {draft.name!r}: a version without files could never be loaded.")
         contents = {check_path(path): self._artifacts.put(held, path) for path, held in draft.files.items()}
-        with self._database.write() as session:
+        with self._database.referring() as session:
+            for path, artifact in contents.items():
+                self._artifacts.keep(artifact, draft.files[path], path)
             row_id = registration.register(session, draft, contents, self._clock())
             return reading.by_ids(session, [row_id])[0]
 

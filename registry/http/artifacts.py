@@ -71,7 +71,8 @@ def _receive(backend: Backend, path: str, body: bytes, token: str) -> dict[str, 
         size=stored.size,
         at=backend.clock(),
     )
-    with backend.database.write() as session:
+    with backend.database.referring() as session:
+        backend.store.keep(stored, body, inner)
         session.merge(row)
     return {"sha256": stored.sha256, "size": stored.size}
 
