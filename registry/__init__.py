@@ -32,6 +32,7 @@ from registry.errors import (
     RegistryError,
     StillReferenced,
 )
+from registry.findings import Finding, FsckReport
 from registry.ledger import Registry, open_registry
 from registry.lineage import Lineage
 from registry.promotion import ANYWHERE
@@ -84,6 +85,8 @@ __all__ = [
     "ExperimentState",
     "FeatureRecord",
     "File",
+    "Finding",
+    "FsckReport",
     "GateRecord",
     "InvalidPageToken",
     "InvalidRecord",

@@ -38,6 +38,12 @@ class Database:
     def __init__(self, url: str, queue_seconds: float = QUEUE_SECONDS) -> None:
         self._engine = _engine(url)
         self._writing = self._engine.execution_options(ledger_writes=True)
+        # PostgreSQL would otherwise let each statement of a transaction see a state of its own.
+        self._reading = (
+            self._engine.execution_options(isolation_level="REPEATABLE READ")
+            if self.dialect == "postgresql"
+            else self._engine
+        )
         file = self._engine.url.database if self.dialect == "sqlite" else None
         self._queue = FairLock(Path(f"{file}-queue"), queue_seconds) if file else None
 
@@ -49,7 +55,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one state of the ledger and leaves it as it is."""
-        with Session(self._engine) as session:
+        with Session(self._reading) as session:
             yield session
 
     @contextmanager
