@@ -130,8 +130,6 @@ MOST_SHOWN = 20
 
 def print_fsck(report: FsckReport) -> None:
     """What a check of the ledger looked at and found, kind by kind: where, why it matters, what mends it."""
-    from registry.findings import ranges
-
     read = f"{report.read_bytes:,} bytes hashed anew" if report.read_bytes else "contents not read"
     console.print(
         f"{report.artifacts:,} artifacts in use, {read}; {report.files:,} files in the store", highlight=False
@@ -150,10 +148,8 @@ def print_fsck(report: FsckReport) -> None:
             console.print(f"  {found.where}: {found.what}{breaks}", highlight=False, markup=False)
         if len(theirs) > MOST_SHOWN:
             console.print(f"  … and {len(theirs) - MOST_SHOWN:,} more (--json lists them)", highlight=False)
-    for model, numbers in report.gone.items():
-        console.print(
-            f"{model}: deleted since they were given out: {ranges(numbers)}", highlight=False, markup=False
-        )
+    for model, numbers in report.to_dict()["gone"].items():
+        console.print(f"{model}: deleted since they were given out: {numbers}", highlight=False, markup=False)
     if report.young:
         console.print(f"{report.young:,} orphans are younger than --older-than: left out", highlight=False)
     if report.swept is not None:

@@ -1,8 +1,8 @@
 """Looking at the ledger's database and its artifact store together, and deleting what is nobody's.
 
 A check takes no lock, so it looks in an order in which what others do meanwhile does not pass for damage: first at
-what lies in the store, then at one state of the ledger, then at each file that state speaks of, and what is missing
-there is asked for once more. A sweep decides and deletes under the ledger's lock (docs/decisions/0018).
+what lies in the store, then at one state of the ledger, then at each file that state speaks of. Only what is amiss
+there is looked at once more, under the lock that keeps sweeps out. A sweep decides and deletes under the ledger's lock (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -103,11 +103,7 @@ def referenced(
     if among is not None:
         of_versions = of_versions.where(ArtifactRow.sha256.in_(among))
         of_uploads = of_uploads.where(UploadRow.sha256.in_(among))
-    return {
-        sha256: size
-        for query in (of_uploads, of_versions)
-        for sha256, size in session.execute(query).tuples()
-    }
+    return {sha256: size for query in (of_uploads, of_versions) for sha256, size in session.execute(query)}
 
 
 def _of_ledger(session: Session) -> Iterator[Finding]:
@@ -127,10 +123,12 @@ def _of_artifacts(
         read_bytes += read
         if problem is None:
             continue
-        with database.read() as session:  # its version may have been deleted, and it swept, since we looked
-            if referenced(session, grace.sent_before, [sha256]):
-                kind, what = problem
-                found.append(Finding(kind, f"artifact {sha256}", what, _broken(session, sha256)))
+        with (
+            database.referring() as session
+        ):  # its version may have been deleted, and it swept, since we looked
+            _, again = _look(store, sha256, size, content=content)
+            if again and referenced(session, grace.sent_before, [sha256]):
+                found.append(Finding(again[0], f"artifact {sha256}", again[1], _broken(session, sha256)))
     return read_bytes, found
 
 

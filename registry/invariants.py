@@ -64,15 +64,13 @@ def counters(session: Session) -> Iterator[Finding]:
 
 def aliases(session: Session) -> Iterator[Finding]:
     """Aliases that do not stand where their last move put them, and histories that are no unbroken walk."""
-    names: Mapping[int, str] = dict(session.execute(sa.select(ModelRow.id, ModelRow.name)).tuples().all())
+    names: Mapping[int, str] = dict(session.execute(sa.select(ModelRow.id, ModelRow.name)).all())
     standing = {(row.model_id, row.alias): row.number for row in session.scalars(sa.select(AliasRow))}
     moves = sa.select(
         AliasMoveRow.model_id, AliasMoveRow.alias, AliasMoveRow.from_number, AliasMoveRow.to_number
     ).order_by(AliasMoveRow.model_id, AliasMoveRow.alias, AliasMoveRow.id)
     last: dict[tuple[int, str], int | None] = {}
-    for (model_id, alias), walk in groupby(
-        session.execute(moves).tuples(), key=lambda move: (move[0], move[1])
-    ):
+    for (model_id, alias), walk in groupby(session.execute(moves), key=lambda move: (move[0], move[1])):
         where, stood = f"alias {names[model_id]}@{alias}", None
         for step, (_, _, came_from, went_to) in enumerate(walk, start=1):
             if came_from != stood:
@@ -95,7 +93,7 @@ def gone(session: Session) -> dict[str, tuple[int, ...]]:
         .order_by(ModelRow.name)
     )
     missing: dict[str, tuple[int, ...]] = {}
-    for (name, following), rows in groupby(session.execute(query).tuples(), key=lambda row: (row[0], row[1])):
+    for (name, following), rows in groupby(session.execute(query), key=lambda row: (row[0], row[1])):
         there = {number for _, _, number in rows}
         missing[name] = tuple(number for number in range(1, following) if number not in there)
     return {name: numbers for name, numbers in missing.items() if numbers}

@@ -5,32 +5,50 @@ import os
 import sqlite3
 import uuid
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from registry import ArmRecord, ArtifactStore, BentoRecord, ExperimentRecord, InvalidRecord, open_registry
+from registry import (
+    ArmRecord,
+    ArtifactRefused,
+    ArtifactStore,
+    BentoRecord,
+    ExperimentRecord,
+    InvalidRecord,
+    open_registry,
+    safeguards,
+)
 from registry.access import UploadRow
 from registry.database import Database
 from registry.findings import ranges
 from registry.http import Role
 from registry.http.tokens import Tokens
-from registry.ledger import Registry
+from registry.migrations.triggers import create
 
 HOUR = timedelta(hours=1)
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 """By this clock whatever a test stored is old."""
 
 
-@pytest.fixture(params=["folder", "memory"])
-def place(request, tmp_path):
-    return str(tmp_path / "artifacts") if request.param == "folder" else f"memory://fsck-{uuid.uuid4().hex}"
+BOTH_STORES = pytest.mark.parametrize("place", ["folder", "memory"], indirect=True)
 
 
 @pytest.fixture
-def ledger(url, place):
-    with open_registry(url, place, clock=lambda: LATER) as registry:
+def place(request, tmp_path):
+    memory = getattr(request, "param", "folder") == "memory"
+    return f"memory://fsck-{uuid.uuid4().hex}" if memory else str(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def moments():
+    """What time it is: the last of these."""
+    return [LATER]
+
+
+@pytest.fixture
+def ledger(url, place, moments):
+    with open_registry(url, place, clock=lambda: moments[-1]) as registry:
         yield registry
 
 
@@ -76,6 +94,7 @@ def overwrite(store, sha256, data):
         file.write(data)
 
 
+@BOTH_STORES
 def test_a_ledger_nobody_harmed_has_no_findings(ledger, draft, lineage):
     service, made_from = lineage(ledger)
     ledger.register(draft(service=service, training_set=made_from, params={"epochs": 3}))
@@ -92,11 +111,13 @@ def test_a_ledger_nobody_harmed_has_no_findings(ledger, draft, lineage):
     assert report.swept is None
 
 
+@BOTH_STORES
 def test_an_empty_ledger_over_a_store_that_is_not_there_yet_is_whole(ledger):
     report = ledger.fsck(sweep=True)
     assert (report.findings, report.artifacts, report.files) == ((), 0, 0)
 
 
+@BOTH_STORES
 @pytest.mark.parametrize("content", [True, False])
 def test_a_lost_file_names_the_versions_bentos_arms_and_aliases_it_breaks(ledger, store, draft, content):
     shared = ledger.register(draft())  # its report.md is the other one's too
@@ -138,10 +159,12 @@ def test_a_recorded_size_that_is_not_the_files_is_found(ledger, draft, past):
     assert kinds(ledger.fsck(content=False)) == ["artifact-size"]
 
 
-def test_what_was_deleted_is_an_orphan_until_it_is_swept(ledger, store, draft):
+@BOTH_STORES
+def test_what_was_deleted_is_an_orphan_until_it_is_swept(ledger, moments, draft):
     ledger.register(draft())
     ledger.register(draft(weights=1))
     ledger.delete("ranker/2")
+    moments.append(LATER + HOUR)
     report = ledger.fsck(sweep=True)
     assert kinds(report) == ["orphan-file", "orphan-row"]
     assert report.gone == {"ranker": (2,)}
@@ -195,7 +218,7 @@ def test_a_write_that_goes_on_is_left_alone_even_when_no_grace_is_given(url, tmp
 def upload(url, store):
     """Sends bytes ahead of a version, at a moment."""
     database = Database(url)
-    token = Tokens(database, lambda: LATER).create("ada", Role.ENGINEER, lambda n: bytes(n)).split("_")[1]
+    token = Tokens(database, lambda: LATER).create("ada", Role.ENGINEER, bytes).split("_")[1]
 
     def send(data, at, path="w.json"):
         put = store.put(data, path)
@@ -209,6 +232,7 @@ def upload(url, store):
     database.close()
 
 
+@BOTH_STORES
 @pytest.mark.parametrize(("age", "stale"), [(23 * HOUR, False), (24 * HOUR, True)])
 def test_a_file_sent_ahead_is_somebodys_for_a_day(ledger, store, upload, age, stale):
     sha256 = upload(b"{}", LATER - age)
@@ -265,8 +289,6 @@ def test_nothing_is_written_through_a_linked_folder(tmp_path):
     shard = tmp_path / "store" / "sha256" / sha256[:2]
     shard.rename(elsewhere / "shard")
     shard.symlink_to(elsewhere / "shard")
-    from registry import ArtifactRefused
-
     with pytest.raises(ArtifactRefused, match="is a symlink"):
         store.put(b"{}", "a.json")
 
@@ -275,7 +297,7 @@ def test_with_errors_nothing_is_swept_because_lost_rows_may_speak_of_the_orphans
     ledger.register(draft())
     past("DELETE FROM version_file WHERE path = 'report.md'")
     report = ledger.fsck(sweep=True)
-    assert kinds(report) == ["half", "orphan-file", "orphan-row"]
+    assert kinds(report) == ["half", "orphan-file"]
     assert report.swept is None
     assert len(list(store.entries())) == 2
 
@@ -283,7 +305,7 @@ def test_with_errors_nothing_is_swept_because_lost_rows_may_speak_of_the_orphans
 @pytest.mark.parametrize(
     ("sql", "where", "what"),
     [
-        ("DELETE FROM version_file WHERE path = 'report.md'", "version ranker/1", "has 1 of its 2 files"),
+        ("DELETE FROM version_file WHERE path = 'report.md' AND version_id = 1", "version ranker/1", "has 1 of its 2 files"),
         ("DELETE FROM parameter", "version ranker/1", "has 0 of its 1 parameters"),
         ("DELETE FROM feature_service_member WHERE position = 0", "service ranking", "has 2 of its 3 features"),
         ("DELETE FROM bento_version", "Bento homepage:a", "has 0 of its 1 versions"),
@@ -344,12 +366,11 @@ def test_every_trigger_of_the_migrations_is_missed(ledger, url):
 
 
 def create_trigger_again(url):
-    from registry.migrations.triggers import create
-    from registry.safeguards import expected
-
     database = Database(url)
     with database.connection() as connection:
-        connection.exec_driver_sql(create(expected(connection)["refuse_update_metric"], database.dialect)[-1])
+        connection.exec_driver_sql(
+            create(safeguards.expected(connection)["refuse_update_metric"], database.dialect)[-1]
+        )
     database.close()
 
 
@@ -367,8 +388,6 @@ def test_a_trigger_that_was_rewritten_is_found(url, tmp_path):
             (finding,) = ledger.fsck().errors
         else:
             connection.exec_driver_sql(harm)
-            from registry import safeguards
-
             (finding,) = safeguards.examine(connection)
             connection.rollback()
     database.close()
@@ -398,7 +417,7 @@ def test_what_postgresql_no_longer_enforces_is_found(new_postgres_schema, tmp_pa
         assert set(kinds(ledger.fsck())) == found
 
 
-def test_damage_to_the_file_of_a_sqlite_database_is_found(sqlite_template, tmp_path, draft):
+def test_damage_to_the_file_of_a_sqlite_database_is_found(tmp_path, draft):
     with open_registry(f"sqlite:///{tmp_path}/r.db", str(tmp_path / "a")) as ledger:
         ledger.register(draft())
     with sqlite3.connect(tmp_path / "r.db") as plain:
@@ -434,8 +453,3 @@ def test_a_report_for_programs_says_of_each_finding_why_it_matters_and_what_mend
     assert report["errors"] == 2
     for finding in report["findings"]:
         assert all(finding[field] for field in ("kind", "severity", "where", "what", "why", "mend", "breaks"))
-
-
-def test_a_store_of_another_ledger_is_not_what_a_check_is_given(tmp_path):
-    assert Registry.fsck.__doc__ and "this ledger's alone" in Registry.fsck.__doc__
-    assert isinstance(tmp_path, Path)
