@@ -91,7 +91,8 @@ class Database:
         return self._queue.held() if self._queue else nullcontext()
 
     def _lock_store(self, session: Session, lock: Any) -> None:
-        """One lock for each ledger, that is for each schema. SQLite's write lock is the same lock already."""
+        """One lock for each ledger, that is for each schema. On SQLite the write lock is it, once we have begun."""
+        session.connection()
         if self.dialect == "postgresql":
             session.execute(sa.select(lock(_STORE_LOCK, sa.func.hashtext(sa.func.current_schema()))))
 

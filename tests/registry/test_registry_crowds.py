@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,7 @@ def crowd(*works):
         try:
             start.wait()
             answers.put((place, work(), None))
-        except Exception as error:  # told to the parent, which raises
+        except Exception as error:  # noqa: BLE001 - told to the parent, which raises
             answers.put((place, None, repr(error)))
 
     processes = [FORK.Process(target=run, args=(place, work)) for place, work in enumerate(works)]
@@ -169,7 +170,7 @@ def until_asked(path, waiting):
     """Wait till so many wait for the lock, by the kernel's own list of locks."""
     inode = f":{path.stat().st_ino} "
     while True:
-        with open("/proc/locks", encoding="ascii") as locks:
+        with Path("/proc/locks").open(encoding="ascii") as locks:
             if sum("->" in line and inode in line for line in locks) >= waiting:
                 return
         time.sleep(0.005)
@@ -203,9 +204,9 @@ def test_a_writer_that_is_none_of_ours_is_waited_for_and_then_named_as_something
         connection.begin()
         with database.read() as session:
             session.connection().exec_driver_sql("PRAGMA busy_timeout = 50")
-        with pytest.raises(LedgerBusy, match="something else is writing"), database.write():
-            pass
-    with database.write():
-        pass
+        with pytest.raises(LedgerBusy, match="something else is writing"), database.write() as session:
+            session.connection()
+    with database.write() as session:
+        session.connection()
     for opened in (database, stranger):
         opened.close()
