@@ -10,23 +10,26 @@ class Refusal:
     """Refuse `event` on rows of `table` where `condition` holds.
 
     `event` is INSERT, DELETE, UPDATE, or UPDATE OF some columns; `condition` is SQL over NEW and OLD. Or it is
-    TRUNCATE, which PostgreSQL has beside DELETE and for which triggers on rows do not fire; SQLite has none.
+    TRUNCATE, which PostgreSQL has beside DELETE and for which triggers on rows do not fire. `only` is the database
+    that a refusal is for, if not for both; `verb` tells apart two refusals of one event on one table.
     """
 
     table: str
     event: str
     message: str
     condition: str = "1 = 1"
+    only: str | None = None
+    verb: str = "refuse"
 
     @property
     def name(self) -> str:
         """One name for the trigger and, on PostgreSQL, its function."""
-        return f"refuse_{self.event.split()[0].lower()}_{self.table}"
+        return f"{self.verb}_{self.event.split()[0].lower()}_{self.table}"
 
 
 def create(refusal: Refusal, dialect: str) -> tuple[str, ...]:
-    """The statements that put `refusal` in force."""
-    if refusal.event == "TRUNCATE" and dialect == "sqlite":
+    """The statements that put `refusal` in force; none where it is for the other database only."""
+    if refusal.only not in {None, dialect}:
         return ()
     scope = "STATEMENT" if refusal.event == "TRUNCATE" else "ROW"
     head = f"CREATE TRIGGER {refusal.name} BEFORE {refusal.event} ON {refusal.table} FOR EACH {scope}"
@@ -48,8 +51,8 @@ def body(refusal: Refusal) -> str:
 
 
 def drop(refusal: Refusal, dialect: str) -> tuple[str, ...]:
-    """The statements that lift `refusal`."""
-    if refusal.event == "TRUNCATE" and dialect == "sqlite":
+    """The statements that lift `refusal`; none where it is for the other database only."""
+    if refusal.only not in {None, dialect}:
         return ()
     if dialect == "sqlite":
         return (f"DROP TRIGGER {refusal.name}",)
