@@ -142,6 +142,8 @@ def fsck(source: Source = None, as_json: AsJson = False,
         print_json(report.to_dict())
     else:
         print_fsck(report)
+        if sweep and report.swept is None:
+            console.print("nothing was swept: mend the errors first, lost rows may have spoken of orphans")
     if report.errors:
         raise typer.Exit(1)
 

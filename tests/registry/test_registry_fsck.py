@@ -258,6 +258,17 @@ def test_a_stale_upload_leaves_a_version_with_the_same_bytes_alone(ledger, uploa
     assert ledger.fsck().findings == ()
 
 
+def test_a_row_without_a_version_stays_while_a_file_of_its_bytes_was_just_sent(
+    ledger, moments, upload, draft
+):
+    ledger.register(draft(files={"w.json": b"{}"}))
+    ledger.delete("ranker/1")
+    moments.append(LATER + HOUR)
+    upload(b"{}", LATER)
+    report = ledger.fsck(sweep=True)
+    assert (report.findings, report.artifacts) == ((), 1)
+
+
 def test_links_and_strangers_in_the_store_are_found_and_never_followed_or_deleted(url, tmp_path, draft):
     root, elsewhere = tmp_path / "artifacts", tmp_path / "elsewhere"
     with open_registry(url, str(root), clock=lambda: LATER) as ledger:
