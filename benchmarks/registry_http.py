@@ -61,6 +61,7 @@ def fill_ours(path: Path, size: Size) -> None:
     migrate(database)
     database.close()
     with contextlib.closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("PRAGMA recursive_triggers = ON")  # the ledger's triggers want it
         raw.execute("INSERT INTO artifact VALUES (?, 2, 'application/json', ?)", ("0" * 64, NOW))
         for model in range(size.models):
             raw.execute(

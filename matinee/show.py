@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a lineage can be shown without torch, a page without tea-ta
     from matinee.checking import Fit
     from matinee.recommending import Timings
     from matinee.reproducing import Reproduction
+    from registry import FsckReport
     from registry.lineage import Lineage
     from serving.answers import Page, ShownTitle
 
@@ -157,3 +158,41 @@ def print_lineage(lineage: Lineage) -> None:
             for line in lines:
                 branch.add(line)
     console.print(tree, highlight=False)
+
+
+MOST_SHOWN = 20
+"""Findings of one kind that are listed; `--json` has them all."""
+
+
+def print_fsck(report: FsckReport) -> None:
+    """What a check of the ledger looked at and found, kind by kind: where, why it matters, what mends it."""
+    read = f"{report.read_bytes:,} bytes hashed anew" if report.read_bytes else "contents not read"
+    console.print(
+        f"{report.artifacts:,} artifacts in use, {read}; {report.files:,} files in the store", highlight=False
+    )
+    for kind in dict.fromkeys(found.kind for found in report.findings):
+        theirs = [found for found in report.findings if found.kind is kind]
+        style = "red" if kind.severity == "error" else "yellow"
+        console.print(
+            f"[{style}]{kind.severity}[/{style}] [bold]{kind.name}[/bold] × {len(theirs):,}", highlight=False
+        )
+        console.print(
+            f"  why it matters: {kind.why}\n  what mends it: {kind.mend}", highlight=False, markup=False
+        )
+        for found in theirs[:MOST_SHOWN]:
+            breaks = f"; breaks {', '.join(found.breaks)}" if found.breaks else ""
+            console.print(f"  {found.where}: {found.what}{breaks}", highlight=False, markup=False)
+        if len(theirs) > MOST_SHOWN:
+            console.print(f"  … and {len(theirs) - MOST_SHOWN:,} more (--json lists them)", highlight=False)
+    for model, numbers in report.to_dict()["gone"].items():
+        console.print(f"{model}: deleted since they were given out: {numbers}", highlight=False, markup=False)
+    if report.young:
+        console.print(f"{report.young:,} orphans are younger than --older-than: left out", highlight=False)
+    if report.swept is not None:
+        gone = report.swept
+        console.print(
+            f"swept: {gone.files:,} files ({gone.bytes:,} bytes), {gone.artifacts:,} rows of artifacts, {gone.uploads:,} uploads",
+            highlight=False,
+        )
+    errors = len(report.errors)
+    console.print(f"{errors:,} errors, {len(report.findings) - errors:,} warnings", highlight=False)

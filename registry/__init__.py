@@ -28,6 +28,7 @@ from registry.errors import (
     InvalidPageToken,
     InvalidRecord,
     InvalidReference,
+    LedgerBusy,
     NoEvidence,
     NothingToRollBack,
     NotRecorded,
@@ -35,6 +36,7 @@ from registry.errors import (
     RegistryError,
     StillReferenced,
 )
+from registry.findings import Finding, FsckReport
 from registry.ledger import Registry, open_registry
 from registry.lineage import Lineage
 from registry.outbox import Event
@@ -91,11 +93,14 @@ __all__ = [
     "ExperimentState",
     "FeatureRecord",
     "File",
+    "Finding",
+    "FsckReport",
     "GateRecord",
     "Input",
     "InvalidPageToken",
     "InvalidRecord",
     "InvalidReference",
+    "LedgerBusy",
     "Lineage",
     "Live",
     "Metric",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,36 @@ from sqlalchemy.orm import Session
 
 from registry import outbox
 from registry.canonical import canonical
+from registry.errors import LedgerBusy
+from registry.fair_lock import FairLock
 
 BUSY_SECONDS = 30
+"""How long SQLite itself waits for a lock; only a writer that is none of ours can keep us waiting there."""
+QUEUE_SECONDS = 120
+"""How long a writer of ours waits for those before it."""
 _UPGRADE_LOCK = 0x6D6174696E6565  # "matinee"; any number shared by everyone who upgrades
+_STORE_LOCK = 0x73746F72  # "stor"
 
 
 class Database:
     """One database by URL, with transactions that read and transactions that write.
 
     A writing transaction takes SQLite's write lock when it begins (BEGIN IMMEDIATE). Taken later, the lock
-    could be refused half-way, after another writer has made what was read stale.
+    could be refused half-way, after another writer has made what was read stale. Writers queue up for it at a file
+    beside the database (`registry.fair_lock`); PostgreSQL has queues of its own.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, queue_seconds: float = QUEUE_SECONDS) -> None:
         self._engine = _engine(url)
-        self._reading = self._engine
-        if self.dialect == "postgresql":  # SQLite's readers see one state as it is
-            self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._writing = self._engine.execution_options(ledger_writes=True)
+        # PostgreSQL would otherwise let each statement of a transaction see a state of its own.
+        self._reading = (
+            self._engine.execution_options(isolation_level="REPEATABLE READ")
+            if self.dialect == "postgresql"
+            else self._engine
+        )
+        file = self._engine.url.database if self.dialect == "sqlite" else None
+        self._queue = FairLock(Path(f"{file}-queue"), queue_seconds) if file else None
 
     @property
     def dialect(self) -> str:
@@ -49,10 +61,31 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session whose changes all happen when the block ends, or none of them; and the events they tell of."""
-        with Session(self._writing) as session, session.begin():
+        """A session whose changes all happen when the block ends, or none of them; and the events they tell of.
+
+        Raises:
+            LedgerBusy: others wrote for too long.
+        """
+        with self._turn(), Session(self._writing) as session, session.begin():
             yield session
             outbox.write_out(session)
+
+    @contextmanager
+    def referring(self) -> Iterator[Session]:
+        """As `write`, and no sweep runs meanwhile: a stored file that is there now is still there when we commit.
+
+        Everything that makes a row refer to a stored file has to look here whether the file is there.
+        """
+        with self.write() as session:
+            self._lock_store(session, sa.func.pg_advisory_xact_lock_shared)
+            yield session
+
+    @contextmanager
+    def sweeping(self) -> Iterator[Session]:
+        """As `write`, and nobody is `referring`: a stored file that no row speaks of now is nobody's."""
+        with self.write() as session:
+            self._lock_store(session, sa.func.pg_advisory_xact_lock)
+            yield session
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -63,7 +96,7 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
         """A plain connection in a writing transaction."""
-        with self._writing.begin() as connection:
+        with self._turn(), self._writing.begin() as connection:
             yield connection
 
     @contextmanager
@@ -72,7 +105,7 @@ class Database:
 
         On SQLite a table is changed by writing it anew, and dropping the old one would take along what hangs on it.
         """
-        with self._writing.connect() as connection:
+        with self._turn(), self._writing.connect() as connection:
             if self.dialect == "sqlite":
                 _enforce_references(connection, on=False)
             try:
@@ -83,6 +116,15 @@ class Database:
             finally:
                 if self.dialect == "sqlite":
                     _enforce_references(connection, on=True)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return self._queue.held() if self._queue else nullcontext()
+
+    def _lock_store(self, session: Session, lock: Any) -> None:
+        """One lock for each ledger, that is for each schema. On SQLite the write lock is it, once we have begun."""
+        session.connection()
+        if self.dialect == "postgresql":
+            session.execute(sa.select(lock(_STORE_LOCK, sa.func.hashtext(sa.func.current_schema()))))
 
     def close(self) -> None:
         """Give every connection back."""
@@ -168,4 +210,9 @@ def _refuse_dangling(connection: sa.Connection) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("ledger_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+            raise
+        raise LedgerBusy("", BUSY_SECONDS) from error

@@ -108,6 +108,18 @@ class ArtifactCorrupt(RegistryError):
         )
 
 
+class LedgerBusy(RegistryError):
+    """The write lock of the ledger's database did not come free in time."""
+
+    def __init__(self, holder: str, seconds: float) -> None:
+        who = f"process {holder} is writing" if holder else "something else is writing"
+        super().__init__(
+            f"the ledger is locked: {who} to it, and has not finished within {seconds:g} s. Look at what it does "
+            "(`matinee` or a database tool with an open transaction?), then try again."
+        )
+        self.holder = holder
+
+
 class QuerySyntax(RegistryError, ValueError):
     """A search text that cannot be understood; shows where, and what would have been."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from registry import (
     deletion,
     deployment,
+    fsck,
     outbox,
     promotion,
     reading,
@@ -26,6 +27,7 @@ from registry.canonical import JSON
 from registry.database import Database, migrate
 from registry.edges import KnownEdges
 from registry.errors import ArtifactRefused, InvalidRecord
+from registry.findings import FsckReport
 from registry.lineage import Lineage
 from registry.media import check_path
 from registry.outbox import Event
@@ -181,7 +183,9 @@ class Registry:
         if not draft.files:
             raise InvalidRecord(f"model {draft.name!r}: a version without files could never be loaded.")
         contents = {check_path(path): self._artifacts.put(held, path) for path, held in draft.files.items()}
-        with self._database.write() as session:
+        with self._database.referring() as session:
+            for path, artifact in contents.items():
+                self._artifacts.keep(artifact, draft.files[path], path)
             row_id = registration.register(session, draft, contents, self._clock())
             return reading.by_ids(session, [row_id])[0]
 
@@ -417,3 +421,29 @@ class Registry:
         """
         with self._database.read() as session:
             return tracing.impact(session, target, self._edges)
+
+    # --- the ledger itself -----------------------------------------------------------------------------
+
+    def fsck(
+        self,
+        *,
+        sweep: bool = False,
+        older_than: timedelta = fsck.OLDER_THAN,
+        uploads_older_than: timedelta = fsck.UPLOADS_OLDER_THAN,
+        content: bool = True,
+    ) -> FsckReport:
+        """Check database and store together: what is lost, harmed or tampered with, and what is nobody's.
+
+        Args:
+            sweep: delete what is nobody's, unless there are errors. The store must be this ledger's alone.
+            older_than: leave out orphans younger than this, by the store's own clock; they may be about to be recorded.
+            uploads_older_than: files sent ahead count as somebody's for this long.
+            content: read and hash every artifact; otherwise only look that it is there, of the right size.
+
+        Raises:
+            InvalidRecord: an age below zero.
+        """
+        if min(older_than, uploads_older_than) < timedelta(0):
+            raise InvalidRecord("fsck: an age below zero would take what is not written yet for an orphan.")
+        grace = fsck.Grace(self._clock(), older_than, uploads_older_than)
+        return fsck.fsck(self._database, self._artifacts, grace, content=content, sweep=sweep)

@@ -5,6 +5,11 @@ the only ones: tags, aliases (their history may not), an experiment's state, and
 Metrics may be added to a version. Its files, parameters, inputs and upstream versions, the features of a service, the
 services of a training set, the versions of a Bento are complete when their row says how many there are (`…_count`).
 All of them leave only with the row they hang on.
+
+What no trigger can refuse (docs/decisions/0020): whoever owns the tables, or the file, can drop triggers; on
+PostgreSQL a superuser can write past them. Anybody who may write can move an alias without its history, raise a
+counter, register what is not so, or delete the newest version of a model, if nothing refers to it, and insert another
+under its number. `matinee models fsck` finds the first two and the moved alias; the rest looks like work.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,6 +170,31 @@ def reproduce(ref: str, source: Source = None, as_json: AsJson = False) -> None:
     else:
         print_reproduction(outcome)
     if not outcome.equal:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fsck(source: Source = None, as_json: AsJson = False,
+         sweep: Annotated[bool, typer.Option("--sweep", help="Delete what is nobody's, unless there are errors. The artifacts folder must be this ledger's alone.")] = False,
+         older_than: Annotated[float, typer.Option(min=0, metavar="HOURS", help="Leave younger orphans alone: their process may be about to record them.")] = 1,
+         uploads_older_than: Annotated[float, typer.Option(min=0, metavar="HOURS", help="Files sent ahead of a version count as somebody's for so long.")] = 24,
+         content: Annotated[bool, typer.Option("--content/--no-content", help="Read and hash every artifact.")] = True) -> None:  # fmt: skip
+    """Check the ledger and its files: what is lost or harmed, and what is nobody's. Exit code 1 on errors."""
+    from matinee.show import print_fsck
+
+    ages = {
+        "older_than": timedelta(hours=older_than),
+        "uploads_older_than": timedelta(hours=uploads_older_than),
+    }
+    with opened(source) as day:
+        report = day.registry.fsck(sweep=sweep, content=content, **ages)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_fsck(report)
+        if sweep and report.swept is None:
+            console.print("nothing was swept: mend the errors first, lost rows may have spoken of orphans")
+    if report.errors:
         raise typer.Exit(1)
 
 

@@ -76,7 +76,8 @@ def receive(backend: Backend, folder: str, path: str, body: bytes, token: str) -
         size=stored.size,
         at=backend.clock(),
     )
-    with backend.database.write() as session:
+    with backend.database.referring() as session:
+        backend.store.keep(stored, body, path)
         session.merge(row)
     return {"sha256": stored.sha256, "size": stored.size}
 

@@ -12,6 +12,7 @@ MLFLOW_STATUS: Mapping[str, int] = {
     "BAD_REQUEST": 400, "INVALID_PARAMETER_VALUE": 400, "RESOURCE_ALREADY_EXISTS": 400, "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403, "RESOURCE_DOES_NOT_EXIST": 404, "ENDPOINT_NOT_FOUND": 404, "RESOURCE_CONFLICT": 409,
     "REQUEST_LIMIT_EXCEEDED": 429, "INTERNAL_ERROR": 500,
+    "TEMPORARILY_UNAVAILABLE": 503,
 }  # fmt: skip
 """MLflow's error codes that we use, each with the status its own server answers with."""
 
@@ -58,6 +59,7 @@ _STATUS: Sequence[tuple[type[errors.RegistryError], int, str]] = (
     (errors.NothingToRollBack, 409, "RESOURCE_CONFLICT"),
     (errors.ExperimentState, 409, "RESOURCE_CONFLICT"),
     (errors.ArtifactCorrupt, 409, "RESOURCE_CONFLICT"),
+    (errors.LedgerBusy, 503, "TEMPORARILY_UNAVAILABLE"),
     (errors.NoEvidence, 422, "RESOURCE_CONFLICT"),
     (errors.NotRecorded, 404, "RESOURCE_DOES_NOT_EXIST"),
     (errors.ArtifactRefused, 422, "INVALID_PARAMETER_VALUE"),

@@ -1,12 +1,15 @@
 """Rows stay as they are even for somebody who goes past the ledger's code with SQL."""
 
+import sqlite3
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from registry import ArmRecord, BentoRecord, ConsistencyRecord, ExperimentRecord, GateRecord
 from registry.database import Database
+from registry.schema import Base
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,7 @@ def full(module_ledger, draft, lineage):
             tags={"a": "b"},
             seed=1,
             created_by="x",
+            upstream={"retriever": "retriever/1"},
         )
     )
     ledger.register(draft(weights=1, metrics=[]))
@@ -54,6 +58,7 @@ def full(module_ledger, draft, lineage):
 FROZEN = {
     "feature": "name", "feature_service": "name", "feature_service_member": "position", "training_set": "rows",
     "model_version": "seed", "artifact": "size", "version_file": "path", "metric": "value", "parameter": "value",
+    "training_set_service": "position", "version_input": "name", "version_upstream": "role",
     "alias_history": "reason", "gate_report": "passed", "consistency_verdict": "passed", "bento": "digest", "bento_version": "version_id",
     "experiment_state": "by", "arm": "name", "binding": "parameter", "readout": "verdict",
 }  # fmt: skip
@@ -86,7 +91,17 @@ def test_what_was_said_stays_said(full, raw, table):
 
 
 @pytest.mark.parametrize(
-    "table", ["metric", "parameter", "version_file", "feature_service_member", "bento_version"]
+    "table",
+    [
+        "metric",
+        "parameter",
+        "version_file",
+        "feature_service_member",
+        "bento_version",
+        "version_input",
+        "version_upstream",
+        "training_set_service",
+    ],
 )
 def test_parts_leave_only_with_the_whole(full, raw, table):
     with pytest.raises(sa.exc.IntegrityError, match=f"rows of {table} leave only with"):
@@ -118,8 +133,8 @@ def test_a_version_cannot_be_slipped_in_under_a_number_of_ones_own(full, raw, nu
     with pytest.raises(sa.exc.IntegrityError, match="number comes from the counter"):
         raw(
             "INSERT INTO model_version (model_id, number, digest, created_at, created_by, source, config, signature,"
-            " file_count, parameter_count) SELECT model_id, :number, 'x', created_at, created_by, source, config,"
-            " signature, 0, 0 FROM model_version WHERE number = 1 AND model_id = 2",
+            " file_count, parameter_count, input_count, upstream_count) SELECT model_id, :number, 'x', created_at, created_by,"
+            " source, config, signature, 0, 0, 0, 0 FROM model_version WHERE number = 1 AND model_id = 2",
             number=number,
         )
 
@@ -129,6 +144,12 @@ def test_files_and_parameters_cannot_be_added_to_a_complete_version(full, raw):
         raw("INSERT INTO version_file (version_id, path, sha256) SELECT 2, 'evil.json', sha256 FROM artifact")
     with pytest.raises(sa.exc.IntegrityError, match="the model_version is complete"):
         raw("INSERT INTO parameter (version_id, key, value) VALUES (2, 'late', 'x')")
+    with pytest.raises(sa.exc.IntegrityError, match="the model_version is complete"):
+        raw("INSERT INTO version_input SELECT 2, 9, 'late', dtype, service_digest FROM version_input")
+    with pytest.raises(sa.exc.IntegrityError, match="the model_version is complete"):
+        raw("INSERT INTO version_upstream VALUES (2, 'late', 1)")
+    with pytest.raises(sa.exc.IntegrityError, match="the training_set is complete"):
+        raw("INSERT INTO training_set_service SELECT digest, 9, 'late' FROM training_set")
 
 
 def test_of_an_experiment_only_the_state_changes(full, raw):
@@ -165,3 +186,119 @@ def test_replacing_a_row_is_no_way_round(full, raw, module_url):
 def test_an_alias_points_only_at_a_version_of_its_own_model(full, raw):
     with pytest.raises(sa.exc.IntegrityError, match="(?i)foreign key"):
         raw("INSERT INTO alias (model_id, alias, number, since) SELECT 1, 'x', 2, since FROM alias")
+
+
+@pytest.fixture
+def shell(module_url):
+    """The database as the `sqlite3` shell opens it: no pragma of ours, a transaction that is not kept."""
+    if module_url.startswith("postgresql"):
+        pytest.skip("pragmas are SQLite's")
+    connection = sqlite3.connect(sa.make_url(module_url).database, isolation_level=None)
+    connection.execute("BEGIN")
+    yield connection
+    connection.rollback()
+    connection.close()
+
+
+WAYS_ROUND = [
+    "UPDATE model_version SET rowid = 99 WHERE id = 1",
+    "UPDATE registered_model SET rowid = 99 WHERE id = 1",
+    "UPDATE registered_model SET next_version = -1",
+    "DELETE FROM registered_model",
+    "DELETE FROM model_version WHERE id = 1",
+    "DELETE FROM artifact",
+    "DELETE FROM feature",
+    "INSERT OR REPLACE INTO registered_model SELECT id, name, description, 1, created_at, deleted_at FROM registered_model",
+    (
+        "INSERT OR REPLACE INTO model_version SELECT id, model_id, number, 'another', created_at, created_by, source, config,"
+        " seed, signature, file_count, parameter_count, training_set_digest, input_count, upstream_count FROM model_version WHERE id = 2"
+    ),
+    "INSERT OR REPLACE INTO artifact SELECT sha256, size + 1, media_type, created_at FROM artifact",
+    (
+        "INSERT OR REPLACE INTO alias_history SELECT id, model_id, alias, kind, from_number, to_number, at, 'eve', reason,"
+        " evidence FROM alias_history"
+    ),
+    "UPDATE OR REPLACE metric SET value = 1",
+]
+
+
+@pytest.mark.parametrize("sql", WAYS_ROUND)
+def test_no_way_round_is_left_to_a_connection_without_our_pragmas(full, shell, sql):
+    with pytest.raises(sqlite3.IntegrityError, match="matinee"):
+        shell.execute(sql)
+
+
+@pytest.mark.parametrize(
+    "pragma", ["recursive_triggers = OFF", "foreign_keys = OFF", "ignore_check_constraints = ON"]
+)
+@pytest.mark.parametrize("sql", [way for way in WAYS_ROUND if way.startswith(("INSERT", "UPDATE"))])
+def test_switching_one_pragma_off_opens_no_way(full, shell, pragma, sql):
+    shell.rollback()
+    for ours in ("recursive_triggers = ON", "foreign_keys = ON", pragma):
+        shell.execute(f"PRAGMA {ours}")
+    shell.execute("BEGIN")
+    with pytest.raises(sqlite3.IntegrityError, match="matinee"):
+        shell.execute(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO metric SELECT * FROM metric WHERE true ON CONFLICT (version_id, name, dataset, split) DO UPDATE SET value = 1",
+        "INSERT INTO artifact SELECT * FROM artifact WHERE true ON CONFLICT (sha256) DO UPDATE SET size = 1",
+        "INSERT INTO feature SELECT * FROM feature WHERE true ON CONFLICT (digest) DO UPDATE SET dtype = 'x'",
+        "INSERT INTO registered_model SELECT * FROM registered_model WHERE true ON CONFLICT (name) DO UPDATE SET next_version = 1",
+    ],
+)
+def test_an_insert_that_turns_into_an_update_is_refused_as_one(full, raw, sql):
+    with pytest.raises(sa.exc.IntegrityError, match="matinee: (rows of .* do not change|a version counter)"):
+        raw(sql)
+
+
+def test_a_name_deleted_and_taken_again_goes_on_counting(full, raw, draft):
+    full.register(draft("passing"))
+    full.delete("passing/1")
+    full.delete_model("passing")
+    with pytest.raises(sa.exc.IntegrityError, match="rows of registered_model stay"):
+        raw("DELETE FROM registered_model WHERE name = 'passing'")
+    assert full.register(draft("passing", weights=1)).number == 2
+    full.delete("passing/2")
+
+
+ALL_TABLES = sorted(Base.metadata.tables)
+
+
+@pytest.mark.parametrize("table", ALL_TABLES)
+def test_no_table_is_emptied_by_truncate(full, raw, module_url, table):
+    if not module_url.startswith("postgresql"):
+        pytest.skip("TRUNCATE is PostgreSQL's")
+    with pytest.raises(sa.exc.IntegrityError, match="is not emptied at once"):
+        raw(f"TRUNCATE {table} CASCADE")
+
+
+def test_copy_passes_by_no_trigger(full, module_url):
+    if not module_url.startswith("postgresql"):
+        pytest.skip("COPY is PostgreSQL's")
+    database = Database(module_url)
+    with database.connection() as connection:
+        sha256 = connection.exec_driver_sql("SELECT sha256 FROM artifact LIMIT 1").scalar_one()
+        cursor = connection.connection.cursor()
+        with (
+            pytest.raises(psycopg.errors.IntegrityError, match="the model_version is complete"),
+            cursor.copy("COPY version_file (version_id, path, sha256) FROM STDIN") as copy,
+        ):
+            copy.write_row((2, "evil.json", sha256))
+        connection.rollback()
+    database.close()
+
+
+def test_only_a_superuser_switches_the_triggers_of_postgresql_off(full, module_url):
+    if not module_url.startswith("postgresql"):
+        pytest.skip("session_replication_role is PostgreSQL's")
+    database = Database(module_url)
+    with database.connection() as connection:
+        connection.exec_driver_sql("SET LOCAL ROLE pg_read_all_data")
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        connection.rollback()
+    database.close()

@@ -6,7 +6,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
-from registry import AliasMoved, RegistryError, VersionDraft, open_registry
+from registry import AliasMoved, RegistryError, VersionDraft, open_registry, reading
+from registry.database import Database
 
 
 def test_threads_lose_and_repeat_no_number(ledger, draft):
@@ -106,3 +107,16 @@ def test_a_version_is_not_deleted_while_an_alias_moves_onto_it(ledger, draft):
     assert set(outcomes) <= {"done", "StillReferenced", "NotRecorded"}
     for number in range(10):
         assert outcomes[2 * number : 2 * number + 2].count("done") == 1, "either the alias or the deletion"
+
+
+def test_a_reader_sees_one_state_however_many_questions_it_asks(ledger, draft, url):
+    ledger.register(draft())
+    database = Database(url)
+    with database.read() as session:
+        before = reading.models(session)
+        ledger.register(draft(weights=1))
+        ledger.promote("ranker/2", by="ada", reason="meanwhile")
+        assert reading.models(session) == before
+    with database.read() as session:
+        assert reading.models(session)[0].aliases == {"champion": 2}
+    database.close()

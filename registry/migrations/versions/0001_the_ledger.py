@@ -21,20 +21,21 @@ branch_labels = None
 depends_on = None
 
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+REFUSALS = refusals()
 
 
 def upgrade() -> None:
     """Create everything, what is referred to before what refers."""
     for table in _TABLES:
         table()
-    for refusal in refusals():
+    for refusal in REFUSALS:
         for statement in create(refusal, op.get_bind().dialect.name):
             op.execute(statement)
 
 
 def downgrade() -> None:
     """Drop everything, what refers before what is referred to."""
-    for refusal in refusals():
+    for refusal in REFUSALS:
         for statement in drop(refusal, op.get_bind().dialect.name):
             op.execute(statement)
     for table in reversed(_TABLES):
