@@ -62,6 +62,8 @@ def fill_ours(path: Path, size: Size) -> None:
     database.close()
     with contextlib.closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("PRAGMA recursive_triggers = ON")  # the ledger's triggers want it
+        for pragma in ("recursive_triggers", "foreign_keys"):  # else the ledger's triggers refuse every row
+            raw.execute(f"PRAGMA {pragma} = ON")
         raw.execute("INSERT INTO artifact VALUES (?, 2, 'application/json', ?)", ("0" * 64, NOW))
         for model in range(size.models):
             raw.execute(
@@ -73,7 +75,8 @@ def fill_ours(path: Path, size: Size) -> None:
             raw.execute("UPDATE registered_model SET next_version = next_version + 1 WHERE id = ?", (model,))
             raw.execute(
                 "INSERT INTO model_version (id, model_id, number, digest, created_at, created_by, source, config, signature,"
-                " file_count, parameter_count) VALUES (?, ?, ?, ?, ?, 'bench', '', '{}', '{}', 1, 0)",
+                " file_count, parameter_count, input_count, upstream_count)"
+                " VALUES (?, ?, ?, ?, ?, 'bench', '', '{}', '{}', 1, 0, 0, 0)",
                 (row, model, number, f"{place:064d}", NOW),
             )
             raw.execute("INSERT INTO version_file VALUES (?, 'model.json', ?)", (row, "0" * 64))
