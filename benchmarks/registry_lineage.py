@@ -9,12 +9,6 @@ the versions of some weeks have read. No peer is measured: MLflow has no lineage
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-# This file has the name of the package that it measures, and its folder is where Python looks first.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
 import argparse
 import contextlib
 import json
@@ -24,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
