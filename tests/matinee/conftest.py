@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,29 @@ def opened_day(a_day, environment, monkeypatch):
         monkeypatch.setenv(name, environment[name])
     with opened("world") as day:
         yield day
+
+
+@pytest.fixture(scope="module")
+def workspaces(a_day, tmp_path_factory):
+    """A copy of the day's workspace: what a module does to it is no other module's."""
+    copy = tmp_path_factory.mktemp("copied")
+    shutil.copytree(a_day, copy / a_day.name)
+    return copy
+
+
+@pytest.fixture
+def copied_day(workspaces, environment, monkeypatch):
+    """The copy, opened in this process."""
+    from matinee.session import opened
+
+    for name in ("MATINEE_WORLD", "MATINEE_THREADS"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("MATINEE_WORKSPACES", str(workspaces))
+    with opened("world") as day:
+        yield day
+
+
+@pytest.fixture
+def command(shell, workspaces) -> Run:
+    """Run a command on the copy."""
+    return partial(shell, MATINEE_WORKSPACES=str(workspaces))

@@ -1,9 +1,7 @@
 """Does a version fit what is live, and does training it again give it again? Asked of a small world's day."""
 
 import json
-import shutil
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -12,49 +10,25 @@ from matinee.day import fetched
 from matinee.lineage import framework
 from matinee.progress import Stages
 from matinee.reproducing import NotReproducible, changed_features, reproduce
-from matinee.session import console, opened
+from matinee.session import console
 from registry import FeatureRecord, Input, NotRecorded, ServiceRecord, Signature, VersionDraft
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def workspaces(a_day, tmp_path_factory):
-    """A copy of the day's workspace: what is registered here is no other test's version."""
-    copy = tmp_path_factory.mktemp("reproducing")
-    shutil.copytree(a_day, copy / a_day.name)
-    return copy
-
-
 @pytest.fixture
-def opened_day(workspaces, environment, monkeypatch):
-    """The copy, opened in this process."""
-    for name in ("MATINEE_WORLD", "MATINEE_THREADS"):
-        monkeypatch.setenv(name, environment[name])
-    monkeypatch.setenv("MATINEE_WORKSPACES", str(workspaces))
-    with opened("world") as day:
-        yield day
-
-
-@pytest.fixture
-def command(shell, workspaces):
-    """Run a command on the copy."""
-    return partial(shell, MATINEE_WORKSPACES=str(workspaces))
-
-
-@pytest.fixture
-def variant(opened_day):
+def variant(copied_day):
     """Registers a version like another but for what is said; returns it."""
 
     def make(ref, name=None, **changes):
-        was = opened_day.registry.get(ref)
-        folder = fetched(opened_day, ref)
+        was = copied_day.registry.get(ref)
+        folder = fetched(copied_day, ref)
         draft = VersionDraft(
             name or was.name, {path.name: path for path in sorted(folder.iterdir())}, metrics=was.metrics,
             config=was.config, seed=was.seed, tags=was.tags, signature=was.signature,
             training_set=was.training_set, upstream=was.upstream, source=was.source,
         )  # fmt: skip
-        return opened_day.registry.register(replace(draft, **changes))
+        return copied_day.registry.register(replace(draft, **changes))
 
     return make
 
@@ -73,10 +47,10 @@ def test_a_version_trained_again_from_what_is_recorded_of_it_is_the_same_to_the_
 
 
 def test_another_config_gives_another_model_and_the_report_says_where_and_by_how_much(
-    opened_day, variant, command
+    copied_day, variant, command
 ):
     made = variant("creative_quality/1", config={"folds": 5, "ridges": [7.0], "confidence": 0.95})
-    outcome = again(opened_day, made.ref)
+    outcome = again(copied_day, made.ref)
     assert not outcome.equal
     assert "weights.safetensors" in outcome.files
     assert any(d.part == "weights.safetensors weights" and d.largest > 0 for d in outcome.inside)
@@ -88,14 +62,14 @@ def test_another_config_gives_another_model_and_the_report_says_where_and_by_how
     assert "weights.safetensors weights: " in shown
 
 
-def test_what_is_not_as_it_was_is_said_beside_the_outcome(opened_day, variant):
-    was = opened_day.registry.get("creative_quality/1")
-    learned = opened_day.registry.training_set(was.training_set)
+def test_what_is_not_as_it_was_is_said_beside_the_outcome(copied_day, variant):
+    was = copied_day.registry.get("creative_quality/1")
+    learned = copied_day.registry.training_set(was.training_set)
     events = {**learned.event_digests, "plays": "other"}
-    opened_day.registry.record_training_set(replace(learned, digest="late", event_digests=events))
+    copied_day.registry.record_training_set(replace(learned, digest="late", event_digests=events))
     then = Signature(was.signature.inputs, was.signature.outputs, {**framework(), "torch": "1.13.1"})
     made = variant(was.ref, signature=then, training_set="late", tags={**was.tags, "threads": "1"})
-    outcome = again(opened_day, made.ref)
+    outcome = again(copied_day, made.ref)
     events, torch, learned_from = outcome.circumstances
     assert events.startswith("events: 'plays' before 2026-01-15 00:00 UTC is not what it was")
     assert torch.startswith("torch: 1.13.1 then, 2.13")
@@ -103,8 +77,8 @@ def test_what_is_not_as_it_was_is_said_beside_the_outcome(opened_day, variant):
     assert not outcome.files
 
 
-def test_a_feature_that_was_declared_anew_ends_it_before_anything_is_trained(opened_day, variant):
-    ledger = opened_day.registry
+def test_a_feature_that_was_declared_anew_ends_it_before_anything_is_trained(copied_day, variant):
+    ledger = copied_day.registry
     columns = ledger.columns("creative_quality/1")["image"]
     ledger.record_features(
         [FeatureRecord("0123", columns[0].name, columns[0].view, "BIGINT", {"unit": "days"})]
@@ -112,25 +86,25 @@ def test_a_feature_that_was_declared_anew_ends_it_before_anything_is_trained(ope
     old = ledger.record_service(ServiceRecord("artwork_image", ("0123", *(c.digest for c in columns[2:]))))
     made = variant("creative_quality/1", signature=Signature((Input("image", old),)))
     with pytest.raises(NotReproducible) as refusal:
-        again(opened_day, made.ref)
+        again(copied_day, made.ref)
     changed, added = refusal.value.reasons
     assert changed == f"input 'image': {columns[0].reference}: trained on 0123, live is {columns[0].digest}"
     assert added == f"input 'image': {columns[1].reference}: added since"
-    fit = check(opened_day, made.ref)
+    fit = check(copied_day, made.ref)
     (difference,) = fit.inputs[0].differences  # one more feature online is no reason not to serve
     assert not fit.fits
     assert "dtype 'BIGINT' → 'FLOAT'" in difference
     assert "unit 'days' → " in difference
 
 
-def test_a_service_that_is_not_declared_any_more_is_named(opened_day, variant):
-    digest = opened_day.registry.columns("creative_quality/1")["image"][0].digest
-    gone = opened_day.registry.record_service(ServiceRecord("gone", (digest,)))
+def test_a_service_that_is_not_declared_any_more_is_named(copied_day, variant):
+    digest = copied_day.registry.columns("creative_quality/1")["image"][0].digest
+    gone = copied_day.registry.record_service(ServiceRecord("gone", (digest,)))
     made = variant("creative_quality/1", signature=Signature((Input("image", gone, "float64"),)))
-    assert changed_features(opened_day, made) == (
+    assert changed_features(copied_day, made) == (
         "input 'image': no feature service 'gone' is declared any more",
     )
-    missing, dtype = check(opened_day, made.ref).inputs[0].differences
+    missing, dtype = check(copied_day, made.ref).inputs[0].differences
     assert missing.endswith(": missing")
     assert dtype == "dtype: the model takes float64, the store gives float32"
 
@@ -147,29 +121,29 @@ def test_a_service_that_is_not_declared_any_more_is_named(opened_day, variant):
         ({"training_set": None}, "no training set or `as_of` is recorded"),
     ],
 )
-def test_what_our_pipeline_did_not_train_is_not_trained_again(opened_day, variant, changes, said):
+def test_what_our_pipeline_did_not_train_is_not_trained_again(copied_day, variant, changes, said):
     with pytest.raises(NotReproducible, match=said):
-        again(opened_day, variant("creative_quality/1", seed=99, **changes).ref)
+        again(copied_day, variant("creative_quality/1", seed=99, **changes).ref)
 
 
-def test_without_the_version_it_stands_behind_there_is_nothing_to_repeat(opened_day, variant):
+def test_without_the_version_it_stands_behind_there_is_nothing_to_repeat(copied_day, variant):
     with pytest.raises(NotReproducible, match="which quality it was trained behind is not recorded"):
-        again(opened_day, variant("artwork/1", upstream={}).ref)
+        again(copied_day, variant("artwork/1", upstream={}).ref)
 
 
-def test_every_model_of_a_day_fits_what_the_day_published(opened_day, command):
+def test_every_model_of_a_day_fits_what_the_day_published(copied_day, command):
     for model in ("retriever", "ranker", "creative_quality", "artwork"):
-        fit = check(opened_day, f"{model}/1")
+        fit = check(copied_day, f"{model}/1")
         assert fit.fits
         assert fit.libraries == ()
-        assert [len(opened_day.registry.columns(fit.ref)[given.name]) for given in fit.inputs] == [
+        assert [len(copied_day.registry.columns(fit.ref)[given.name]) for given in fit.inputs] == [
             given.columns for given in fit.inputs
         ]
     assert "ranker/1 fits snapshot" in command("matinee models check ranker@champion").stdout
 
 
-def test_other_libraries_are_worth_a_look_and_no_reason_to_refuse(opened_day, variant, command):
-    was = opened_day.registry.get("artwork/1").signature
+def test_other_libraries_are_worth_a_look_and_no_reason_to_refuse(copied_day, variant, command):
+    was = copied_day.registry.get("artwork/1").signature
     libraries = {"torch": "1.13.1", "python": "3.11.0", "gone-for-good": "2"}
     made = variant("artwork/1", seed=7, signature=Signature(was.inputs, was.outputs, libraries))
     shown = command(f"matinee models check {made.ref}").stdout
@@ -178,9 +152,9 @@ def test_other_libraries_are_worth_a_look_and_no_reason_to_refuse(opened_day, va
     assert "python" not in shown
 
 
-def test_a_version_that_names_no_inputs_neither_fits_nor_does_not(opened_day, variant):
+def test_a_version_that_names_no_inputs_neither_fits_nor_does_not(copied_day, variant):
     made = variant("artwork/1", seed=8, signature=Signature())
     with pytest.raises(NothingToCheck, match=made.ref):
-        check(opened_day, made.ref)
+        check(copied_day, made.ref)
     with pytest.raises(NotRecorded):
-        check(opened_day, "artwork/99")
+        check(copied_day, "artwork/99")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +19,6 @@ from matinee.datasets import histories, spine_of
 from matinee.deployment import newest_tag
 from matinee.pushing import push_plays
 from matinee.recommending import known_users, looker
-from matinee.session import opened
 from serving.answers import PageRequest
 from serving.client import PageClient
 from serving.deadline import Deadline
@@ -48,44 +45,20 @@ def push(day, rows: pa.Table, *, record: bool = False):
     return push_plays(day.workspace, rows, received_at=datetime.now(UTC), record=record)
 
 
-@pytest.fixture(scope="module")
-def workspaces(a_day, tmp_path_factory):
-    """A copy of the day's workspace: what is pushed here is no other test's play."""
-    copy = tmp_path_factory.mktemp("streaming")
-    shutil.copytree(a_day, copy / a_day.name)
-    return copy
-
-
 @pytest.fixture
-def opened_day(workspaces, environment, monkeypatch):
-    """The copy, opened in this process."""
-    for name in ("MATINEE_WORLD", "MATINEE_THREADS"):
-        monkeypatch.setenv(name, environment[name])
-    monkeypatch.setenv("MATINEE_WORKSPACES", str(workspaces))
-    with opened("world") as day:
-        yield day
-
-
-@pytest.fixture
-def command(shell, workspaces):
-    """Run a command on the copy."""
-    return partial(shell, MATINEE_WORKSPACES=str(workspaces))
-
-
-@pytest.fixture
-def now(opened_day):
+def now(copied_day):
     """Noon of the day whose snapshot is served."""
-    return opened_day.as_of + timedelta(hours=12)
+    return copied_day.as_of + timedelta(hours=12)
 
 
 @pytest.fixture
-def user(opened_day, now):
+def user(copied_day, now):
     """Somebody who has not played for a day."""
-    reader = OnlineReader.open(opened_day.workspace.online)
+    reader = OnlineReader.open(copied_day.workspace.online)
     title = reader.catalogue.title_ids[:1]
     place = list(reader.digests("ranking")).index("user_session:minutes_since_last_play")
     quiet = (
-        u for u in known_users(opened_day) if np.isnan(reader.matrix("ranking", u, title, at=now)[0, place])
+        u for u in known_users(copied_day) if np.isnan(reader.matrix("ranking", u, title, at=now)[0, place])
     )
     return next(u for u in quiet if not (reader.recent(u).columns["play_id"] >= FIRST_ID).any())
 
@@ -107,13 +80,13 @@ def genres_of(reader: OnlineReader, title: int) -> dict[str, float]:
     return {name.split(":in_")[1]: value for name, value in named if ":in_" in name}
 
 
-def test_the_page_after_a_push_knows_the_session_and_leaves_the_title_out(opened_day, user, now):
-    with looker(opened_day) as look:
+def test_the_page_after_a_push_knows_the_session_and_leaves_the_title_out(copied_day, user, now):
+    with looker(copied_day) as look:
         before = a_page(look, user, now)
         reader = look.source.current().reader
         assert session(reader, user, now)["play_count_session"] == 0
         first, second = (title.title_id for title in before.titles[:2])
-        push(opened_day, plays((user, second, now - 20 * MINUTE), (user, first, now - 5 * MINUTE)))
+        push(copied_day, plays((user, second, now - 20 * MINUTE), (user, first, now - 5 * MINUTE)))
         look.source.look()
 
         after, reader = a_page(look, user, now), look.source.current().reader
@@ -131,40 +104,40 @@ def test_the_page_after_a_push_knows_the_session_and_leaves_the_title_out(opened
     assert any(title.scores.play != again[title.title_id] for title in both)
 
 
-def test_a_recorded_push_is_the_same_session_to_a_training_set_as_to_a_request(opened_day, user, now):
-    reader = OnlineReader.open(opened_day.workspace.online)
+def test_a_recorded_push_is_the_same_session_to_a_training_set_as_to_a_request(copied_day, user, now):
+    reader = OnlineReader.open(copied_day.workspace.online)
     titles = reader.catalogue.title_ids[:7]
     rows = plays((user, int(titles[0]), now - 45 * MINUTE), (user, int(titles[1]), now - 10 * MINUTE))
-    recorded = push(opened_day, rows, record=True).recorded
+    recorded = push(copied_day, rows, record=True).recorded
     assert recorded is not None
     assert (recorded.accepted, recorded.quarantined, recorded.repeated) == (2, 0, 0)
-    assert push(opened_day, rows, record=True).recorded.repeated == 2
+    assert push(copied_day, rows, record=True).recorded.repeated == 2
     reader.refresh()
-    declared = opened_day.workspace.declarations
+    declared = copied_day.workspace.declarations
     spine = spine_of(np.full(len(titles), user), titles, now)
-    made = training_set(spine, declared.service("ranking"), declared, opened_day.workspace.offline, [opened_day.as_of],
-                        events=opened_day.workspace.lake.register, threads=1)  # fmt: skip
+    made = training_set(spine, declared.service("ranking"), declared, copied_day.workspace.offline, [copied_day.as_of],
+                        events=copied_day.workspace.lake.register, threads=1)  # fmt: skip
     served_row = reader.matrix("ranking", user, titles, at=now)
     np.testing.assert_array_equal(served_row, made.features)
     place = made.names.index("user_session:minutes_since_last_play")
     assert made.features[:, place].tolist() == [10] * 7
 
 
-def test_online_histories_are_those_the_retriever_was_trained_on(opened_day):
-    reader = OnlineReader.open(opened_day.workspace.online)
-    users = np.array(known_users(opened_day), dtype=np.int64)
-    offline = histories(opened_day.desk, users, opened_day.as_of)
+def test_online_histories_are_those_the_retriever_was_trained_on(copied_day):
+    reader = OnlineReader.open(copied_day.workspace.online)
+    users = np.array(known_users(copied_day), dtype=np.int64)
+    offline = histories(copied_day.desk, users, copied_day.as_of)
     for place, user in enumerate(users.tolist()):
         recent = reader.recent(user)
-        if not (recent.created >= microseconds(opened_day.as_of)).any():  # but for those who played since
+        if not (recent.created >= microseconds(copied_day.as_of)).any():  # but for those who played since
             np.testing.assert_array_equal(reader.history(user), offline.of(place))
 
 
-def test_a_snapshot_is_published_with_the_plays_that_became_known_since(opened_day):
-    reader = OnlineReader.open(opened_day.workspace.online)
-    with opened_day.desk.events() as connection:
+def test_a_snapshot_is_published_with_the_plays_that_became_known_since(copied_day):
+    reader = OnlineReader.open(copied_day.workspace.online)
+    with copied_day.desk.events() as connection:
         since = connection.execute(
-            "SELECT user_id, play_id FROM plays WHERE created_timestamp >= ? AND play_id < ?", [opened_day.as_of, FIRST_ID]
+            "SELECT user_id, play_id FROM plays WHERE created_timestamp >= ? AND play_id < ?", [copied_day.as_of, FIRST_ID]
         ).fetchall()  # fmt: skip
     assert since
     assert all(play_id in reader.recent(user).columns["play_id"] for user, play_id in since)
@@ -176,35 +149,35 @@ def test_a_snapshot_is_published_with_the_plays_that_became_known_since(opened_d
     pytest.param({"event_timestamp": datetime(2100, 1, 1, tzinfo=UTC)}, "lies after its receipt", id="from the future"),
 ])  # fmt: skip
 def test_of_a_batch_with_a_bad_row_nothing_is_pushed_and_nothing_recorded(
-    opened_day, user, now, change, reason
+    copied_day, user, now, change, reason
 ):
     good = plays((user, 1, now), (user, 2, now), (user, 3, now))
     records = good.to_pylist()
     records[1] |= change
-    before = opened_day.workspace.lake.digest("plays")
+    before = copied_day.workspace.lake.digest("plays")
     with pytest.raises(RowsRefused) as refused:
-        push(opened_day, pa.Table.from_pylist(records, schema=good.schema), record=True)
+        push(copied_day, pa.Table.from_pylist(records, schema=good.schema), record=True)
     ((line, said),) = refused.value.refusals
     assert line == 2
     assert reason in said
-    assert opened_day.workspace.lake.digest("plays") == before
+    assert copied_day.workspace.lake.digest("plays") == before
     assert not (
-        OnlineReader.open(opened_day.workspace.online).recent(user).columns["play_id"] >= FIRST_ID
+        OnlineReader.open(copied_day.workspace.online).recent(user).columns["play_id"] >= FIRST_ID
     ).any()
 
 
-def test_a_play_that_contradicts_the_lake_is_refused(opened_day, user, now):
+def test_a_play_that_contradicts_the_lake_is_refused(copied_day, user, now):
     rows = plays((user, 1, now))
-    push(opened_day, rows, record=True)
+    push(copied_day, rows, record=True)
     other = rows.set_column(2, "title_id", pa.array([2], pa.int64()))
     with pytest.raises(RowsRefused, match="is in the lake with other values"):
-        push(opened_day, other)
+        push(copied_day, other)
 
 
 def test_the_command_takes_lines_and_parquet_and_says_what_became_of_them(
-    command, opened_day, user, now, tmp_path
+    command, copied_day, user, now, tmp_path
 ):
-    title = int(OnlineReader.open(opened_day.workspace.online).catalogue.title_ids[0])
+    title = int(OnlineReader.open(copied_day.workspace.online).catalogue.title_ids[0])
     lines, parquet = tmp_path / "plays.jsonl", tmp_path / "plays.parquet"
     records = [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
                for row in plays((user, title, now - MINUTE)).to_pylist()]  # fmt: skip
@@ -218,32 +191,32 @@ def test_the_command_takes_lines_and_parquet_and_says_what_became_of_them(
     )
     told = json.loads(command(f"matinee features push --json {parquet}").stdout)
     assert told == {"plays": 1, "users": 1, "recorded": None}
-    assert session(OnlineReader.open(opened_day.workspace.online), user, now)["play_count_session"] == 2
+    assert session(OnlineReader.open(copied_day.workspace.online), user, now)["play_count_session"] == 2
 
     refused = command(f"(cat {lines}; echo '{{\"user_id\": 1}}') | matinee features push -", fails=True)
     assert "line 2: play_id: Field required" in refused.stderr
 
 
-def test_plain_feast_pushes_raw_plays_to_the_page(command, opened_day, user, now):
+def test_plain_feast_pushes_raw_plays_to_the_page(command, copied_day, user, now):
     from feature_repo.repository import feature_store
 
     command("matinee features apply")
-    store = feature_store(opened_day.workspace.root)
-    title = int(OnlineReader.open(opened_day.workspace.online).catalogue.title_ids[0])
+    store = feature_store(copied_day.workspace.root)
+    title = int(OnlineReader.open(copied_day.workspace.online).catalogue.title_ids[0])
     store.push("plays", plays((user, title, now - 3 * MINUTE)).to_pandas())
-    reader = OnlineReader.open(opened_day.workspace.online)
+    reader = OnlineReader.open(copied_day.workspace.online)
     assert session(reader, user, now)["minutes_since_last_play"] == 3
     assert reader.history(user)[-1] == title
     found = store.get_online_features(["recent_plays:title_id"], [{"user_id": user}]).to_dict()
     assert found["title_id"] == [title]  # of kept rows Feast reads the newest
 
 
-def test_a_served_page_soon_leaves_out_what_was_pushed(opened_day, user, now, tmp_path):
-    tag, workspace = newest_tag(opened_day, "homepage"), opened_day.workspace
+def test_a_served_page_soon_leaves_out_what_was_pushed(copied_day, user, now, tmp_path):
+    tag, workspace = newest_tag(copied_day, "homepage"), copied_day.workspace
     serving = Serving(tag, workspace.root, workspace.bentos, port=free_port(), starts_at=now)
     with served(serving, log=tmp_path / "serving.log") as url, PageClient(url) as client:
         watched = client.page(user, SIZE).titles[0].title_id
-        push(opened_day, plays((user, watched, now - MINUTE)))
+        push(copied_day, plays((user, watched, now - MINUTE)))
         give_up = time.monotonic() + 20  # how long it takes is measured by benchmarks/push.py
         while watched in {title.title_id for title in client.page(user, SIZE).titles}:
             assert time.monotonic() < give_up
