@@ -50,7 +50,7 @@ def test_a_second_day_recomputes_and_retrains_nothing(a_day, shell):
 
 @pytest.mark.slow
 def test_every_read_command_prints_json_for_programs(a_day, shell):
-    for command in ("events describe", "features plan", "models list", "models show ranker", "models explain ranker@champion",
+    for command in ("events describe", "features plan", "models list", "models fsck", "models show ranker", "models explain ranker@champion",
                     "models impact feature play_count_28d", "bento list", "experiments list", "experiments check", "recommend 17"):  # fmt: skip
         json.loads(shell(f"matinee {command} --json").stdout)
 

@@ -167,11 +167,11 @@ def test_writers_get_a_fair_lock_in_the_order_in_which_they_asked(tmp_path):
 
 
 def until_asked(path, waiting):
-    """Wait till so many wait for the lock, by the kernel's own list of locks."""
+    """Wait till exactly so many wait for the lock, by the kernel's own list of locks."""
     inode = f":{path.stat().st_ino} "
     while True:
         with Path("/proc/locks").open(encoding="ascii") as locks:
-            if sum("->" in line and inode in line for line in locks) >= waiting:
+            if sum("->" in line and inode in line for line in locks) == waiting:
                 return
         time.sleep(0.005)
 
@@ -180,7 +180,8 @@ def test_whoever_waits_too_long_is_told_which_process_is_writing_and_leaves_the_
     lock = FairLock(tmp_path / "queue", 0.05)
     with lock.held(), pytest.raises(LedgerBusy, match=f"process {os.getpid()} is writing"), lock.held():
         pass
-    with FairLock(tmp_path / "queue", 30).held():
+    until_asked(tmp_path / "queue", 0)  # the one that gave up has had its turn by now
+    with FairLock(tmp_path / "queue", 1).held():
         pass
 
 

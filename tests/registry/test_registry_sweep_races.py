@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 
 import pytest
@@ -136,6 +136,27 @@ def test_a_registration_waits_for_a_sweep_that_has_decided(over, folder, orphan,
     assert over(Registering(folder)).fsck(**AT_ONCE).swept.files == 1
     assert registered.wait(30)
     intact(over(ArtifactStore(folder)))
+
+
+def test_on_postgresql_registrations_of_two_models_do_not_wait_for_each_other(url, over, folder, draft):
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite has one writer at a time")
+    refs = []
+
+    def clock():  # asked within the transaction of the first
+        pool = ThreadPoolExecutor(1)
+        second = pool.submit(over(ArtifactStore(folder)).register, draft("second"))
+        done, _ = wait([second], timeout=30)
+        pool.shutdown(wait=False)
+        if not done:
+            raise TimeoutError(
+                "the second registration waits for the first"
+            )  # which ends here, and lets it go
+        refs.append(second.result().ref)
+        return utc_now()
+
+    refs.append(over(ArtifactStore(folder), clock).register(draft("first")).ref)
+    assert refs == ["second/1", "first/1"]
 
 
 def test_an_upload_is_kept_from_a_sweep_in_the_same_way(url, over, folder, orphan):
