@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a lineage can be shown without torch, a page without tea-ta
     from matinee.recommending import Timings
     from matinee.reproducing import Reproduction
     from registry import FsckReport
-    from registry.lineage import Lineage
+    from registry.lineage import Lineage, VersionNode
     from serving.answers import Page, ShownTitle
 
 
@@ -147,7 +147,7 @@ def print_lineage(lineage: Lineage) -> None:
         else [f"{f.view}:{f.name} {f.digest}" for f in lineage.features],
         "feature services": [f"{s.name} {s.digest[:12]} ({len(s.features)} features)" for s in lineage.services],
         "training sets": [f"{t.digest}: {t.rows:,} rows" for t in lineage.training_sets],
-        "model versions": [f"{v.ref}{''.join(f' @{a}' for a in v.aliases)} {v.digest[:12]}" for v in lineage.versions],
+        "model versions": [_version_line(version) for version in lineage.versions],
         "Bentos": [f"{b.tag} {b.digest[:12]}" for b in lineage.bentos],
         "arms": [f"{a.ref} ({a.state}): {a.parameter} = {a.version}" for a in lineage.arms],
         "read-outs": [f"{r.experiment} {r.id}: {r.verdict.get('verdict')}" for r in lineage.readouts],
@@ -196,3 +196,9 @@ def print_fsck(report: FsckReport) -> None:
         )
     errors = len(report.errors)
     console.print(f"{errors:,} errors, {len(report.findings) - errors:,} warnings", highlight=False)
+
+
+def _version_line(version: VersionNode) -> str:
+    held = "".join(f" @{alias}" for alias in version.aliases)
+    behind = f", behind {', '.join(version.upstream)}" if version.upstream else ""
+    return f"{version.ref}{held} {version.digest[:12]}{behind}"
