@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from feature_repo.reader import OnlineReader
+from feature_repo.reader import OnlineReader, UnknownService
 from matinee.context import Day
 from models.signature import Signature
 from registry import Column, FeatureRecord, Input, ModelVersion
@@ -76,7 +76,7 @@ def libraries(version: ModelVersion) -> tuple[str, ...]:
 
 def _fit(day: Day, given: Input, columns: tuple[Column, ...], reader: OnlineReader) -> InputFit:
     service = day.registry.service(given.service).name
-    live = reader.digests(service)
+    live = _live(reader, service)
     trained = signature_of(columns)
     known = day.registry.features([*trained.digests, *live.values()])
     found = [_explained(line, trained, live, known) for line in trained.difference(live)]
@@ -92,6 +92,14 @@ DTYPE = "float32"
 def signature_of(columns: tuple[Column, ...]) -> Signature:
     """What an input was trained on, as it is compared with what is live."""
     return Signature(tuple(c.reference for c in columns), tuple(c.digest for c in columns))
+
+
+def _live(reader: OnlineReader, service: str) -> Mapping[str, str]:
+    """What the snapshot holds of a service; nothing of one that it does not know."""
+    try:
+        return reader.digests(service)
+    except UnknownService:
+        return {}
 
 
 def _explained(

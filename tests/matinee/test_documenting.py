@@ -18,8 +18,8 @@ def test_a_feature_names_the_versions_in_use_that_were_trained_on_it_and_no_othe
 
     assert models("user_activity", "hover_count_14d") == {champions["ranker"]}
     assert champions["artwork"] in models("user_taste", "in_drama_share_28d")
-    assert models("artwork_profile", "warmth") == {champions["creative_quality"]}
-    for service in ("retrieval_user", "ranking", "artwork_context"):
+    assert models("artwork_profile", "warmth") == {champions["creative_quality"], champions["artwork"]}
+    for service in ("retrieval_user", "retrieval_title", "ranking", "artwork_context", "artwork_image"):
         for reference, feature in declared.service(service).features:
             assert found[feature.digest].models, reference
 
