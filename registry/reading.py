@@ -109,12 +109,17 @@ def by_ids(session: Session, ids: Sequence[int]) -> tuple[ModelVersion, ...]:
 
 
 def whole(session: Session, rows: Sequence[VersionRow]) -> tuple[ModelVersion, ...]:
-    """The values of rows loaded with their models: seven queries, however many versions."""
+    """The values of rows loaded with their models: at most seven queries, however many versions."""
     ids = [row.id for row in rows]
-    metrics, parameters, tags, aliases, files, inputs, upstream = (
-        _by_version(session, parts, ids)
-        for parts in (_METRICS, _PARAMETERS, _TAGS, _ALIASES, _FILES, _INPUTS, _UPSTREAM)
+    metrics, tags, aliases, files = (
+        _by_version(session, parts, ids, ids) for parts in (_METRICS, _TAGS, _ALIASES, _FILES)
     )
+    parameters, inputs, upstream = (  # a version says how many of these it has: mostly there is nothing to ask
+        _by_version(session, parts, ids, [row.id for row in rows if getattr(row, count)])
+        for parts, count in (
+            (_PARAMETERS, "parameter_count"), (_INPUTS, "input_count"), (_UPSTREAM, "upstream_count"),
+        )
+    )  # fmt: skip
     return tuple(
         ModelVersion(
             name=row.model.name,
@@ -153,11 +158,14 @@ def columns(session: Session, version: VersionRow) -> dict[str, tuple[Column, ..
     return {given: tuple(held) for given, held in found.items()}
 
 
-def _by_version(session: Session, parts: sa.Executable, ids: Sequence[int]) -> Mapping[int, list[Any]]:
-    """What hangs on each version: the rows of `parts` under the version they begin with."""
+def _by_version(
+    session: Session, parts: sa.Executable, ids: Sequence[int], having: Sequence[int]
+) -> Mapping[int, list[Any]]:
+    """What hangs on each version: the rows of `parts` under the version they begin with; only `having` have some."""
     grouped: dict[int, list[Any]] = {row_id: [] for row_id in ids}
-    for owner, *columns in session.connection().execute(parts, {"ids": ids}):
-        grouped[owner].append(tuple(columns))
+    if having:
+        for owner, *columns in session.connection().execute(parts, {"ids": having}):
+            grouped[owner].append(tuple(columns))
     return grouped
 
 
