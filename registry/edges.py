@@ -159,7 +159,7 @@ def read_edges(session: Session, stamp: tuple[int, ...]) -> Edges:
 
 def _versions(read: Read) -> tuple[tuple[VersionNode, ...], dict[int, int], dict[int, list[int]]]:
     """Versions in order, the place of each row id, and the places of those behind each place."""
-    services, upstream, rows = _grouped(read(_INPUTS)), _grouped(read(_UPSTREAM)), read(_VERSIONS).all()
+    services, upstream, rows = grouped(read(_INPUTS)), grouped(read(_UPSTREAM)), read(_VERSIONS).all()
     refs = {row_id: f"{name}/{number}" for row_id, name, number, _, _ in rows}
     place = {row_id: at for at, row_id in enumerate(refs)}
     nodes = tuple(
@@ -171,7 +171,7 @@ def _versions(read: Read) -> tuple[tuple[VersionNode, ...], dict[int, int], dict
 
 
 def _training_sets(read: Read) -> tuple[TrainingSetNode, ...]:
-    built = _grouped(read(_BUILT))
+    built = grouped(read(_BUILT))
     return tuple(
         TrainingSetNode(digest, source, start, end, rows, {}, tuple(built.get(digest, ())))
         for digest, source, start, end, rows in read(_TRAINING_SETS)
@@ -198,12 +198,12 @@ def _bentos(
     )
 
 
-def _grouped(pairs: Iterable[Any]) -> dict[Any, list[Any]]:
+def grouped(pairs: Iterable[Any]) -> dict[Any, list[Any]]:
     """What hangs on each row: the second columns of `pairs` under the first."""
-    grouped: dict[Any, list[Any]] = {}
+    found: dict[Any, list[Any]] = {}
     for owner, part in pairs:
-        grouped.setdefault(owner, []).append(part)
-    return grouped
+        found.setdefault(owner, []).append(part)
+    return found
 
 
 def _inverted(pairs: Iterable[tuple[Iterable[Any], int]]) -> dict[Any, list[int]]:

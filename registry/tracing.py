@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry import reading
 from registry.deployment import newest
-from registry.edges import Edges, KnownEdges, Service
+from registry.edges import Edges, KnownEdges, Service, grouped
 from registry.errors import InvalidReference, NotRecorded, RegistryError
 from registry.lineage import (
     ArmNode,
@@ -213,7 +213,7 @@ def _members(services: Iterable[Service]) -> tuple[tuple[FeatureNode, ...], tupl
 
 
 def _training_sets(session: Session, digests: Sequence[str]) -> tuple[TrainingSetNode, ...]:
-    services = _grouped(_read(session, _BUILT_FROM, keys=digests))
+    services = grouped(_read(session, _BUILT_FROM, keys=digests))
     return tuple(
         TrainingSetNode._make([*made, tuple(services.get(made.digest, ()))])
         for made in _read(session, _TRAINING_SETS, keys=digests)
@@ -222,20 +222,12 @@ def _training_sets(session: Session, digests: Sequence[str]) -> tuple[TrainingSe
 
 def _versions(session: Session, ids: Sequence[int]) -> tuple[VersionNode, ...]:
     services, upstream, aliases = (
-        _grouped(_read(session, parts, ids=ids)) for parts in (_INPUTS, _UPSTREAM, _ALIASES_OF)
+        grouped(_read(session, parts, ids=ids)) for parts in (_INPUTS, _UPSTREAM, _ALIASES_OF)
     )
     return tuple(
         VersionNode(f"{name}/{number}", digest, made, *(tuple(held.get(row_id, ())) for held in (services, upstream, aliases)))
         for row_id, name, number, digest, made in _read(session, _VERSIONS, ids=ids)
     )  # fmt: skip
-
-
-def _grouped(pairs: Iterable[Any]) -> dict[Any, list[Any]]:
-    """What hangs on each row: the second columns of `pairs` under the first."""
-    grouped: dict[Any, list[Any]] = {}
-    for owner, part in pairs:
-        grouped.setdefault(owner, []).append(part)
-    return grouped
 
 
 class ArmsAndReadouts(TypedDict):
