@@ -28,6 +28,19 @@ def catalogue_softmax_loss(
     return F.softplus(negatives[play_row] - logits[play_row, play_column]).mean()
 
 
+def next_title_loss(
+    logits: Tensor,  # (N, C) score of each of C titles at each of N places in histories
+    log_share: Tensor,  # (C,) log of each title's share of all that is watched next
+    target: Tensor,  # (N,) the column of the title that was watched next
+) -> Tensor:
+    """Mean -log softmax, in nats, of what was watched next; popularity is given, so that it is not learnt.
+
+    With log q added to every logit the logits themselves come to the log of how much likelier a title is *here* than
+    anywhere, log p(j | history) / q_j, as with sampled negatives that come by their share (Levy & Goldberg 2014).
+    """
+    return F.cross_entropy(logits + log_share, target)
+
+
 def heads_loss(
     logits: Mapping[str, Tensor],  # (N,) by head
     labels: Mapping[str, Tensor],  # (N,) by head, each in 0..1, NaN where unknown

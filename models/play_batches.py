@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.coplays import Coplays
 from models.data import Int64, RetrievalPeriod
 from models.retrieval import Towers, find, identity_rows
 from models.settings import RetrievalConfig
@@ -24,6 +25,9 @@ class PeriodTensors:
     identity: Tensor  # (T,) rows of the id table
     watched: Int64  # (U, L) rows of this period's titles, newest last; -1 where there is none
     plays: Int64  # (P, 2) user row, title row; each pair once, in order; none that was watched before
+    log_share: Tensor  # (T,) log of each title's share of all that was watched after another, smoothed
+    reads: Tensor  # (T, R) and
+    shows: Tensor  # (T, R) co-plays as they were known at the period's start
 
     @property
     def active(self) -> Int64:
@@ -43,10 +47,15 @@ class PlayBatch:
     hidden: Tensor  # (B, C) True where the title is no negative for the user
     play_row: Tensor  # (P,) index into `users`
     play_column: Tensor  # (P,) index into `titles`
+    log_share: Tensor  # (E,) of each title of `titles` among all that was watched next
+    place_row: Tensor  # (N,) index into `users`; with
+    place: Tensor  # (N,) a place in that user's history, after which
+    place_next: Tensor  # (N,) the title, an index into `titles`, was watched
 
 
-def tensors_of(period: RetrievalPeriod, towers: Towers) -> PeriodTensors:
+def tensors_of(period: RetrievalPeriod, towers: Towers, coplays: Coplays) -> PeriodTensors:
     """Standardise a period and find its watched titles among those available."""
+    reads, shows = coplays.of(period.title_ids)
     order = np.argsort(period.title_ids, kind="stable")
     places = find(period.histories.last(towers.config.history), period.title_ids[order])
     watched = np.where(places >= 0, order[places], -1)
@@ -58,7 +67,16 @@ def tensors_of(period: RetrievalPeriod, towers: Towers) -> PeriodTensors:
         torch.from_numpy(identity_rows(period.title_ids, towers.known_titles)),
         watched,
         plays[~again],
+        torch.from_numpy(_log_share(watched, len(period.title_ids))),
+        torch.from_numpy(reads),
+        torch.from_numpy(shows),
     )
+
+
+def _log_share(watched: Int64, n_titles: int) -> NDArray[np.float32]:
+    """One more than each title was watched, over all of them: no title is impossible."""
+    counts = np.bincount(watched[watched >= 0], minlength=n_titles) + 1.0
+    return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def steps_in(periods: Sequence[PeriodTensors], config: RetrievalConfig) -> int:
@@ -94,16 +112,31 @@ def _batch(
     hidden = np.zeros((len(users), len(titles) + 1), dtype=np.bool_)
     hidden[play_row, play_column] = True
     hidden[np.arange(len(users))[:, None], column[watched]] = True
+    in_batch = column[watched]
+    place_row, place = _places(in_batch, config, rng)
     return PlayBatch(
         period=period,
         users=torch.from_numpy(users),
         titles=torch.from_numpy(titles),
         log_inclusion=torch.from_numpy(np.log(inclusion).astype(np.float32)),
-        watched=torch.from_numpy(column[watched]),
+        watched=torch.from_numpy(in_batch),
         hidden=torch.from_numpy(hidden[:, : len(candidates)]),
         play_row=torch.from_numpy(play_row),
         play_column=torch.from_numpy(play_column),
+        log_share=period.log_share[torch.from_numpy(titles)],
+        place_row=torch.from_numpy(place_row),
+        place=torch.from_numpy(place),
+        place_next=torch.from_numpy(in_batch[place_row, place + 1]),
     )
+
+
+def _places(watched: Int64, config: RetrievalConfig, rng: np.random.Generator) -> tuple[Int64, Int64]:
+    """Places (row, column) whose title and the next are known, `sequence_places` of them at most, at random."""
+    rows, places = np.nonzero((watched[:, :-1] >= 0) & (watched[:, 1:] >= 0))
+    if len(rows) > config.sequence_places:
+        chosen = np.sort(rng.choice(len(rows), config.sequence_places, replace=False))
+        rows, places = rows[chosen], places[chosen]
+    return rows, places
 
 
 def _candidates(

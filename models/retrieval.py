@@ -1,7 +1,8 @@
 """Candidate generation: a user tower and the catalogue it searches, inseparable.
 
-A title's score for a user is the logit s = u·v/τ + g·b: taste u·v of unit vectors, and the title's popularity b
-as far as the user follows it, g ≥ 0. Appending b to v and g to u/τ makes it one inner product.
+A title's score for a user is the logit s = u·v/τ + g·b: the user's taste u for the title's unit vector v, and the
+ways b in which the title is popular, as far as each pulls the user, g ≥ 0. Appending b to v and g to u/τ makes it
+one inner product.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from models import artifact
 from models.artifact import Artifact, ArtifactError
+from models.coplays import Coplays
 from models.data import Candidates, Float32, Histories, Int64, MalformedData
 from models.inputs import Standardiser
 from models.settings import RetrievalConfig
@@ -46,41 +48,49 @@ class Towers:
     user_inputs: Standardiser
     title_inputs: Standardiser
     known_titles: Int64  # ascending; the title in place i has row i + 1 of the id table
+    coplays: Coplays
     config: RetrievalConfig
 
     def encode_titles(self, title_ids: Int64, title_features: Float32) -> tuple[Float32, Float32]:
-        """Unit vectors (T, D) and popularities (T,) of titles, known or new."""
+        """What titles, known or new, are read by (T, D + R) and found by (T, D + R + M)."""
         inputs = torch.from_numpy(self.title_inputs.transform(title_features))
         rows = torch.from_numpy(identity_rows(title_ids, self.known_titles))
         with torch.inference_mode():
             vectors, popularity = self.title(inputs, rows)
-        return vectors.numpy(), popularity.numpy()
+        reads, shows = self.coplays.of(title_ids)
+        return (
+            np.concatenate([vectors.numpy(), reads], axis=1),
+            np.concatenate([vectors.numpy(), shows, popularity.numpy()], axis=1),
+        )
 
     def catalogue(self, title_ids: Int64, title_features: Float32) -> Catalogue:
         """Titles encoded and indexed."""
-        vectors, popularity = self.encode_titles(title_ids, title_features)
-        return Catalogue.of(title_ids, np.concatenate([vectors, popularity[:, None]], axis=1))
+        return Catalogue.of(title_ids, *self.encode_titles(title_ids, title_features))
 
-    def encode_users(self, user_features: Float32, watched: Float32, seen: NDArray[np.bool_]) -> Float32:
-        """Queries (B, D + 1) from features (B, Fu) and vectors (B, L, D), of watched titles where `seen`."""
+    def encode_users(self, user_features: Float32, reads: Float32, seen: NDArray[np.bool_]) -> Float32:
+        """Queries (B, D + R + M) from features (B, Fu) and watched titles (B, L, D + R) where `seen`."""
         inputs = torch.from_numpy(self.user_inputs.transform(user_features))
         with torch.inference_mode():
-            vectors, gate = self.user(inputs, torch.from_numpy(watched), torch.from_numpy(seen))
-            return torch.cat([vectors / self.config.temperature, gate[:, None]], dim=1).numpy()
+            queries, _ = self.user(inputs, torch.from_numpy(reads), torch.from_numpy(seen))
+            return queries.numpy()
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Encoded titles: ids (T,) ascending, and keys (T, D + 1), each a unit vector and a popularity."""
+    """Encoded titles: ids (T,) ascending, what a watched one is read by, and what one is found by.
+
+    `reads` is (T, D + R): a unit vector and co-plays; `keys` (T, D + R + M): the vector, co-plays, popularities.
+    """
 
     title_ids: Int64
+    reads: Float32
     keys: Float32
     index: faiss.IndexFlatIP = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, title_ids: Int64, keys: Float32) -> Catalogue:
+    def of(cls, title_ids: Int64, reads: Float32, keys: Float32) -> Catalogue:
         """An exact inner-product index over `keys`, ordered by title id."""
-        if len(title_ids) == 0 or keys.shape[0] != len(title_ids):
+        if len(title_ids) == 0 or not len(keys) == len(reads) == len(title_ids):
             raise MalformedData(f"{len(title_ids)} titles with keys of shape {keys.shape} are no catalogue.")
         order = np.argsort(title_ids, kind="stable")
         ids, ordered = title_ids[order], np.ascontiguousarray(keys[order], dtype=np.float32)
@@ -88,7 +98,7 @@ class Catalogue:
             raise MalformedData("a catalogue holds a title id twice.")
         index = faiss.IndexFlatIP(ordered.shape[1])
         index.add(ordered)
-        return cls(ids, ordered, index)
+        return cls(ids, np.ascontiguousarray(reads[order], dtype=np.float32), ordered, index)
 
     def rows(self, title_ids: Int64) -> Int64:
         """The row of each title, -1 where it is not in the catalogue."""
@@ -157,7 +167,7 @@ class Retriever:
         rows = self.catalogue.rows(title_ids)
         if (rows < 0).any():
             raise UnknownTitle(title_ids[rows < 0].tolist(), len(self.title_ids))
-        vectors: Float32 = self.catalogue.keys[rows, :-1]
+        vectors: Float32 = self.catalogue.keys[rows, : self.config.dimension]
         return vectors
 
     def with_titles(self, title_ids: Int64, title_features: Float32) -> Retriever:
@@ -166,7 +176,7 @@ class Retriever:
 
     def _queries(self, user_features: Float32, histories: Histories) -> Float32:
         rows = self.catalogue.rows(histories.last(self.config.history))
-        return self.towers.encode_users(user_features, self.catalogue.keys[rows, :-1], rows >= 0)
+        return self.towers.encode_users(user_features, self.catalogue.reads[rows], rows >= 0)
 
     def _search(self, queries: Float32, excluded: Sequence[Int64], k: int) -> list[Candidates]:
         """Exact search for k titles and as many as may be excluded, which are then dropped."""
@@ -193,9 +203,13 @@ class Retriever:
             **self.towers.user_inputs.to_arrays("user_inputs"),
             **self.towers.title_inputs.to_arrays("title_inputs"),
             "known_titles": self.towers.known_titles,
+            "coplays.title_ids": self.towers.coplays.title_ids,
+            "coplays.reads": self.towers.coplays.reads,
+            "coplays.shows": self.towers.coplays.shows,
         }
         titles: dict[str, NDArray[Any]] = {
             "title_ids": self.catalogue.title_ids,
+            "reads": self.catalogue.reads,
             "keys": self.catalogue.keys,
             "towers_sha256": artifact.arrays_digest(weights),
         }
@@ -220,15 +234,15 @@ class Retriever:
         signature = found.documents["signature"]
         config = RetrievalConfig.model_validate(found.documents["config"])
         towers = _towers(folder, weights, config)
-        if titles["keys"].shape != (len(titles["title_ids"]), config.dimension + 1):
+        if titles["keys"].shape != (len(titles["title_ids"]), config.dimension + config.channels):
             raise ArtifactError(
                 folder,
                 f"{len(titles['title_ids'])} title ids, keys {titles['keys'].shape}, vectors of "
-                f"{config.dimension}: these do not fit.",
+                f"{config.dimension} and {config.channels} popularities: these do not fit.",
             )
         retriever = cls(
             towers,
-            Catalogue.of(titles["title_ids"], titles["keys"]),
+            Catalogue.of(titles["title_ids"], titles["reads"], titles["keys"]),
             Signature.from_json(signature["user"]),
             Signature.from_json(signature["title"]),
             found.documents["metrics"],
@@ -281,4 +295,5 @@ def _towers(folder: Path, weights: artifact.Arrays, config: RetrievalConfig) -> 
         except RuntimeError as problem:
             raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
         module.eval()
-    return Towers(user, title, user_inputs, title_inputs, known, config)
+    coplays = Coplays(weights["coplays.title_ids"], weights["coplays.reads"], weights["coplays.shows"])
+    return Towers(user, title, user_inputs, title_inputs, known, coplays, config)

@@ -15,13 +15,23 @@ class RetrievalConfig(BaseModel):
     dimension: int = Field(64, ge=2, le=1024, description="length of user and title vectors")
     hidden: int = Field(128, ge=1, description="width of each tower's hidden layer")
     history: int = Field(50, ge=1, description="newest watched titles that the user tower reads")
-    temperature: float = Field(0.1, gt=0, description="unit-norm products lie in ±1/temperature")
+    coplays: int = Field(64, ge=1, le=512, description="directions kept of which titles are played together")
+    coplay_ridge: float = Field(500.0, gt=0, description="λ of EASE: plays it takes for two titles to be alike")
+    coplay_titles: int = Field(6_000, ge=2, description="most played titles among which co-plays are counted")
+    blocks: int = Field(1, ge=0, le=8, description="self-attention blocks over the watched titles")
+    heads: int = Field(2, ge=1, le=16, description="of each self-attention block; they divide `dimension`")
+    channels: int = Field(4, ge=1, le=64, description="ways in which a title can be popular, weighed by user")
+    sequence_weight: float = Field(
+        0.5, ge=0, description="of the loss that asks of each watched title which one was watched next"
+    )
+    sequence_places: int = Field(1024, ge=1, description="places in histories asked about in a training step")
+    temperature: float = Field(0.1, gt=0, description="title vectors have length 1/temperature in a score")
     cold_start: float = Field(
         0.2, ge=0, lt=1, description="share of titles whose id vector is hidden in a step, as for a new title"
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="of the towers' hidden layers")
     negatives: int = Field(
-        1024,
+        0,
         ge=0,
         description="uniformly sampled negatives a batch; 0 asks the softmax over the whole catalogue",
     )
@@ -32,6 +42,9 @@ class RetrievalConfig(BaseModel):
     epochs: int = Field(6, ge=1, description="passes over the training periods at most")
     patience: int = Field(2, ge=1, description="epochs without a better validation recall before stopping")
     recall_at: int = Field(200, ge=1, description="k of the validation recall that decides when to stop")
+    refit: bool = Field(
+        True, description="learn anew from the validation period too, for as many epochs as were best"
+    )
     validation_users: int = Field(2_000, ge=1, description="users of the validation period that are scored")
     seed: int = Field(0, description="initial weights, the order of batches, sampled negatives, dropout")
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.data import MalformedData, RetrievalPeriod
+from models.coplays import Coplays, fit_coplays, no_coplays
+from models.data import Histories, MalformedData, RetrievalPeriod
 from models.determinism import deterministic
 from models.evaluate import evaluate_retrieval, histories_of
 from models.inputs import fit_standardiser
-from models.losses import catalogue_softmax_loss
+from models.losses import catalogue_softmax_loss, next_title_loss
 from models.play_batches import PlayBatch, play_batches, steps_in, tensors_of
 from models.progress import Epoch, Progress
 from models.retrieval import Retriever, Towers
@@ -45,6 +46,7 @@ def train_retrieval(
         torch.manual_seed(config.seed)
         rng = np.random.default_rng(config.seed)
         towers = _new_towers(train, config)
+        towers = replace(towers, coplays=known_coplays(validation.histories, config))
         judge = _Judge(_some_users(validation, config, rng), user_signature, title_signature)
         _fit(towers, train, judge, rng, progress)
     return judge.best()
@@ -67,7 +69,7 @@ def _fit(
     until validation recall has not risen for `patience` epochs.
     """
     config = towers.config
-    periods = [tensors_of(period, towers) for period in train]
+    periods = [tensors_of(period, towers, known_coplays(period.histories, config)) for period in train]
     weights = [*towers.user.parameters(), *towers.title.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -92,16 +94,20 @@ def _fit(
 
 
 def batch_loss(towers: Towers, batch: PlayBatch) -> torch.Tensor:
-    """Steps 1 to 3 of the method for one batch."""
-    period, n_candidates = batch.period, len(batch.log_inclusion)
+    """Steps 1 to 4 of the method for one batch."""
+    period, n_candidates, config = batch.period, len(batch.log_inclusion), towers.config
     vectors, popularity = towers.title(period.title_inputs[batch.titles], period.identity[batch.titles])  # 1
     seen = batch.watched >= 0
-    queries, gate = towers.user(period.user_inputs[batch.users], vectors[batch.watched.clamp(min=0)], seen)
-    taste = queries @ vectors[:n_candidates].T / towers.config.temperature  # 2
-    logits = taste + gate[:, None] * popularity[:n_candidates]
-    return catalogue_softmax_loss(
-        logits, batch.hidden, batch.log_inclusion, batch.play_row, batch.play_column
-    )  # 3
+    reads = torch.cat([vectors, period.reads[batch.titles]], dim=1)
+    keys = torch.cat([vectors, period.shows[batch.titles], popularity], dim=1)[:n_candidates]
+    queries, following = towers.user(period.user_inputs[batch.users], reads[batch.watched.clamp(min=0)], seen)
+    loss = catalogue_softmax_loss(
+        queries @ keys.T, batch.hidden, batch.log_inclusion, batch.play_row, batch.play_column
+    )  # 2, 3
+    if config.sequence_weight and len(batch.place_row):
+        logits = following[batch.place_row, batch.place] @ vectors.T  # 4
+        loss = loss + config.sequence_weight * next_title_loss(logits, batch.log_share, batch.place_next)
+    return loss
 
 
 class _Judge:
@@ -152,7 +158,19 @@ def _new_towers(train: Sequence[RetrievalPeriod], config: RetrievalConfig) -> To
         user_inputs,
         title_inputs,
         played,
+        no_coplays(config.coplays),
         config,
+    )
+
+
+def known_coplays(histories: Histories, config: RetrievalConfig) -> Coplays:
+    """Co-plays of what was watched, as `config` wants them."""
+    return fit_coplays(
+        histories,
+        rank=config.coplays,
+        ridge=config.coplay_ridge,
+        max_titles=config.coplay_titles,
+        rng=np.random.default_rng(config.seed),
     )
 
 

@@ -1,0 +1,1 @@
+"""Recommenders by others, which `benchmarks/quality.py` measures ours beside."""

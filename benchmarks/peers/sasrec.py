@@ -1,0 +1,81 @@
+"""SASRec (Kang & McAuley, ICDM 2018) with a softmax over the whole catalogue, as RecTools has it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+
+from benchmarks.peers.plays import Float32, Int64, Plays, Scorer
+
+
+@dataclass(frozen=True)
+class SasRec:
+    """The newest plays of a user, read in order by self-attention."""
+
+    name: str = "SASRec, full softmax"
+    random: bool = True
+    grid: tuple[Mapping[str, float], ...] = tuple(
+        {"factors": f, "dropout": d, "epochs": e}
+        for f, d, e in ((64, 0.2, 5), (64, 0.2, 15), (64, 0.4, 15), (128, 0.2, 5), (128, 0.3, 10), (128, 0.5, 15))
+    )
+    history: int = 50
+
+    def fit(self, plays: Plays, settings: Mapping[str, float], seed: int) -> Scorer:
+        """Two blocks of two heads, Adam with rate 0.001, batches of 128 users."""
+        torch.manual_seed(seed)
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        dataset = Dataset.construct(_frame(plays))
+        model = SASRecModel(
+            n_blocks=2,
+            n_heads=2,
+            n_factors=int(settings["factors"]),
+            dropout_rate=settings["dropout"],
+            session_max_len=self.history,
+            epochs=int(settings["epochs"]),
+            loss="softmax",
+            deterministic=True,
+            recommend_torch_device="cpu",
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(dataset)
+        return _scorer(model, dataset, plays)
+
+
+def _frame(plays: Plays) -> pd.DataFrame:
+    """RecTools reads the order of time from a date; one second for every play keeps ours."""
+    start = pd.Timestamp("2000-01-01")
+    return pd.DataFrame({
+        Columns.User: plays.user,
+        Columns.Item: plays.title,
+        Columns.Weight: 1.0,
+        Columns.Datetime: start + pd.to_timedelta(np.arange(len(plays.user)), unit="s"),
+    })
+
+
+def _scorer(model: SASRecModel, dataset: Dataset, plays: Plays) -> Scorer:
+    """Scores by the model's own ranking of all titles, turned back into numbers."""
+    known = set(np.unique(plays.user).tolist())
+
+    def score(rows: Int64) -> Float32:
+        scores = np.full((len(rows), plays.titles), np.float32(-1e9))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = model.recommend(
+                [user for user in rows.tolist() if user in known], dataset, k=1000, filter_viewed=True,
+                on_unsupported_targets="ignore",
+            )
+        place = {user: place for place, user in enumerate(rows.tolist())}
+        scores[found[Columns.User].map(place), found[Columns.Item]] = found[Columns.Score]
+        return scores
+
+    return score
