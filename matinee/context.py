@@ -44,7 +44,7 @@ class Day:
         """What training needs."""
         from matinee.training import Bench  # noqa: PLC0415  (loads torch)
 
-        return Bench(self.desk, self.split, self.registry)
+        return Bench(self.desk, self.split, self.registry, self.settings.device, self.workspace.checkpoints)
 
     @property
     def gatekeeper(self) -> Gatekeeper:

@@ -69,6 +69,11 @@ class Workspace:
         return self.root / "artifacts"
 
     @property
+    def checkpoints(self) -> Path:
+        """How far trainings have come that are not finished."""
+        return self.root / "checkpoints"
+
+    @property
     def bentos(self) -> Path:
         """BentoML's store."""
         return self.root / "bentos"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data import Int64, RetrievalPeriod
+from models.parallel import Team
 from models.retrieval import Towers, find, identity_rows
 from models.settings import RetrievalConfig
 
@@ -43,6 +44,7 @@ class PlayBatch:
     hidden: Tensor  # (B, C) True where the title is no negative for the user
     play_row: Tensor  # (P,) index into `users`
     play_column: Tensor  # (P,) index into `titles`
+    weight: float = 1.0  # the share of its plays in those of the whole batch
 
 
 def tensors_of(period: RetrievalPeriod, towers: Towers) -> PeriodTensors:
@@ -78,6 +80,25 @@ def play_batches(
     for place in rng.permutation(len(batches)):
         number, users = batches[place]
         yield _batch(periods[number], np.sort(users), config, rng)
+
+
+def share_of(batch: PlayBatch, team: Team) -> PlayBatch:
+    """One member's part of a batch: its users with their plays, and all titles."""
+    if team.size == 1:
+        return batch
+    mine = team.share(torch.arange(len(batch.users)))
+    place = torch.full((len(batch.users),), -1)
+    place[mine] = torch.arange(len(mine))
+    plays = place[batch.play_row] >= 0
+    return replace(
+        batch,
+        users=batch.users[mine],
+        watched=batch.watched[mine],
+        hidden=batch.hidden[mine],
+        play_row=place[batch.play_row[plays]],
+        play_column=batch.play_column[plays],
+        weight=int(plays.sum()) / len(plays),
+    )
 
 
 def _batch(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from torch import nn
 
 from models.data import MalformedData, RetrievalPeriod
 from models.determinism import deterministic
+from models.devices import Hardware
 from models.evaluate import evaluate_retrieval, histories_of
+from models.fitting import Lesson, Notebook, Verdict, fit
 from models.inputs import fit_standardiser
 from models.losses import catalogue_softmax_loss
-from models.play_batches import PlayBatch, play_batches, steps_in, tensors_of
-from models.progress import Epoch, Progress
+from models.parallel import Team
+from models.play_batches import PlayBatch, play_batches, share_of, steps_in, tensors_of
+from models.progress import Progress
 from models.retrieval import Retriever, Towers
 from models.settings import RetrievalConfig
 from models.signature import Signature
@@ -31,8 +35,14 @@ def train_retrieval(
     user_signature: Signature,
     title_signature: Signature,
     progress: Progress = lambda _: None,
+    *,
+    hardware: Hardware | None = None,
+    checkpoint: Path | None = None,
 ) -> Retriever:
     """Train a retriever from `config.seed`; the caller's random state is left alone.
+
+    With a `checkpoint` file it is written there after every epoch how far training has come, and training goes on from
+    there if the file exists. Without `hardware` this process trains alone, on its processor.
 
     It returns the weights with the best validation recall, over the catalogue of `validation`;
     `with_titles` brings that up to date.
@@ -41,54 +51,54 @@ def train_retrieval(
         MalformedData: no training plays, or features of other widths than the signatures say.
     """
     _check(train, validation, user_signature, title_signature)
-    with torch.random.fork_rng(devices=[]):
+    hardware = hardware or Hardware()
+    signatures = (user_signature, title_signature)
+    notebook = Notebook.at(checkpoint, config, hardware, signatures, list(train), validation)
+    with torch.random.fork_rng(devices=hardware.gpus):
         torch.manual_seed(config.seed)
-        rng = np.random.default_rng(config.seed)
         towers = _new_towers(train, config)
-        judge = _Judge(_some_users(validation, config, rng), user_signature, title_signature)
-        _fit(towers, train, judge, rng, progress)
-    return judge.best()
+        judged = _some_users(validation, config, np.random.default_rng(config.seed))
+        judge = _Judge(judged, user_signature, title_signature)
+        network = nn.ModuleDict({"user": towers.user, "title": towers.title})
+        best = fit(network, _lesson(towers, train, judge, hardware), config, hardware, progress, notebook)
+    return replace(judge.retriever(towers), metrics=best.metrics)
 
 
-def _fit(
-    towers: Towers,
-    train: Sequence[RetrievalPeriod],
-    judge: _Judge,
-    rng: np.random.Generator,
-    progress: Progress,
-) -> None:
-    """Two-tower retrieval by the likelihood of each play among what was available then.
+def _lesson(
+    towers: Towers, train: Sequence[RetrievalPeriod], judge: _Judge, hardware: Hardware
+) -> Lesson[PlayBatch]:
+    """Two-tower retrieval by the likelihood of each play among what was available then, in the loop of `models.fitting`.
 
     for each batch of users x of one period, with the plays y that followed its start:
       1. embed the titles, then the users        V = V(titles),  U = U(x, V[watched])
       2. score every user for every title        s_ij = u_i · v_j / τ + g_i b_j
       3. ask each user to pick what they played  L = -mean log softmax, against what they did not play
-      4. step on the clipped gradient            θ ← AdamW(θ, clip(∇L))
-    until validation recall has not risen for `patience` epochs.
     """
     config = towers.config
-    periods = [tensors_of(period, towers) for period in train]
-    weights = [*towers.user.parameters(), *towers.title.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, config.epochs * steps_in(periods, config)
-    )
-    for number in range(1, config.epochs + 1):
-        losses = []
-        towers.user.train()
-        towers.title.train()
-        for batch in play_batches(periods, config, rng):
-            loss = batch_loss(towers, batch)  # 1, 2, 3
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(weights, config.max_grad_norm)  # 4
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        metrics = judge.judge(towers)
-        progress(Epoch(number, config.epochs, float(np.mean(losses)), metrics))
-        if judge.epochs_since_best >= config.patience:
-            break
+    periods = [hardware.moved(tensors_of(period, towers)) for period in train]
+
+    def optimizer(network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def batches(rng: np.random.Generator, team: Team) -> Iterator[PlayBatch]:
+        return (share_of(batch, team) for batch in play_batches(periods, config, rng))
+
+    def loss(network: nn.Module, batch: PlayBatch) -> torch.Tensor:
+        if not len(batch.users):  # fewer users in the batch than members of the team
+            return torch.zeros(())
+        return batch_loss(_with(towers, network), batch) * batch.weight  # 1, 2, 3
+
+    def judged(network: nn.Module) -> Verdict:
+        return judge(_with(towers, network))
+
+    return Lesson(optimizer, batches, steps_in(periods, config), loss, judged)
+
+
+def _with(towers: Towers, network: nn.Module) -> Towers:
+    user, title = network.get_submodule("user"), network.get_submodule("title")
+    return replace(towers, user=cast("UserTower", user), title=cast("TitleTower", title))
 
 
 def batch_loss(towers: Towers, batch: PlayBatch) -> torch.Tensor:
@@ -104,36 +114,22 @@ def batch_loss(towers: Towers, batch: PlayBatch) -> torch.Tensor:
     )  # 3
 
 
+@dataclass(frozen=True)
 class _Judge:
-    """Keeps the towers with the best validation recall so far."""
+    """Validation by the recall of what was played, over the catalogue of the time."""
 
-    def __init__(self, validation: RetrievalPeriod, user: Signature, title: Signature) -> None:
-        self.validation = validation
-        self.signatures = (user, title)
-        self.best_recall = -1.0
-        self.epochs_since_best = 0
-        self._best: Retriever | None = None
+    period: RetrievalPeriod
+    user: Signature
+    title: Signature
 
-    def judge(self, towers: Towers) -> dict[str, float]:
-        """Validation metrics of the towers as they are now."""
-        towers.user.eval()
-        towers.title.eval()
+    def __call__(self, towers: Towers) -> Verdict:
         k = towers.config.recall_at
-        period = self.validation
-        retriever = retriever_of(towers, period, *self.signatures)
-        metrics = evaluate_retrieval(retriever, period, ks=(20, k))
-        self.epochs_since_best += 1
-        if metrics[f"recall_at_{k}"] > self.best_recall:
-            self.best_recall, self.epochs_since_best = metrics[f"recall_at_{k}"], 0
-            frozen = replace(towers, user=copy.deepcopy(towers.user), title=copy.deepcopy(towers.title))
-            self._best = replace(retriever, towers=frozen, metrics=metrics)
-        return metrics
+        metrics = evaluate_retrieval(self.retriever(towers), self.period, ks=(20, k))
+        return Verdict(metrics[f"recall_at_{k}"], metrics)
 
-    def best(self) -> Retriever:
-        """The best retriever so far."""
-        if self._best is None:
-            raise RuntimeError("no epoch was judged.")
-        return self._best
+    def retriever(self, towers: Towers) -> Retriever:
+        """The towers over the catalogue of the validation period."""
+        return retriever_of(towers, self.period, self.user, self.title)
 
 
 def retriever_of(towers: Towers, period: RetrievalPeriod, user: Signature, title: Signature) -> Retriever:
