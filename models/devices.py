@@ -49,8 +49,11 @@ class Hardware:
         return torch.autocast(self.device.type, dtype=self.low, enabled=self.low is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Keeps small gradients from vanishing in float16; with any other precision it does nothing."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.low is torch.float16)
+        """Keeps small gradients from vanishing in float16; with any other precision it does nothing.
+
+        It begins low, so that the first step, of the highest rate, is not one that overflows and is left out.
+        """
+        return torch.amp.GradScaler(self.device.type, init_scale=2.0**10, enabled=self.low is torch.float16)
 
     def moved(self, value: T) -> T:
         """A dataclass, mapping or tensor with its tensors on the device; anything else as it is."""
