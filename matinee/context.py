@@ -37,7 +37,7 @@ class Day:
     def desk(self) -> Desk:
         """Where data sets are made."""
         w = self.workspace
-        return Desk(w.source, w.lake, w.offline, w.declarations, self.settings.threads)
+        return Desk(w.source, w.lake, w.offline, w.declarations, self.settings.threads, w.scratch)
 
     @property
     def bench(self) -> Bench:

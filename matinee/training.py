@@ -211,12 +211,13 @@ def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage)
 def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted:
     """The retriever of a bench's split, trained and tested, not registered."""
     split, user, title = bench.split, bench.service("retrieval_user"), bench.service("retrieval_title")
+    recipe = recipes.retriever(config)
+    kept = checkpoint(bench, recipe)
     train = [retrieval_period(bench.desk, period, split.as_of) for period in split.train]
     valid = retrieval_period(bench.desk, split.valid, split.as_of)
-    recipe = recipes.retriever(config)
     retriever = train_retrieval(
         train, valid, config, signature(user), signature(title), _told(stage),
-        hardware=bench.hardware, checkpoint=checkpoint(bench, recipe),
+        hardware=bench.hardware, checkpoint=kept,
     )  # fmt: skip
     test = retrieval_period(bench.desk, split.test, split.as_of)
     ids, features = entity_matrix(bench.desk, title, split.as_of)
@@ -282,14 +283,15 @@ def fit_ranker(
 ) -> Fitted:
     """The ranker of a bench's split, trained and tested behind a retriever, not registered."""
     service, split = bench.service("ranking"), bench.split
+    recipe = recipes.ranker(config).after(artifact.digest(folder))
+    kept = checkpoint(bench, recipe)
     retriever = Retriever.load(folder)
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
     valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
-    recipe = recipes.ranker(config).after(artifact.digest(folder))
     ranker = train_ranker(
         train, valid, config, signature(service), _told(stage),
-        hardware=bench.hardware, checkpoint=checkpoint(bench, recipe),
+        hardware=bench.hardware, checkpoint=kept,
     )  # fmt: skip
     test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed, found)
     source = bench.desk.source.name
@@ -386,7 +388,7 @@ def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -
     spine = spine_of(users, titles, test.as_of)
     service = bench.service("ranking")
     made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of],
-                        events=bench.desk.lake.register, threads=bench.desk.threads)  # fmt: skip
+                        events=bench.desk.lake.register, threads=bench.desk.threads, scratch=bench.desk.scratch)  # fmt: skip
     pairs = zip(users.tolist(), titles.tolist(), strict=True)
     return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
 

@@ -74,6 +74,11 @@ class Workspace:
         return self.root / "checkpoints"
 
     @property
+    def scratch(self) -> Path:
+        """Rows that are trained on, while they are: files without a name, gone with the process."""
+        return self.root / "scratch"
+
+    @property
     def bentos(self) -> Path:
         """BentoML's store."""
         return self.root / "bentos"
