@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -75,7 +76,8 @@ class TrainingSet:
 
 
 def training_set(spine: pa.Table, service: FeatureService, declarations: Declarations, folder: Path,
-                 as_ofs: Sequence[datetime], *, events: Register | None = None, threads: int = 2) -> TrainingSet:  # fmt: skip
+                 as_ofs: Sequence[datetime], *, events: Register | None = None, threads: int = 2,
+                 scratch: Path | None = None) -> TrainingSet:  # fmt: skip
     """Join each row of `spine` to its entities' newest rows at or before its `event_timestamp`.
 
     A snapshot holds what was known strictly before its `as_of`, so no feature is younger than its label. An
@@ -92,6 +94,8 @@ def training_set(spine: pa.Table, service: FeatureService, declarations: Declara
         as_ofs: the snapshots that may be used.
         events: registers the raw events; wanted for session features only.
         threads: DuckDB threads.
+        scratch: a folder on whose disk the features lie, mapped into memory: rows are written as DuckDB hands them
+            out and read as they are asked for, so that they may be more than fit. None keeps them in memory.
 
     Raises:
         NoSnapshot: a label is older than every snapshot.
@@ -102,7 +106,7 @@ def training_set(spine: pa.Table, service: FeatureService, declarations: Declara
     moments = sorted(as_ofs)
     _refuse_features(service)
     _refuse_labels_without_snapshot(spine, service, moments)
-    matrix = _Matrix.blank(len(spine), service, declarations)
+    matrix = _Matrix.blank(len(spine), service, declarations, scratch)
     with engine(threads) as connection:
         used: list[Path] = []
         found: dict[tuple[object, ...], str] = {}
@@ -129,8 +133,10 @@ class _Matrix:
     stored: tuple[FeatureTable, ...]
 
     @classmethod
-    def blank(cls, rows: int, service: FeatureService, declarations: Declarations) -> _Matrix:
-        wanted = np.full((rows, len(service.digests)), np.nan, dtype=np.float32)
+    def blank(
+        cls, rows: int, service: FeatureService, declarations: Declarations, scratch: Path | None
+    ) -> _Matrix:
+        wanted = _unknown(rows, len(service.digests), scratch)
         ends = list(accumulate(len(table.features) for table in service.tables))
         blocks = {
             table.name: wanted[:, end - len(table.features) : end]
@@ -139,13 +145,28 @@ class _Matrix:
         stored = _sources(service, declarations)
         for table in stored:
             if table.name not in blocks:
-                blocks[table.name] = np.full((rows, len(table.names)), np.nan, dtype=np.float32)
+                blocks[table.name] = _unknown(rows, len(table.names), scratch)
         return cls(wanted, blocks, stored)
 
     def columns(self, read: Collection[str]) -> dict[str, Float32]:
         """`table:feature` → (N,), of the stored features that are `read`."""
         named = ((t, name, i) for t in self.stored for i, name in enumerate(t.names))
         return {f"{t.name}:{n}": self.blocks[t.name][:, i] for t, n, i in named if f"{t.name}:{n}" in read}
+
+
+def _unknown(rows: int, width: int, scratch: Path | None) -> Float32:
+    """(rows, width) of NaN, in memory or in a file of the folder `scratch`.
+
+    The file has no name: it is gone when nothing holds the array any more, however the process ends.
+    """
+    if scratch is None or rows * width == 0:
+        return np.full((rows, width), np.nan, dtype=np.float32)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        values: Float32 = np.asarray(np.memmap(file, np.float32, "w+", shape=(rows, width)))
+    for start in range(0, rows, _ROWS):
+        values[start : start + _ROWS] = np.nan
+    return values
 
 
 @dataclass(frozen=True)

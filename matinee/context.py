@@ -37,14 +37,14 @@ class Day:
     def desk(self) -> Desk:
         """Where data sets are made."""
         w = self.workspace
-        return Desk(w.source, w.lake, w.offline, w.declarations, self.settings.threads)
+        return Desk(w.source, w.lake, w.offline, w.declarations, self.settings.threads, w.scratch)
 
     @property
     def bench(self) -> Bench:
         """What training needs."""
         from matinee.training import Bench  # noqa: PLC0415  (loads torch)
 
-        return Bench(self.desk, self.split, self.registry)
+        return Bench(self.desk, self.split, self.registry, self.settings.device, self.workspace.checkpoints)
 
     @property
     def gatekeeper(self) -> Gatekeeper:

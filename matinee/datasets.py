@@ -121,7 +121,7 @@ def ranking_set(desk: Desk, split: Split, periods: Sequence[Period], rows: int, 
     """
     spine = ranking_spine(desk, split, periods, rows, seed, candidates)
     made = training_set(spine, desk.declarations.service("ranking"), desk.declarations, desk.offline, split.as_ofs,
-                        events=desk.lake.register, threads=desk.threads)  # fmt: skip
+                        events=desk.lake.register, threads=desk.threads, scratch=desk.scratch)  # fmt: skip
     starts = np.array([int(moment.timestamp()) * 1_000_000 for moment in split.as_ofs])
     happened = spine["event_timestamp"].cast(pa.int64()).to_numpy()
     rows_of = RankingSet(

@@ -17,13 +17,17 @@ from feature_repo.declarations import Declarations
 
 @dataclass(frozen=True)
 class Desk:
-    """Where data sets are made: the lake, the computed tables and what is declared over them."""
+    """Where data sets are made: the lake, the computed tables and what is declared over them.
+
+    Rows to rank lie in files of the folder `scratch`, or in memory where there is none.
+    """
 
     source: Source
     lake: Lake
     offline: Path
     declarations: Declarations
     threads: int = 2
+    scratch: Path | None = None
 
     @contextmanager
     def events(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -27,6 +27,10 @@ class Stage:
         """Show how far the stage has come."""
         self.stages.show(self.name, done, of, what)
 
+    def say(self, what: str) -> None:
+        """Print a line at once, of something that is not seen every time."""
+        self.stages.console.print(f"[dim]{self.name}: {what}[/dim]", highlight=False)
+
     def skip(self, note: str) -> None:
         """Say that nothing had to be done."""
         self.note, self.skipped = note, True

@@ -19,7 +19,7 @@ from matinee.checking import signature_of
 from matinee.context import Day
 from matinee.lineage import event_digests, framework, service_record
 from matinee.progress import Stage
-from matinee.training import Fitted, fit_ranker, fit_retriever, saved
+from matinee.training import Bench, Fitted, fit_ranker, fit_retriever, saved
 from matinee.training_artwork import fit_artwork, fit_quality
 from models import artifact
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
@@ -38,6 +38,10 @@ class NotReproducible(RuntimeError):
         shown = "\n  ".join(reasons[:20])
         more = f"\n  … and {len(reasons) - 20} more" if len(reasons) > 20 else ""
         super().__init__(f"{ref} cannot be trained again:\n  {shown}{more}")
+
+
+ALWAYS = {"device": "cpu", "processes": "1"}
+"""What trained the versions of releases that did not record it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,11 @@ def reproduce(day: Day, ref: str, stage: Stage) -> Reproduction:
         NotReproducible: it is of another source or not of our pipeline, or what it read has been declared anew.
     """
     version = day.registry.get(ref)
-    day = replace(day, as_of=_trained_for(version, day.workspace.source.name))
+    day = replace(
+        day,
+        as_of=_trained_for(version, day.workspace.source.name),
+        settings=day.settings.model_copy(update=_device(version, day.settings.device)),
+    )
     if changed := changed_features(day, version):
         raise NotReproducible(version.ref, changed)
     learned = day.registry.training_set(str(version.training_set))
@@ -104,21 +112,27 @@ def changed_features(day: Day, version: ModelVersion) -> tuple[str, ...]:
 
 def circumstances(day: Day, version: ModelVersion, learned: TrainingSetRecord) -> tuple[str, ...]:
     """What is not as it was when a version was trained, a sentence each."""
-    known, recorded = event_digests(day.workspace.lake, day.as_of), learned.event_digests
+    events, recorded = event_digests(day.workspace.lake, day.as_of), learned.event_digests
     found = [
         f"events: {table!r} before {day.as_of:%Y-%m-%d %H:%M} UTC is not what it was (rows that came late, or other data)"
-        for table in sorted(known.keys() | recorded.keys())
-        if known.get(table) != recorded.get(table)
+        for table in sorted(events.keys() | recorded.keys())
+        if events.get(table) != recorded.get(table)
     ]
-    here = arithmetic()
+    here = arithmetic(day.bench.hardware)
     now = {**framework(), **here}
-    then = {**version.signature.framework, **{key: version.tags[key] for key in here if key in version.tags}}
+    known = {**ALWAYS, **{key: version.tags[key] for key in here if key in version.tags}}
+    then = {**version.signature.framework, **known}
     found += [
         f"{library}: {then.get(library, 'not recorded')} then, {now.get(library, 'not installed')} now"
         for library in sorted(now.keys() | then.keys())
         if now.get(library) != then.get(library)
     ]
     return tuple(found)
+
+
+def _device(version: ModelVersion, asked: str) -> dict[str, str]:
+    """The device to train a version again on: a processor if one trained it, whatever else there is here."""
+    return {"device": "cpu" if version.tags.get("device", "cpu").startswith("cpu") else asked}
 
 
 def _trained_for(version: ModelVersion, source: str) -> datetime:
@@ -180,13 +194,18 @@ def measured_otherwise(
     }
 
 
+def _bench(day: Day) -> Bench:
+    """Training again begins at the beginning."""
+    return replace(day.bench, checkpoints=None)
+
+
 def _retriever(day: Day, version: ModelVersion, stage: Stage) -> Fitted:
-    return fit_retriever(day.bench, RetrievalConfig.model_validate(version.config), stage)
+    return fit_retriever(_bench(day), RetrievalConfig.model_validate(version.config), stage)
 
 
 def _ranker(day: Day, version: ModelVersion, stage: Stage) -> Fitted:
     behind, folder = _upstream(day, version, "retriever")
-    return fit_ranker(day.bench, behind, folder, RankerConfig.model_validate(version.config), stage)
+    return fit_ranker(_bench(day), behind, folder, RankerConfig.model_validate(version.config), stage)
 
 
 def _quality(day: Day, version: ModelVersion, _: Stage) -> Fitted:

@@ -62,9 +62,9 @@ def opened(source: str | None = None, as_of: datetime | None = None) -> Iterator
 
 
 @contextmanager
-def staged() -> Iterator[Stages]:
-    """Stages on the console, with a live bar where it is a terminal."""
-    with Stages(console) as stages:
+def staged(*, quiet: bool = False) -> Iterator[Stages]:
+    """Stages on the console, with a live bar where it is a terminal; `quiet` says nothing."""
+    with Stages(Console(quiet=True) if quiet else console) as stages:
         yield stages
 
 

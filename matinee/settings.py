@@ -21,6 +21,10 @@ class Settings(BaseSettings):
         None, description="SQLAlchemy URL of the ledger; SQLite in the workspace if unset"
     )
     threads: int = Field(2, ge=1, description="threads for DuckDB and for training; serving always uses one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="where networks are trained; auto is the GPU if there is one. Serving is on a processor",
+    )
     seed: int = Field(0, description="of everything random in a pipeline run")
     world: Literal["standard", "tiny"] = Field(
         "standard", description="size of the built-in world; tiny is for tests"

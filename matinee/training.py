@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +45,7 @@ from matinee.recipes import RANKING_ROWS, Recipe, features_digest
 from models import artifact
 from models.data import RetrievalPeriod
 from models.determinism import arithmetic
+from models.devices import Hardware, hardware
 from models.evaluate import (
     evaluate_popularity,
     evaluate_ranking,
@@ -76,11 +81,21 @@ class Saveable(Protocol):
 
 @dataclass(frozen=True)
 class Bench:
-    """What every training needs: data, split, ledger."""
+    """What every training needs: data, split, ledger, the device that networks train on (a `Settings.device`).
+
+    In `checkpoints` a network's training keeps how far it has come; None keeps nothing.
+    """
 
     desk: Desk
     split: Split
     registry: Registry
+    device: str = "cpu"
+    checkpoints: Path | None = None
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """Where networks train, and with which other processes."""
+        return hardware(self.device)
 
     def service(self, name: str) -> FeatureService:
         """A feature service of this source."""
@@ -92,7 +107,7 @@ class Fitted:
     """A trained and tested model with all that the ledger is to know of it.
 
     `inputs` are the services its inputs are, by the input's name; `training_set` is a digest of `rows` rows;
-    `upstream` are the versions it was trained behind, by role.
+    `upstream` are the versions it was trained behind, by role; `hardware` is what trained it.
     """
 
     recipe: Recipe
@@ -104,6 +119,7 @@ class Fitted:
     rows: int
     metrics: tuple[Metric, ...]
     upstream: Mapping[str, str] = field(default_factory=dict)
+    hardware: Hardware = field(default_factory=Hardware)
 
     @property
     def name(self) -> str:
@@ -120,7 +136,18 @@ def kept_version(bench: Bench, recipe: Recipe, stage: Stage) -> ModelVersion | N
 
 
 def register(bench: Bench, fitted: Fitted) -> ModelVersion:
-    """Save a model into the ledger with its training set, its lineage and its figures."""
+    """Save a model into the ledger with its training set, its lineage and its figures.
+
+    Of several processes that trained it the leading one does; the others wait, and find it there.
+    """
+    if fitted.hardware.team.leads:
+        version = _registered(bench, fitted)
+        _forget_checkpoints(bench, fitted.recipe)
+    fitted.hardware.team.wait()
+    return version if fitted.hardware.team.leads else _found(bench, fitted.recipe)
+
+
+def _registered(bench: Bench, fitted: Fitted) -> ModelVersion:
     made, source = training_set_record(bench.desk, bench.split, fitted), bench.desk.source.name
     bench.registry.record_training_set(made)
     settings = fitted.config.model_dump(mode="json")
@@ -130,10 +157,34 @@ def register(bench: Bench, fitted: Fitted) -> ModelVersion:
             name=fitted.name, files=saved(fitted.model, Path(folder)), metrics=fitted.metrics,
             config=settings, seed=settings.get("seed"),
             params={key: value for key, value in settings.items() if isinstance(value, str | float | int)},
-            tags={"source": source, "as_of": bench.split.as_of.isoformat(), "inputs": inputs, **arithmetic()},
+            tags={"source": source, "as_of": bench.split.as_of.isoformat(), "inputs": inputs, **arithmetic(fitted.hardware)},
             signature=recorded_signature(fitted), training_set=made.digest, upstream=fitted.upstream,
             source=source, created_by="matinee train",
         ))  # fmt: skip
+
+
+def _found(bench: Bench, recipe: Recipe) -> ModelVersion:
+    inputs = inputs_digest(bench.desk, bench.split, recipe)
+    if (version := trained_already(bench.registry, recipe.model, inputs)) is None:
+        raise LookupError(
+            f"the leading process registered no {recipe.model} of inputs {inputs} in this ledger."
+        )
+    return version
+
+
+def checkpoint(bench: Bench, recipe: Recipe) -> Path | None:
+    """Where the training of a model keeps how far it has come, one file for each that would come out otherwise."""
+    if bench.checkpoints is None:
+        return None
+    made = {"inputs": inputs_digest(bench.desk, bench.split, recipe), **arithmetic(bench.hardware)}
+    name = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+    return bench.checkpoints / recipe.model / f"{name}.safetensors"
+
+
+def _forget_checkpoints(bench: Bench, recipe: Recipe) -> None:
+    """The model is in the ledger: neither its own checkpoint nor those of other days are of any more use."""
+    if bench.checkpoints is not None and (bench.checkpoints / recipe.model).exists():
+        shutil.rmtree(bench.checkpoints / recipe.model)
 
 
 def saved(model: Saveable, folder: Path) -> dict[str, Path | bytes]:
@@ -160,13 +211,18 @@ def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage)
 def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted:
     """The retriever of a bench's split, trained and tested, not registered."""
     split, user, title = bench.split, bench.service("retrieval_user"), bench.service("retrieval_title")
+    recipe = recipes.retriever(config)
+    kept = checkpoint(bench, recipe)
     train = [retrieval_period(bench.desk, period, split.as_of) for period in split.train]
     valid = retrieval_period(bench.desk, split.valid, split.as_of)
-    retriever = train_retrieval(train, valid, config, signature(user), signature(title), _told(stage))
+    retriever = train_retrieval(
+        train, valid, config, signature(user), signature(title), _told(stage),
+        hardware=bench.hardware, checkpoint=kept,
+    )  # fmt: skip
     test = retrieval_period(bench.desk, split.test, split.as_of)
     ids, features = entity_matrix(bench.desk, title, split.as_of)
     return Fitted(
-        recipe=recipes.retriever(config),
+        recipe=recipe,
         model=retriever.with_titles(ids, features),
         config=config,
         inputs={"user": user, "title": title},
@@ -177,6 +233,7 @@ def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted
         training_set=features_digest((user, title), split.as_ofs, held(bench.desk)),
         rows=sum(len(period.play_user) for period in train),
         metrics=_retrieval_metrics(bench, retriever, test),
+        hardware=bench.hardware,
     )
 
 
@@ -226,11 +283,16 @@ def fit_ranker(
 ) -> Fitted:
     """The ranker of a bench's split, trained and tested behind a retriever, not registered."""
     service, split = bench.service("ranking"), bench.split
+    recipe = recipes.ranker(config).after(artifact.digest(folder))
+    kept = checkpoint(bench, recipe)
     retriever = Retriever.load(folder)
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
     valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
-    ranker = train_ranker(train, valid, config, signature(service), _told(stage))
+    ranker = train_ranker(
+        train, valid, config, signature(service), _told(stage),
+        hardware=bench.hardware, checkpoint=kept,
+    )  # fmt: skip
     test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed, found)
     source = bench.desk.source.name
     metrics = (
@@ -239,7 +301,7 @@ def fit_ranker(
         *_two_stage_metrics(bench, retriever, ranker),
     )
     return Fitted(
-        recipe=recipes.ranker(config).after(artifact.digest(folder)),
+        recipe=recipe,
         model=ranker,
         config=config,
         inputs={"ranking": service},
@@ -248,6 +310,7 @@ def fit_ranker(
         rows=len(train),
         metrics=metrics,
         upstream={"retriever": behind.ref},
+        hardware=bench.hardware,
     )
 
 
@@ -325,13 +388,15 @@ def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -
     spine = spine_of(users, titles, test.as_of)
     service = bench.service("ranking")
     made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of],
-                        events=bench.desk.lake.register, threads=bench.desk.threads)  # fmt: skip
+                        events=bench.desk.lake.register, threads=bench.desk.threads, scratch=bench.desk.scratch)  # fmt: skip
     pairs = zip(users.tolist(), titles.tolist(), strict=True)
     return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
 
 
 def _told(stage: Stage) -> Progress:
     def tell(epoch: Epoch) -> None:
+        if epoch.resumed:
+            stage.say(f"goes on from a checkpoint, after epoch {epoch.number} of {epoch.of}")
         shown = ", ".join(f"{name} {value:.3f}" for name, value in epoch.metrics.items())
         stage.step(epoch.number, epoch.of, f"epoch {epoch.number}, loss {epoch.loss:.3f}, {shown}")
 

@@ -69,6 +69,16 @@ class Workspace:
         return self.root / "artifacts"
 
     @property
+    def checkpoints(self) -> Path:
+        """How far trainings have come that are not finished."""
+        return self.root / "checkpoints"
+
+    @property
+    def scratch(self) -> Path:
+        """Rows that are trained on, while they are: files without a name, gone with the process."""
+        return self.root / "scratch"
+
+    @property
     def bentos(self) -> Path:
         """BentoML's store."""
         return self.root / "bentos"

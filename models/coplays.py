@@ -111,5 +111,3 @@ def _factors(weights: Float32, rank: int, rng: np.random.Generator) -> tuple[Flo
     missing = max(rank - found[0].shape[1], 0)
     left, right_ = (np.pad(part, ((0, 0), (0, missing))).astype(np.float32) for part in found)
     return left, right_
-
-

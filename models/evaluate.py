@@ -8,7 +8,7 @@ are means over users. Equal scores stand in order of title id, so that a figure 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,21 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import Candidates, Float32, Histories, Int64, RankingSet, RetrievalPeriod
+from models.diversity import intra_list_diversity
 from models.metrics import (
     Undefined,
     auc,
     coverage_at,
     expected_calibration_error,
+    gini_at,
     grouped_auc,
     hits,
     log_loss,
     ndcg_at,
     recall_at,
+    reciprocal_rank,
 )
 from models.objective import HeadScores
 
 Metrics = dict[str, float]
-
+Floats = NDArray[np.float64]
 
 COMPLETED_SHARE = (
     0.9  # of the runtime; a play that reached it counts as completed where a yes or no is needed
@@ -88,35 +91,130 @@ def judged(period: RetrievalPeriod) -> Judged:
     return Judged(users, tuple(np.split(new[:, 1], starts[1:])))
 
 
+@dataclass(frozen=True)
+class ListScores:
+    """Measures of one ranked list a user: `of_users` by name, each (U,); `of_all` are those of the lists together."""
+
+    of_users: Mapping[str, Floats]
+    of_all: Mapping[str, float]
+
+    def means(self) -> Metrics:
+        """The mean over users of each measure, and those of all lists."""
+        return {name: float(values.mean()) for name, values in self.of_users.items()} | dict(self.of_all)
+
+
+def score_lists(
+    lists: Sequence[Int64],
+    relevant: Sequence[Int64],
+    catalogue_size: int,
+    ks: Sequence[int],
+    vectors: Callable[[Int64], Float32] | None = None,
+) -> ListScores:
+    """`recall_at_k`, `ndcg_at_k` and `mrr_at_k` of every user, `coverage_at_k` and `gini_at_k` of all.
+
+    With unit `vectors` of titles also `diversity_at_k`, the mean distance within a list (of two titles or more).
+
+    Raises:
+        Undefined: there are no users.
+    """
+    if not lists:
+        raise Undefined("there are no users to average over.")
+    hit = [hits(ranked, wanted) for ranked, wanted in zip(lists, relevant, strict=True)]
+    counts = [len(wanted) for wanted in relevant]
+    users: dict[str, Floats] = {}
+    for k in ks:
+        users[f"recall_at_{k}"] = _each(recall_at, hit, counts, k)
+        users[f"ndcg_at_{k}"] = _each(ndcg_at, hit, counts, k)
+        users[f"mrr_at_{k}"] = np.array([reciprocal_rank(one[:k]) for one in hit])
+        if vectors is not None:
+            users[f"diversity_at_{k}"] = np.array(
+                [intra_list_diversity(vectors(one[:k])) if len(one) > 1 else 0.0 for one in lists]
+            )
+    together: Metrics = {}
+    for k in ks:
+        together[f"coverage_at_{k}"] = coverage_at(lists, catalogue_size, k)
+        with suppress(Undefined):  # nothing was shown to anybody
+            together[f"gini_at_{k}"] = gini_at(lists, catalogue_size, k)
+    return ListScores(users, together)
+
+
 def evaluate_lists(
     lists: Sequence[Int64], relevant: Sequence[Int64], catalogue_size: int, ks: Sequence[int]
 ) -> Metrics:
-    """`recall_at_k`, `ndcg_at_k` (means over users) and `coverage_at_k` of one ranked list a user."""
-    hit = [hits(ranked, wanted) for ranked, wanted in zip(lists, relevant, strict=True)]
-    counts = [len(wanted) for wanted in relevant]
-    metrics: Metrics = {}
-    for k in ks:
-        metrics[f"recall_at_{k}"] = _mean(recall_at, hit, counts, k)
-        metrics[f"ndcg_at_{k}"] = _mean(ndcg_at, hit, counts, k)
-        metrics[f"coverage_at_{k}"] = coverage_at(lists, catalogue_size, k)
-    return metrics
+    """The means of `score_lists`."""
+    return score_lists(lists, relevant, catalogue_size, ks).means()
+
+
+def retrieved_lists(model: CandidateModel, period: RetrievalPeriod, k: int) -> list[Int64]:
+    """The k best of the whole catalogue of `period` for each judged user, as it was at its start."""
+    users = judged(period).users
+    found = model.with_titles(period.title_ids, period.title_features).candidates_batch(
+        period.user_features[users], histories_of(period.histories, users), k
+    )
+    return [one.title_ids for one in found]
+
+
+def popular_lists(ranking: Int64, period: RetrievalPeriod, k: int) -> list[Int64]:
+    """One ranking for every judged user, such as `popularity`'s, without what is not available or was watched."""
+    available = ranking[np.isin(ranking, period.title_ids)]
+    return [_without(available, period.histories.of(user), k) for user in judged(period).users]
 
 
 def evaluate_retrieval(model: CandidateModel, period: RetrievalPeriod, ks: Sequence[int]) -> Metrics:
     """Metrics of a retriever over the whole catalogue of `period`, as it was at its start."""
-    scored = judged(period)
-    found = model.with_titles(period.title_ids, period.title_features).candidates_batch(
-        period.user_features[scored.users], histories_of(period.histories, scored.users), max(ks)
-    )
-    return evaluate_lists([one.title_ids for one in found], scored.relevant, len(period.title_ids), ks)
+    lists = retrieved_lists(model, period, max(ks))
+    return evaluate_lists(lists, judged(period).relevant, len(period.title_ids), ks)
 
 
 def evaluate_popularity(ranking: Int64, period: RetrievalPeriod, ks: Sequence[int]) -> Metrics:
     """Metrics of one ranking for everybody, such as `popularity`'s, over the same users and titles."""
+    lists = popular_lists(ranking, period, max(ks))
+    return evaluate_lists(lists, judged(period).relevant, len(period.title_ids), ks)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the judged users, by their place among them, and what of the relevant counts for each."""
+
+    name: str
+    places: Int64
+    relevant: tuple[Int64, ...]
+
+
+def slices_of(period: RetrievalPeriod, played: Int64) -> tuple[Slice, ...]:
+    """All judged users; those with and without a history; titles that had been `played` before, and the others.
+
+    `played` are the titles of which a play was known at the period's start. A slice that nobody is in is left out.
+    """
     scored = judged(period)
-    available = ranking[np.isin(ranking, period.title_ids)]
-    lists = [_without(available, period.histories.of(user), max(ks)) for user in scored.users]
-    return evaluate_lists(lists, scored.relevant, len(period.title_ids), ks)
+    watched = np.diff(period.histories.offsets)[scored.users] > 0
+    of_users = (
+        ("all", np.full(len(watched), fill_value=True)),
+        ("warm users", watched),
+        ("new users", ~watched),
+    )
+    found = [_of_users(name, scored, chosen) for name, chosen in of_users]
+    for name, invert in (("known titles", False), ("new titles", True)):
+        parts = [titles[np.isin(titles, played, invert=invert)] for titles in scored.relevant]
+        places = np.flatnonzero([len(part) > 0 for part in parts])
+        found.append(Slice(name, places, tuple(parts[place] for place in places)))
+    return tuple(one for one in found if len(one.places))
+
+
+def _of_users(name: str, scored: Judged, chosen: NDArray[np.bool_]) -> Slice:
+    places = np.flatnonzero(chosen)
+    return Slice(name, places, tuple(scored.relevant[place] for place in places))
+
+
+def score_slice(
+    part: Slice,
+    lists: Sequence[Int64],
+    catalogue_size: int,
+    ks: Sequence[int],
+    vectors: Callable[[Int64], Float32] | None = None,
+) -> ListScores:
+    """`score_lists` of some users' lists."""
+    return score_lists([lists[place] for place in part.places], part.relevant, catalogue_size, ks, vectors)
 
 
 def popularity(plays: PlayLog, as_of: datetime, days: float | None, available: Int64) -> Int64:
@@ -219,15 +317,13 @@ def histories_of(histories: Histories, users: Int64) -> Histories:
     return Histories(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), values)
 
 
-def _mean(
+def _each(
     measure: Callable[[NDArray[np.bool_], int, int], float],
     hit: Sequence[NDArray[np.bool_]],
     counts: Sequence[int],
     k: int,
-) -> float:
-    if not hit:
-        raise Undefined("there are no users to average over.")
-    return float(np.mean([measure(one, n, k) for one, n in zip(hit, counts, strict=True)]))
+) -> Floats:
+    return np.array([measure(one, n, k) for one, n in zip(hit, counts, strict=True)])
 
 
 def _rows_in(pairs: Int64, others: Int64) -> NDArray[np.bool_]:

@@ -39,6 +39,24 @@ def ndcg_at(hit: NDArray[np.bool_], n_relevant: int, k: int) -> float:
     return gained / float(discount[:n_relevant].sum())
 
 
+def reciprocal_rank(hit: NDArray[np.bool_]) -> float:
+    """1 over the place (from 1) of the first relevant title; 0 where none is on the list (Voorhees 1999)."""
+    places = np.flatnonzero(hit)
+    return 1 / (1 + int(places[0])) if len(places) else 0.0
+
+
+def gini_at(lists: Sequence[Int64], catalogue_size: int, k: int) -> float:
+    """How unevenly the first k places are shared out: 0 when every title has as many, near 1 when one has all.
+
+    G = Σ_i (2i - n - 1) x_i / (n Σ x) over the n titles of the catalogue, x ascending (Gini 1912; Fleder & Hosanagar 2009).
+    """
+    _need(catalogue_size > 0 and any(len(titles) for titles in lists), "a Gini coefficient of nothing shown.")
+    _, shown = np.unique(np.concatenate([titles[:k] for titles in lists]), return_counts=True)
+    counts = np.sort(np.concatenate([np.zeros(catalogue_size - len(shown)), shown]))
+    rank = np.arange(1, catalogue_size + 1)
+    return float((2 * rank - catalogue_size - 1) @ counts / (catalogue_size * counts.sum()))
+
+
 def auc(label: Floats, score: Floats) -> float:
     """Chance that a random positive outscores a random negative, ties counting half (Mann & Whitney 1947).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.coplays import Coplays
 from models.data import Int64, RetrievalPeriod
+from models.parallel import Team
 from models.retrieval import Towers, find, identity_rows
 from models.settings import RetrievalConfig
 
@@ -51,6 +52,8 @@ class PlayBatch:
     place_row: Tensor  # (N,) index into `users`; with
     place: Tensor  # (N,) a place in that user's history, after which
     place_next: Tensor  # (N,) the title, an index into `titles`, was watched
+    weight: float = 1.0  # the share of its plays in those of the whole batch
+    place_weight: float = 1.0  # and of its places
 
 
 def tensors_of(period: RetrievalPeriod, towers: Towers, coplays: Coplays) -> PeriodTensors:
@@ -96,6 +99,29 @@ def play_batches(
     for place in rng.permutation(len(batches)):
         number, users = batches[place]
         yield _batch(periods[number], np.sort(users), config, rng)
+
+
+def share_of(batch: PlayBatch, team: Team) -> PlayBatch:
+    """One member's part of a batch: its users with their plays, and all titles."""
+    if team.size == 1:
+        return batch
+    mine = team.share(torch.arange(len(batch.users)))
+    place = torch.full((len(batch.users),), -1)
+    place[mine] = torch.arange(len(mine))
+    plays, places = place[batch.play_row] >= 0, place[batch.place_row] >= 0
+    return replace(
+        batch,
+        users=batch.users[mine],
+        watched=batch.watched[mine],
+        hidden=batch.hidden[mine],
+        play_row=place[batch.play_row[plays]],
+        play_column=batch.play_column[plays],
+        place_row=place[batch.place_row[places]],
+        place=batch.place[places],
+        place_next=batch.place_next[places],
+        weight=int(plays.sum()) / len(plays),
+        place_weight=int(places.sum()) / max(len(places), 1),
+    )
 
 
 def _batch(

@@ -14,6 +14,7 @@ class Epoch:
     of: int  # at most so many
     loss: float  # mean over steps, in nats
     metrics: dict[str, float]  # on the validation data
+    resumed: bool = False  # it was done before; training goes on from a checkpoint after it
 
 
 Progress = Callable[[Epoch], None]

@@ -16,7 +16,9 @@ class RetrievalConfig(BaseModel):
     hidden: int = Field(128, ge=1, description="width of each tower's hidden layer")
     history: int = Field(50, ge=1, description="newest watched titles that the user tower reads")
     coplays: int = Field(64, ge=1, le=512, description="directions kept of which titles are played together")
-    coplay_ridge: float = Field(500.0, gt=0, description="λ of EASE: plays it takes for two titles to be alike")
+    coplay_ridge: float = Field(
+        500.0, gt=0, description="λ of EASE: plays it takes for two titles to be alike"
+    )
     coplay_titles: int = Field(6_000, ge=2, description="most played titles among which co-plays are counted")
     blocks: int = Field(1, ge=0, le=8, description="self-attention blocks over the watched titles")
     heads: int = Field(2, ge=1, le=16, description="of each self-attention block; they divide `dimension`")

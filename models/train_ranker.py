@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,30 +13,62 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.calibration import Calibration, fit_calibration
-from models.data import MalformedData, RankingSet
+from models.data import Float32, Int64, MalformedData, RankingSet
 from models.determinism import deterministic
+from models.devices import Hardware
 from models.evaluate import evaluate_ranking
+from models.fitting import Lesson, Notebook, Verdict, fit
 from models.inputs import Standardiser, fit_standardiser
 from models.losses import heads_loss
 from models.network import RankerNetwork, places
-from models.progress import Epoch, Progress
+from models.parallel import Team
+from models.progress import Progress
 from models.ranker import Ranker
 from models.settings import RankerConfig
 from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
+_ROWS_JUDGED = 4_096  # at once
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Ranking rows as tensors: inputs (N, I), places (N,), and labels (N,) by head, NaN where unknown."""
+    """Ranking rows, standardised only when a batch asks for them: the features may lie in a file."""
+
+    features: Float32  # raw, of the whole data set
+    numbers: Int64  # (N,) which of its rows these are
+    inputs: Standardiser
+    place: Tensor  # (N,)
+    labels: dict[str, Tensor]  # (N,) by head, NaN where unknown
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def some(self, rows: Tensor) -> Batch:
+        """The rows with these numbers, in their order."""
+        raw = np.asarray(self.features[self.numbers[rows.numpy()]])
+        labels = {head: label[rows] for head, label in self.labels.items()}
+        return Batch(torch.from_numpy(self.inputs.transform(raw)), self.place[rows], labels)
+
+    def share_of(self, rows: Tensor, team: Team) -> Batch:
+        """A team member's share of a batch, each head weighted by the share of the batch's known labels that it holds."""
+        mine, held = team.share(rows), self.labels.items()
+        shares = {head: _known(label[mine]) / max(_known(label[rows]), 1) for head, label in held}
+        return replace(self.some(mine), shares=shares)
+
+    def in_order(self, at_once: int) -> Iterator[Batch]:
+        """All rows, `at_once` at a time."""
+        return map(self.some, torch.split(torch.arange(len(self)), at_once))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows: inputs (n, I), places (n,), labels (n,) by head, and each head's share of its batch's known labels."""
 
     inputs: Tensor
     place: Tensor
     labels: dict[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(self.place)
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @deterministic()
@@ -44,74 +78,68 @@ def train_ranker(
     config: RankerConfig,
     signature: Signature,
     progress: Progress = lambda _: None,
+    *,
+    hardware: Hardware | None = None,
+    checkpoint: Path | None = None,
 ) -> Ranker:
     """Train a ranker from `config.seed`; the caller's random state is left alone.
 
-    It has a head for play, and one for completion (among plays) and for retention where `train` holds
+    With a `checkpoint` file it is written there after every epoch how far training has come, and training goes on from
+    there if the file exists. Without `hardware` this process trains alone, on its processor. It has a head for play, and one for completion (among plays) and for retention where `train` holds
     different labels of it. Every head is calibrated on `validation`.
 
     Raises:
         MalformedData: nothing to learn, or rows that do not fit the signature or the order of time.
     """
     _check(train, validation, signature)
+    hardware = hardware or Hardware()
     rng = np.random.default_rng(config.seed)
+    chosen = None
     if len(train) > config.max_rows:
-        train = train.take(np.sort(rng.choice(len(train), config.max_rows, replace=False)))
+        chosen = np.sort(rng.choice(len(train), config.max_rows, replace=False))
     inputs = fit_standardiser(train.features)
-    with torch.random.fork_rng(devices=[]):
+    rows = rows_of(train, inputs, config, chosen)
+    notebook = Notebook.at(checkpoint, config, hardware, signature, train, validation)
+    with torch.random.fork_rng(devices=hardware.gpus):
         torch.manual_seed(config.seed)
-        network = RankerNetwork(inputs.width, heads_in(train), config)
-        best = _fit(
-            network, rows_of(train, inputs, config), rows_of(validation, inputs, config), config, progress
-        )
-    known = not np.isnan(train.position).all()
+        network = RankerNetwork(inputs.width, heads_in(rows), config)
+        lesson = _lesson(rows, rows_of(validation, inputs, config), network.heads, config)
+        fit(network, lesson, config, hardware, progress, notebook)
+    known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")
-    ranker = Ranker(best, inputs, dict.fromkeys(best.heads, Calibration()), position, config, signature)
+    ranker = Ranker(network, inputs, dict.fromkeys(network.heads, Calibration()), position, config, signature)
     ranker = replace(ranker, calibration=_calibrate(ranker, validation))
     return replace(ranker, metrics=evaluate_ranking(ranker, validation))
 
 
-def _fit(
-    network: RankerNetwork, train: Rows, validation: Rows, config: RankerConfig, progress: Progress
-) -> RankerNetwork:
-    """Multi-task learning by the sum of the heads' mean losses; returns the best network by validation.
+def _lesson(train: Rows, validation: Rows, heads: Sequence[str], config: RankerConfig) -> Lesson[Batch]:
+    """Multi-task learning by the sum of the heads' mean losses, in the loop of `models.fitting`.
 
     for each batch of rows (x, place, labels):
       1. score every head                        z = network(x, place)
       2. weigh each head's loss over its labels  L = Σ_k w_k · mean BCE(z_k, y_k)
-      3. step on the clipped gradient            θ ← AdamW(θ, clip(∇L))
-    until the validation loss has not fallen for `patience` epochs.
     """
-    loss_weights = {head: float(getattr(config, f"{head}_weight")) for head in network.heads}
-    optimizer = _optimizer(network, config)
+    weights = {head: float(getattr(config, f"{head}_weight")) for head in heads}
+
+    def batches(rng: np.random.Generator, team: Team) -> Iterator[Batch]:
+        for rows in torch.split(torch.from_numpy(rng.permutation(len(train))), config.rows_per_batch):
+            yield train.share_of(rows, team)
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        logits = network(batch.inputs, batch.place)  # 1
+        parts = {head: weight * batch.shares[head] for head, weight in weights.items()}
+        return heads_loss(logits, batch.labels, parts)  # 2
+
+    def judge(network: nn.Module) -> Verdict:
+        value = _loss(network, validation, weights)
+        return Verdict(-value, {"loss": value})
+
     steps = -(-len(train) // config.rows_per_batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * steps)
-    best, best_loss, since_best = network, float("inf"), 0
-    for number in range(1, config.epochs + 1):
-        losses = []
-        network.train()
-        for rows in torch.split(torch.randperm(len(train)), config.rows_per_batch):
-            logits = network(train.inputs[rows], train.place[rows])  # 1
-            labels = {head: label[rows] for head, label in train.labels.items()}
-            loss = heads_loss(logits, labels, loss_weights)  # 2
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)  # 3
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        validation_loss = _loss(network, validation, loss_weights)
-        since_best += 1
-        if validation_loss < best_loss:
-            best, best_loss, since_best = copy.deepcopy(network), validation_loss, 0
-        progress(Epoch(number, config.epochs, float(np.mean(losses)), {"loss": validation_loss}))
-        if since_best >= config.patience:
-            break
-    return best.eval()
+    return Lesson(partial(_optimizer, config=config), batches, steps, loss, judge)
 
 
-def _optimizer(network: RankerNetwork, config: RankerConfig) -> torch.optim.Optimizer:
-    examination = list(network.examination.parameters())
+def _optimizer(network: nn.Module, config: RankerConfig) -> torch.optim.Optimizer:
+    examination = list(network.get_submodule("examination").parameters())
     others = [weight for name, weight in network.named_parameters() if not name.startswith("examination.")]
     return torch.optim.AdamW(
         [
@@ -122,19 +150,27 @@ def _optimizer(network: RankerNetwork, config: RankerConfig) -> torch.optim.Opti
     )
 
 
-def heads_in(data: RankingSet) -> tuple[str, ...]:
+def heads_in(rows: Rows) -> tuple[str, ...]:
     """The heads these rows can teach: those with at least two different labels."""
-    labels = _labels(data)
-    return tuple(head for head in HEADS if len(np.unique(labels[head][~np.isnan(labels[head])])) > 1)
+    return tuple(head for head in HEADS if len(np.unique(rows.labels[head][~rows.labels[head].isnan()])) > 1)
 
 
-def rows_of(data: RankingSet, inputs: Standardiser, config: RankerConfig) -> Rows:
-    """Standardised rows as tensors."""
+def rows_of(
+    data: RankingSet, inputs: Standardiser, config: RankerConfig, chosen: Int64 | None = None
+) -> Rows:
+    """What the network reads of a data set, or of the rows `chosen` from it."""
+    numbers = np.arange(len(data)) if chosen is None else chosen
     return Rows(
-        torch.from_numpy(inputs.transform(data.features)),
-        places(torch.from_numpy(data.position), config.positions),
-        {head: torch.from_numpy(label) for head, label in _labels(data).items()},
+        data.features,
+        numbers,
+        inputs,
+        places(torch.from_numpy(data.position[numbers]), config.positions),
+        {head: torch.from_numpy(label[numbers]) for head, label in _labels(data).items()},
     )
+
+
+def _known(label: Tensor) -> int:
+    return int((~label.isnan()).sum())
 
 
 def _labels(data: RankingSet) -> dict[str, NDArray[np.float32]]:
@@ -142,10 +178,13 @@ def _labels(data: RankingSet) -> dict[str, NDArray[np.float32]]:
     return {"play": data.play, "completion": completion, "retention": data.retention}
 
 
-def _loss(network: RankerNetwork, rows: Rows, weights: dict[str, float]) -> float:
+def _loss(network: nn.Module, rows: Rows, weights: dict[str, float]) -> float:
+    """Over all rows, though no more than a batch is standardised at a time."""
     network.eval()
     with torch.inference_mode():
-        return heads_loss(network(rows.inputs, rows.place), rows.labels, weights).item()
+        logits = [network(batch.inputs, batch.place) for batch in rows.in_order(_ROWS_JUDGED)]
+        whole = {head: torch.cat([some[head] for some in logits]) for head in weights}
+        return heads_loss(whole, rows.labels, weights).item()
 
 
 def _calibrate(ranker: Ranker, validation: RankingSet) -> dict[str, Calibration]:

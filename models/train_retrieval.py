@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ from torch import nn
 from models.coplays import Coplays, fit_coplays, no_coplays
 from models.data import Histories, MalformedData, RetrievalPeriod
 from models.determinism import deterministic
+from models.devices import Hardware
 from models.evaluate import evaluate_retrieval, histories_of
+from models.fitting import Best, Lesson, Notebook, Verdict, fit
 from models.inputs import fit_standardiser
 from models.losses import catalogue_softmax_loss, next_title_loss
-from models.play_batches import PlayBatch, play_batches, steps_in, tensors_of
-from models.progress import Epoch, Progress
+from models.parallel import Team
+from models.play_batches import PlayBatch, play_batches, share_of, steps_in, tensors_of
+from models.progress import Progress
 from models.retrieval import Retriever, Towers
 from models.settings import RetrievalConfig
 from models.signature import Signature
@@ -32,8 +36,14 @@ def train_retrieval(
     user_signature: Signature,
     title_signature: Signature,
     progress: Progress = lambda _: None,
+    *,
+    hardware: Hardware | None = None,
+    checkpoint: Path | None = None,
 ) -> Retriever:
     """Train a retriever from `config.seed`; the caller's random state is left alone.
+
+    With a `checkpoint` file it is written there after every epoch how far training has come, and training goes on from
+    there if the file exists. Without `hardware` this process trains alone, on its processor.
 
     It returns the weights with the best validation recall, over the catalogue of `validation`;
     `with_titles` brings that up to date.
@@ -42,104 +52,108 @@ def train_retrieval(
         MalformedData: no training plays, or features of other widths than the signatures say.
     """
     _check(train, validation, user_signature, title_signature)
-    with torch.random.fork_rng(devices=[]):
+    hardware = hardware or Hardware()
+    signatures = (user_signature, title_signature)
+
+    def learn(
+        periods: Sequence[RetrievalPeriod], pace: RetrievalConfig, judge: _Judge | None
+    ) -> tuple[Towers, Best]:
+        place = (
+            checkpoint if judge or checkpoint is None else checkpoint.with_stem(f"{checkpoint.stem}-again")
+        )
+        notebook = Notebook.at(place, pace, hardware, signatures, list(periods), validation)
         torch.manual_seed(config.seed)
-        rng = np.random.default_rng(config.seed)
-        towers = _new_towers(train, config)
-        towers = replace(towers, coplays=known_coplays(validation.histories, config))
-        judge = _Judge(_some_users(validation, config, rng), user_signature, title_signature)
-        _fit(towers, train, judge, rng, progress)
-    return judge.best()
+        towers = replace(_new_towers(periods, config), coplays=known_coplays(validation.histories, config))
+        network = nn.ModuleDict({"user": towers.user, "title": towers.title})
+        return towers, fit(
+            network, _lesson(towers, periods, judge, hardware), pace, hardware, progress, notebook
+        )
+
+    with torch.random.fork_rng(devices=hardware.gpus):
+        judge = _Judge(_some_users(validation, config, np.random.default_rng(config.seed)), *signatures)
+        towers, best = learn(train, config, judge)
+        if config.refit:
+            again = [*train[1:], validation]
+            towers, _ = learn(again, config.model_copy(update={"epochs": best.epoch}), None)
+            towers = replace(towers, coplays=known_coplays(histories_after(validation), config))
+    retriever = retriever_of(towers, validation, *signatures)
+    return replace(retriever, metrics=best.verdict.metrics)
 
 
-def _fit(
-    towers: Towers,
-    train: Sequence[RetrievalPeriod],
-    judge: _Judge,
-    rng: np.random.Generator,
-    progress: Progress,
-) -> None:
-    """Two-tower retrieval by the likelihood of each play among what was available then.
+def _lesson(
+    towers: Towers, train: Sequence[RetrievalPeriod], judge: _Judge | None, hardware: Hardware
+) -> Lesson[PlayBatch]:
+    """Two-tower retrieval by the likelihood of each play among what was available then, in the loop of `models.fitting`.
 
     for each batch of users x of one period, with the plays y that followed its start:
       1. embed the titles, then the users        V = V(titles),  U = U(x, V[watched])
       2. score every user for every title        s_ij = u_i · v_j / τ + g_i b_j
       3. ask each user to pick what they played  L = -mean log softmax, against what they did not play
-      4. step on the clipped gradient            θ ← AdamW(θ, clip(∇L))
-    until validation recall has not risen for `patience` epochs.
+      4. ask each place in a history what was    L += w · -mean log softmax(u_place · v / τ + log q)
+         watched next
     """
     config = towers.config
-    periods = [tensors_of(period, towers, known_coplays(period.histories, config)) for period in train]
-    weights = [*towers.user.parameters(), *towers.title.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, config.epochs * steps_in(periods, config)
-    )
-    for number in range(1, config.epochs + 1):
-        losses = []
-        towers.user.train()
-        towers.title.train()
-        for batch in play_batches(periods, config, rng):
-            loss = batch_loss(towers, batch)  # 1, 2, 3
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(weights, config.max_grad_norm)  # 4
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        metrics = judge.judge(towers)
-        progress(Epoch(number, config.epochs, float(np.mean(losses)), metrics))
-        if judge.epochs_since_best >= config.patience:
-            break
+    periods = [
+        hardware.moved(tensors_of(period, towers, known_coplays(period.histories, config)))
+        for period in train
+    ]
+
+    def optimizer(network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def batches(rng: np.random.Generator, team: Team) -> Iterator[PlayBatch]:
+        return (share_of(batch, team) for batch in play_batches(periods, config, rng))
+
+    def loss(network: nn.Module, batch: PlayBatch) -> torch.Tensor:
+        if not len(batch.users):  # fewer users in the batch than members of the team
+            return torch.zeros(())
+        return batch_loss(_with(towers, network), batch)  # 1, 2, 3, 4
+
+    judged = judge and (lambda network: judge(_with(towers, network)))
+    return Lesson(optimizer, batches, steps_in(periods, config), loss, judged)
+
+
+def _with(towers: Towers, network: nn.Module) -> Towers:
+    user, title = network.get_submodule("user"), network.get_submodule("title")
+    return replace(towers, user=cast("UserTower", user), title=cast("TitleTower", title))
 
 
 def batch_loss(towers: Towers, batch: PlayBatch) -> torch.Tensor:
-    """Steps 1 to 4 of the method for one batch."""
+    """Steps 1 to 4 of the method for one batch: this member's part of its loss."""
     period, n_candidates, config = batch.period, len(batch.log_inclusion), towers.config
     vectors, popularity = towers.title(period.title_inputs[batch.titles], period.identity[batch.titles])  # 1
     seen = batch.watched >= 0
     reads = torch.cat([vectors, period.reads[batch.titles]], dim=1)
     keys = torch.cat([vectors, period.shows[batch.titles], popularity], dim=1)[:n_candidates]
     queries, following = towers.user(period.user_inputs[batch.users], reads[batch.watched.clamp(min=0)], seen)
-    loss = catalogue_softmax_loss(
+    loss = batch.weight * catalogue_softmax_loss(
         queries @ keys.T, batch.hidden, batch.log_inclusion, batch.play_row, batch.play_column
     )  # 2, 3
     if config.sequence_weight and len(batch.place_row):
         logits = following[batch.place_row, batch.place] @ vectors.T  # 4
-        loss = loss + config.sequence_weight * next_title_loss(logits, batch.log_share, batch.place_next)
+        follows = next_title_loss(logits, batch.log_share, batch.place_next)
+        loss = loss + batch.place_weight * config.sequence_weight * follows
     return loss
 
 
+@dataclass(frozen=True)
 class _Judge:
-    """Keeps the towers with the best validation recall so far."""
+    """Validation by the recall of what was played, over the catalogue of the time."""
 
-    def __init__(self, validation: RetrievalPeriod, user: Signature, title: Signature) -> None:
-        self.validation = validation
-        self.signatures = (user, title)
-        self.best_recall = -1.0
-        self.epochs_since_best = 0
-        self._best: Retriever | None = None
+    period: RetrievalPeriod
+    user: Signature
+    title: Signature
 
-    def judge(self, towers: Towers) -> dict[str, float]:
-        """Validation metrics of the towers as they are now."""
-        towers.user.eval()
-        towers.title.eval()
+    def __call__(self, towers: Towers) -> Verdict:
         k = towers.config.recall_at
-        period = self.validation
-        retriever = retriever_of(towers, period, *self.signatures)
-        metrics = evaluate_retrieval(retriever, period, ks=(20, k))
-        self.epochs_since_best += 1
-        if metrics[f"recall_at_{k}"] > self.best_recall:
-            self.best_recall, self.epochs_since_best = metrics[f"recall_at_{k}"], 0
-            frozen = replace(towers, user=copy.deepcopy(towers.user), title=copy.deepcopy(towers.title))
-            self._best = replace(retriever, towers=frozen, metrics=metrics)
-        return metrics
+        metrics = evaluate_retrieval(self.retriever(towers), self.period, ks=(20, k))
+        return Verdict(metrics[f"recall_at_{k}"], metrics)
 
-    def best(self) -> Retriever:
-        """The best retriever so far."""
-        if self._best is None:
-            raise RuntimeError("no epoch was judged.")
-        return self._best
+    def retriever(self, towers: Towers) -> Retriever:
+        """The towers over the catalogue of the validation period."""
+        return retriever_of(towers, self.period, self.user, self.title)
 
 
 def retriever_of(towers: Towers, period: RetrievalPeriod, user: Signature, title: Signature) -> Retriever:
@@ -172,6 +186,15 @@ def known_coplays(histories: Histories, config: RetrievalConfig) -> Coplays:
         max_titles=config.coplay_titles,
         rng=np.random.default_rng(config.seed),
     )
+
+
+def histories_after(period: RetrievalPeriod) -> Histories:
+    """What users had watched by the end of a period: their histories, then what they played in it."""
+    owner = np.concatenate([period.histories.owners(), period.play_user])
+    title = np.concatenate([period.histories.values, period.title_ids[period.play_title]])
+    order = np.argsort(owner, kind="stable")
+    ends = np.cumsum(np.bincount(owner, minlength=len(period.user_ids)))
+    return Histories(np.concatenate([np.zeros(1, np.int64), ends]), title[order])
 
 
 def _some_users(

@@ -119,6 +119,20 @@ def test_the_same_inputs_give_the_same_digest_and_another_label_another(offline)
     assert first == again != other
 
 
+def test_features_on_disk_are_the_features_in_memory_and_leave_nothing_behind(offline, tmp_path):
+    labels, service = spine(*[(u, t, NOON) for u in (1, 2, 3) for t in (10, 11)]), DECLARED.service("ranking")
+    made, mapped = (
+        training_set(labels, service, DECLARED, offline, AS_OFS, events=events, scratch=scratch)
+        for scratch in (None, tmp_path / "scratch")
+    )
+    assert mapped.features.tobytes() == made.features.tobytes()
+    assert mapped.digest == made.digest
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()  # it lies there,
+    assert list((tmp_path / "scratch").iterdir()) == []  # without a name,
+    del mapped
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()  # and is gone when nobody holds it
+
+
 def test_an_unchanged_step_is_kept_and_changed_events_make_it_stale(offline):
     assert all(step.fresh for step in plan(DECLARED, AS_OFS, lambda _: "events", offline))
     assert not any(step.fresh for step in plan(DECLARED, AS_OFS, lambda _: "other events", offline))

@@ -150,5 +150,15 @@ def fit_ranker():
 
 
 @pytest.fixture(scope="session")
+def ranker_config():
+    return RANKER
+
+
+@pytest.fixture(scope="session")
+def retrieval_config():
+    return RETRIEVAL
+
+
+@pytest.fixture(scope="session")
 def ranker(rows, fit_ranker):
     return fit_ranker(rows(8000, seed=0), rows(3000, seed=1, period=1))

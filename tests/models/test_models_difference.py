@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.artifact import Artifact
 from models.determinism import arithmetic, deterministic
+from models.devices import Hardware
 from models.difference import differences
 from models.threads import use_threads
 
@@ -103,7 +104,7 @@ def test_with_two_threads_the_gradient_of_indexing_is_the_same_every_time():
         with deterministic():
             first = gradient(60_000)
             assert all(torch.equal(gradient(60_000), first) for _ in range(8))
-        assert arithmetic()["threads"] == "2"
+        assert arithmetic(Hardware())["threads"] == "2"
     finally:
         use_threads(before)
 
