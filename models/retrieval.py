@@ -234,11 +234,17 @@ class Retriever:
         signature = found.documents["signature"]
         config = RetrievalConfig.model_validate(found.documents["config"])
         towers = _towers(folder, weights, config)
-        if titles["keys"].shape != (len(titles["title_ids"]), config.dimension + config.channels):
+        read, found_by = (
+            config.dimension + config.coplays,
+            config.dimension + config.coplays + config.channels,
+        )
+        n_titles = len(titles["title_ids"])
+        shapes = titles["reads"].shape, titles["keys"].shape
+        if shapes != ((n_titles, read), (n_titles, found_by)):
             raise ArtifactError(
                 folder,
-                f"{len(titles['title_ids'])} title ids, keys {titles['keys'].shape}, vectors of "
-                f"{config.dimension} and {config.channels} popularities: these do not fit.",
+                f"{n_titles} title ids read by {shapes[0]} and found by {shapes[1]} numbers; its config says "
+                f"{read} and {found_by} each.",
             )
         retriever = cls(
             towers,

@@ -26,7 +26,7 @@ class RetrievalConfig(BaseModel):
     sequence_weight: float = Field(
         0.5, ge=0, description="of the loss that asks of each watched title which one was watched next"
     )
-    sequence_places: int = Field(1024, ge=1, description="places in histories asked about in a training step")
+    sequence_places: int = Field(512, ge=1, description="places in histories asked about in a training step")
     temperature: float = Field(0.1, gt=0, description="title vectors have length 1/temperature in a score")
     cold_start: float = Field(
         0.2, ge=0, lt=1, description="share of titles whose id vector is hidden in a step, as for a new title"

@@ -77,6 +77,7 @@ class UserTower(nn.Module):
         self.dimension, self.scale, self.temperature = d, d**0.5, config.temperature
         self.coplay_place = nn.Parameter(torch.zeros(config.history))  # log of a place's weight
         self.coplay_gain = nn.Linear(config.hidden, 1)
+        nn.init.constant_(self.coplay_gain.bias, 5.0)  # co-plays are shares of a play; a logit wants more
         self.place = nn.Parameter(torch.zeros(config.history, d))  # the newest title stands last
         nn.init.normal_(self.place, std=0.02)
         self.nobody = nn.Parameter(torch.zeros(d))  # what is read in an empty history

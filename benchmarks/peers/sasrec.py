@@ -14,7 +14,7 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
-from benchmarks.peers.plays import Float32, Int64, Plays, Scorer
+from peers.plays import Float32, Int64, Plays, Scorer
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SasRec:
     random: bool = True
     grid: tuple[Mapping[str, float], ...] = tuple(
         {"factors": f, "dropout": d, "epochs": e}
-        for f, d, e in ((64, 0.2, 5), (64, 0.2, 15), (64, 0.4, 15), (128, 0.2, 5), (128, 0.3, 10), (128, 0.5, 15))
+        for f, d, e in ((64, 0.2, 4), (64, 0.4, 8), (128, 0.2, 4), (128, 0.4, 8))
     )
     history: int = 50
 
@@ -54,12 +54,14 @@ class SasRec:
 def _frame(plays: Plays) -> pd.DataFrame:
     """RecTools reads the order of time from a date; one second for every play keeps ours."""
     start = pd.Timestamp("2000-01-01")
-    return pd.DataFrame({
-        Columns.User: plays.user,
-        Columns.Item: plays.title,
-        Columns.Weight: 1.0,
-        Columns.Datetime: start + pd.to_timedelta(np.arange(len(plays.user)), unit="s"),
-    })
+    return pd.DataFrame(
+        {
+            Columns.User: plays.user,
+            Columns.Item: plays.title,
+            Columns.Weight: 1.0,
+            Columns.Datetime: start + pd.to_timedelta(np.arange(len(plays.user)), unit="s"),
+        }
+    )
 
 
 def _scorer(model: SASRecModel, dataset: Dataset, plays: Plays) -> Scorer:
@@ -71,7 +73,10 @@ def _scorer(model: SASRecModel, dataset: Dataset, plays: Plays) -> Scorer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = model.recommend(
-                [user for user in rows.tolist() if user in known], dataset, k=1000, filter_viewed=True,
+                [user for user in rows.tolist() if user in known],
+                dataset,
+                k=1000,
+                filter_viewed=True,
                 on_unsupported_targets="ignore",
             )
         place = {user: place for place, user in enumerate(rows.tolist())}

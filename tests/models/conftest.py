@@ -83,7 +83,18 @@ class Tastes:
 
 
 RETRIEVAL = RetrievalConfig(
-    dimension=16, hidden=32, history=20, negatives=0, users_per_batch=64, epochs=5, recall_at=40, seed=3
+    coplays=12,
+    coplay_ridge=20,
+    channels=2,
+    sequence_places=200,
+    dimension=16,
+    hidden=32,
+    history=20,
+    negatives=0,
+    users_per_batch=64,
+    epochs=5,
+    recall_at=40,
+    seed=3,
 )
 
 

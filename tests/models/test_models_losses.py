@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.losses import catalogue_softmax_loss, heads_loss
+from models.losses import catalogue_softmax_loss, heads_loss, next_title_loss
 
 
 def by_hand(logits, hidden, log_inclusion, plays):
@@ -112,3 +112,25 @@ def test_a_head_without_labels_in_the_batch_adds_neither_loss_nor_gradient():
     loss.backward()
     assert math.isfinite(loss.item())
     assert logit.grad is None
+
+
+def test_what_is_watched_next_is_told_from_what_is_watched_anywhere():
+    rng = np.random.default_rng(0)
+    logits, share, target = rng.normal(size=(3, 5)), np.array([0.5, 0.2, 0.1, 0.1, 0.1]), [4, 0, 2]
+    expected = -np.mean(
+        [
+            math.log(
+                share[t] * math.exp(row[t]) / sum(q * math.exp(z) for q, z in zip(share, row, strict=True))
+            )
+            for row, t in zip(logits, target, strict=True)
+        ]
+    )
+    found = next_title_loss(torch.tensor(logits), torch.tensor(np.log(share)), torch.tensor(target))
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_title_that_is_as_likely_here_as_anywhere_asks_for_no_logit():
+    share = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    logits = torch.zeros(10, 3, dtype=torch.float64, requires_grad=True)
+    next_title_loss(logits, share.log(), torch.tensor([0] * 6 + [1] * 3 + [2])).backward()
+    np.testing.assert_allclose(logits.grad.sum(dim=0), 0, atol=1e-12)

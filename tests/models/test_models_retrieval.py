@@ -14,7 +14,7 @@ from models.evaluate import evaluate_popularity, evaluate_retrieval
 from models.play_batches import play_batches, tensors_of
 from models.retrieval import Retriever, UnknownTitle
 from models.settings import RankerConfig, RetrievalConfig
-from models.train_retrieval import train_retrieval
+from models.train_retrieval import histories_after, known_coplays, train_retrieval
 
 
 def everybodys_favourites(period):
@@ -43,7 +43,13 @@ def test_sampled_negatives_teach_nearly_what_the_whole_catalogue_teaches(
 def test_a_retriever_trained_on_random_plays_scores_like_chance(periods, train_on):
     rng = np.random.default_rng(0)
     shuffled = [
-        replace(period, play_title=rng.integers(0, len(period.title_ids), len(period.play_title)))
+        replace(
+            period,
+            play_title=rng.integers(0, len(period.title_ids), len(period.play_title)),
+            histories=replace(
+                period.histories, values=rng.choice(period.title_ids, len(period.histories.values))
+            ),
+        )
         for period in periods[:4]
     ]
     recall = evaluate_retrieval(train_on(shuffled), periods[4], (40,))["recall_at_40"]
@@ -133,7 +139,7 @@ def test_damaged_weights_refuse_to_load(retriever, tmp_path):
     retriever.save(tmp_path / "model")
     path = tmp_path / "model" / "weights.safetensors"
     arrays = load_file(path)
-    arrays["user.recency"] = arrays["user.recency"] + np.float32(1e-6)
+    arrays["user.place"] = arrays["user.place"] + np.float32(1e-6)
     save_file(arrays, path)
     with pytest.raises(ArtifactError, match="damaged"):
         Retriever.load(tmp_path / "model")
@@ -221,7 +227,7 @@ def test_the_catalogue_does_not_depend_on_the_order_titles_came_in(periods, retr
 def test_a_batch_holds_every_play_of_its_users_and_never_asks_against_what_was_played_or_watched(
     periods, retriever, negatives
 ):
-    tensors = tensors_of(periods[0], retriever.towers)
+    tensors = tensors_of(periods[0], retriever.towers, retriever.towers.coplays)
     config = RetrievalConfig(negatives=negatives, users_per_batch=70)
     pairs = []
     for batch in play_batches([tensors], config, np.random.default_rng(0)):
@@ -238,8 +244,37 @@ def test_a_batch_holds_every_play_of_its_users_and_never_asks_against_what_was_p
     assert sorted(pairs) == sorted(map(tuple, tensors.plays))
 
 
+def test_a_place_in_a_history_is_asked_for_the_title_that_was_watched_next(periods, retriever):
+    tensors = tensors_of(periods[0], retriever.towers, retriever.towers.coplays)
+    config = RetrievalConfig(sequence_places=90, users_per_batch=70)
+    for batch in play_batches([tensors], config, np.random.default_rng(0)):
+        assert len(batch.place_row) == 90
+        for row, place, following in zip(batch.place_row, batch.place, batch.place_next, strict=True):
+            history = tensors.watched[batch.users[row]]
+            assert history[place] >= 0
+            assert history[place + 1] == batch.titles[following]
+
+
+def test_after_the_best_epoch_is_known_the_validation_period_is_learnt_from_as_well(periods, train_on):
+    kept, again = (train_on(periods[:3], epochs=2, patience=2, refit=refit) for refit in (False, True))
+    assert kept.metrics == again.metrics  # what validation said, before it was learnt from
+    learnt = np.concatenate([period.title_ids[period.play_title] for period in periods[1:3]])
+    assert np.array_equal(again.towers.known_titles, np.unique(learnt))
+    after = known_coplays(histories_after(periods[2]), again.config)
+    assert np.array_equal(again.towers.coplays.shows, after.shows)
+    before = known_coplays(periods[2].histories, kept.config)
+    assert np.array_equal(kept.towers.coplays.shows, before.shows)
+
+
+def test_histories_after_a_period_end_with_what_was_played_in_it(periods):
+    after, period = histories_after(periods[0]), periods[0]
+    for user in (0, 17, 499):
+        played = period.title_ids[period.play_title[period.play_user == user]]
+        assert after.of(user).tolist() == [*period.histories.of(user), *played]
+
+
 def test_the_stated_chance_of_a_candidate_is_how_often_it_is_one(periods, retriever):
-    tensors = tensors_of(periods[0], retriever.towers)
+    tensors = tensors_of(periods[0], retriever.towers, retriever.towers.coplays)
     config = RetrievalConfig(negatives=40, users_per_batch=50)
     rng = np.random.default_rng(0)
     present, stated, batches = np.zeros(400), np.zeros(400), 0
