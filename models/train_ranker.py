@@ -103,7 +103,7 @@ def train_ranker(
     with torch.random.fork_rng(devices=hardware.gpus):
         torch.manual_seed(config.seed)
         network = RankerNetwork(inputs.width, heads_in(rows), config)
-        lesson = _lesson(rows, rows_of(validation, inputs, config), network.heads, config)
+        lesson = lesson_of(rows, rows_of(validation, inputs, config), network.heads, config)
         fit(network, lesson, config, hardware, progress, notebook)
     known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")
@@ -112,7 +112,7 @@ def train_ranker(
     return replace(ranker, metrics=evaluate_ranking(ranker, validation))
 
 
-def _lesson(train: Rows, validation: Rows, heads: Sequence[str], config: RankerConfig) -> Lesson[Batch]:
+def lesson_of(train: Rows, validation: Rows, heads: Sequence[str], config: RankerConfig) -> Lesson[Batch]:
     """Multi-task learning by the sum of the heads' mean losses, in the loop of `models.fitting`.
 
     for each batch of rows (x, place, labels):
@@ -147,6 +147,7 @@ def _optimizer(network: nn.Module, config: RankerConfig) -> torch.optim.Optimize
             {"params": examination, "lr": config.examination_learning_rate, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
+        fused=True,
     )
 
 

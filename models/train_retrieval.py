@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -56,16 +56,19 @@ def train_retrieval(
     notebook = Notebook.at(checkpoint, config, hardware, signatures, list(train), validation)
     with torch.random.fork_rng(devices=hardware.gpus):
         torch.manual_seed(config.seed)
-        towers = _new_towers(train, config)
+        towers = new_towers(train, config)
         judged = _some_users(validation, config, np.random.default_rng(config.seed))
         judge = _Judge(judged, user_signature, title_signature)
         network = nn.ModuleDict({"user": towers.user, "title": towers.title})
-        best = fit(network, _lesson(towers, train, judge, hardware), config, hardware, progress, notebook)
+        best = fit(network, lesson_of(towers, train, judge, hardware), config, hardware, progress, notebook)
     return replace(judge.retriever(towers), metrics=best.metrics)
 
 
-def _lesson(
-    towers: Towers, train: Sequence[RetrievalPeriod], judge: _Judge, hardware: Hardware
+def lesson_of(
+    towers: Towers,
+    train: Sequence[RetrievalPeriod],
+    judge: Callable[[Towers], Verdict],
+    hardware: Hardware,
 ) -> Lesson[PlayBatch]:
     """Two-tower retrieval by the likelihood of each play among what was available then, in the loop of `models.fitting`.
 
@@ -78,9 +81,8 @@ def _lesson(
     periods = [hardware.moved(tensors_of(period, towers)) for period in train]
 
     def optimizer(network: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        weights, rate, decay = network.parameters(), config.learning_rate, config.weight_decay
+        return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
 
     def batches(rng: np.random.Generator, team: Team) -> Iterator[PlayBatch]:
         return (share_of(batch, team) for batch in play_batches(periods, config, rng))
@@ -138,7 +140,8 @@ def retriever_of(towers: Towers, period: RetrievalPeriod, user: Signature, title
     return Retriever(towers, catalogue, user, title)
 
 
-def _new_towers(train: Sequence[RetrievalPeriod], config: RetrievalConfig) -> Towers:
+def new_towers(train: Sequence[RetrievalPeriod], config: RetrievalConfig) -> Towers:
+    """Towers before their first step, with the standardisation of these periods."""
     user_inputs = fit_standardiser(np.concatenate([period.user_features for period in train]))
     title_inputs = fit_standardiser(np.concatenate([period.title_features for period in train]))
     played = np.unique(np.concatenate([period.title_ids[period.play_title] for period in train]))

@@ -112,5 +112,7 @@ def test_with_two_threads_the_gradient_of_indexing_is_the_same_every_time():
 def test_determinism_ends_with_the_block_even_when_it_fails():
     assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(AssertionError), deterministic():
+        assert not torch.utils.deterministic.fill_uninitialized_memory
         assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
