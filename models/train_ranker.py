@@ -126,6 +126,8 @@ def lesson_of(train: Rows, validation: Rows, heads: Sequence[str], config: Ranke
             yield train.share_of(rows, team)
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
+        if not len(batch.place):  # fewer rows in the batch than members of the team
+            return batch.inputs.new_zeros(())
         logits = network(batch.inputs, batch.place)  # 1
         parts = {head: weight * batch.shares[head] for head, weight in weights.items()}
         return heads_loss(logits, batch.labels, parts)  # 2

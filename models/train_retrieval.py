@@ -89,7 +89,7 @@ def lesson_of(
 
     def loss(network: nn.Module, batch: PlayBatch) -> torch.Tensor:
         if not len(batch.users):  # fewer users in the batch than members of the team
-            return torch.zeros(())
+            return batch.log_inclusion.new_zeros(())
         return batch_loss(_with(towers, network), batch) * batch.weight  # 1, 2, 3
 
     def judged(network: nn.Module) -> Verdict:
