@@ -30,6 +30,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `matinee` does, before PyTorch reads it
+
 import numpy as np
 import torch
 from one_process import in_its_own_process, measured, tell

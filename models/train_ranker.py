@@ -84,12 +84,15 @@ def train_ranker(
 ) -> Ranker:
     """Train a ranker from `config.seed`; the caller's random state is left alone.
 
-    With a `checkpoint` file it is written there after every epoch how far training has come, and training goes on from
-    there if the file exists. Without `hardware` this process trains alone, on its processor. It has a head for play, and one for completion (among plays) and for retention where `train` holds
+    It has a head for play, and one for completion (among plays) and for retention where `train` holds
     different labels of it. Every head is calibrated on `validation`.
+
+    How far training has come is written to the file `checkpoint` after every epoch, and if that exists training goes
+    on from there. Without `hardware` this process trains alone, on its processor.
 
     Raises:
         MalformedData: nothing to learn, or rows that do not fit the signature or the order of time.
+        OtherRun, DamagedCheckpoint, Diverged: as `models.fitting.fit` says.
     """
     _check(train, validation, signature)
     hardware = hardware or Hardware()

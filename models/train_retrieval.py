@@ -41,14 +41,15 @@ def train_retrieval(
 ) -> Retriever:
     """Train a retriever from `config.seed`; the caller's random state is left alone.
 
-    With a `checkpoint` file it is written there after every epoch how far training has come, and training goes on from
-    there if the file exists. Without `hardware` this process trains alone, on its processor.
-
     It returns the weights with the best validation recall, over the catalogue of `validation`;
     `with_titles` brings that up to date.
 
+    How far training has come is written to the file `checkpoint` after every epoch, and if that exists training goes
+    on from there. Without `hardware` this process trains alone, on its processor.
+
     Raises:
         MalformedData: no training plays, or features of other widths than the signatures say.
+        OtherRun, DamagedCheckpoint, Diverged: as `models.fitting.fit` says.
     """
     _check(train, validation, user_signature, title_signature)
     hardware = hardware or Hardware()
