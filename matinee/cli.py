@@ -7,10 +7,12 @@ import sys
 from dataclasses import asdict
 from typing import Annotated
 
-# Read by libraries when they are imported: no telemetry, no usage reports.
+# Read by libraries when they are imported. No telemetry, no usage reports.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
+# Threads that wait for each other sleep: spinning, two of them take several times as long where others want the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 

@@ -27,7 +27,7 @@ class Coplays:
     @property
     def rank(self) -> int:
         """R."""
-        return self.reads.shape[1]
+        return int(self.reads.shape[1])
 
     def of(self, title_ids: Int64) -> tuple[Float32, Float32]:
         """What titles (n,) are read by and found by, (n, R) each."""

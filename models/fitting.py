@@ -80,7 +80,7 @@ class Lesson(Generic[Batch]):
 
 @dataclass(frozen=True)
 class Notebook:
-    """Where the state between two epochs is kept, and the run that it is of (settings, data, hardware)."""
+    """Where the state between two epochs is kept, and the run that it is of (settings, data, PyTorch, hardware)."""
 
     path: Path
     run: Mapping[str, str]
@@ -90,8 +90,11 @@ class Notebook:
         """A notebook for the run that these make; none where it has no place."""
         if path is None:
             return None
-        digest = checkpoint.data_digest(*data)
-        return cls(path, {"settings": config.model_dump_json(), "data": digest, **arithmetic(hardware)})
+        run = {
+            "settings": config.model_dump_json(), "data": checkpoint.data_digest(*data), "torch": torch.__version__,
+            **arithmetic(hardware),
+        }  # fmt: skip
+        return cls(path, run)
 
 
 class Diverged(ArithmeticError):

@@ -79,7 +79,8 @@ def tensors_of(period: RetrievalPeriod, towers: Towers, coplays: Coplays) -> Per
 def _log_share(watched: Int64, n_titles: int) -> NDArray[np.float32]:
     """One more than each title was watched, over all of them: no title is impossible."""
     counts = np.bincount(watched[watched >= 0], minlength=n_titles) + 1.0
-    return np.log(counts / counts.sum()).astype(np.float32)
+    shares: NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
+    return shares
 
 
 def steps_in(periods: Sequence[PeriodTensors], config: RetrievalConfig) -> int:

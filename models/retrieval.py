@@ -72,7 +72,8 @@ class Towers:
         inputs = torch.from_numpy(self.user_inputs.transform(user_features))
         with torch.inference_mode():
             queries, _ = self.user(inputs, torch.from_numpy(reads), torch.from_numpy(seen))
-            return queries.numpy()
+        found: Float32 = queries.numpy()
+        return found
 
 
 @dataclass(frozen=True)

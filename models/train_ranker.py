@@ -84,12 +84,15 @@ def train_ranker(
 ) -> Ranker:
     """Train a ranker from `config.seed`; the caller's random state is left alone.
 
-    With a `checkpoint` file it is written there after every epoch how far training has come, and training goes on from
-    there if the file exists. Without `hardware` this process trains alone, on its processor. It has a head for play, and one for completion (among plays) and for retention where `train` holds
+    It has a head for play, and one for completion (among plays) and for retention where `train` holds
     different labels of it. Every head is calibrated on `validation`.
+
+    How far training has come is written to the file `checkpoint` after every epoch, and if that exists training goes
+    on from there. Without `hardware` this process trains alone, on its processor.
 
     Raises:
         MalformedData: nothing to learn, or rows that do not fit the signature or the order of time.
+        OtherRun, DamagedCheckpoint, Diverged: as `models.fitting.fit` says.
     """
     _check(train, validation, signature)
     hardware = hardware or Hardware()
@@ -103,7 +106,7 @@ def train_ranker(
     with torch.random.fork_rng(devices=hardware.gpus):
         torch.manual_seed(config.seed)
         network = RankerNetwork(inputs.width, heads_in(rows), config)
-        lesson = _lesson(rows, rows_of(validation, inputs, config), network.heads, config)
+        lesson = lesson_of(rows, rows_of(validation, inputs, config), network.heads, config)
         fit(network, lesson, config, hardware, progress, notebook)
     known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")
@@ -112,7 +115,7 @@ def train_ranker(
     return replace(ranker, metrics=evaluate_ranking(ranker, validation))
 
 
-def _lesson(train: Rows, validation: Rows, heads: Sequence[str], config: RankerConfig) -> Lesson[Batch]:
+def lesson_of(train: Rows, validation: Rows, heads: Sequence[str], config: RankerConfig) -> Lesson[Batch]:
     """Multi-task learning by the sum of the heads' mean losses, in the loop of `models.fitting`.
 
     for each batch of rows (x, place, labels):
@@ -126,6 +129,8 @@ def _lesson(train: Rows, validation: Rows, heads: Sequence[str], config: RankerC
             yield train.share_of(rows, team)
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
+        if not len(batch.place):  # fewer rows in the batch than members of the team
+            return batch.inputs.new_zeros(())
         logits = network(batch.inputs, batch.place)  # 1
         parts = {head: weight * batch.shares[head] for head, weight in weights.items()}
         return heads_loss(logits, batch.labels, parts)  # 2
@@ -147,6 +152,7 @@ def _optimizer(network: nn.Module, config: RankerConfig) -> torch.optim.Optimize
             {"params": examination, "lr": config.examination_learning_rate, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
+        fused=True,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -42,46 +42,57 @@ def train_retrieval(
 ) -> Retriever:
     """Train a retriever from `config.seed`; the caller's random state is left alone.
 
-    With a `checkpoint` file it is written there after every epoch how far training has come, and training goes on from
-    there if the file exists. Without `hardware` this process trains alone, on its processor.
-
     It returns the weights with the best validation recall, over the catalogue of `validation`;
     `with_titles` brings that up to date.
 
+    How far training has come is written to the file `checkpoint` after every epoch, and if that exists training goes
+    on from there. Without `hardware` this process trains alone, on its processor.
+
     Raises:
         MalformedData: no training plays, or features of other widths than the signatures say.
+        OtherRun, DamagedCheckpoint, Diverged: as `models.fitting.fit` says.
     """
     _check(train, validation, user_signature, title_signature)
     hardware = hardware or Hardware()
     signatures = (user_signature, title_signature)
-
-    def learn(
-        periods: Sequence[RetrievalPeriod], pace: RetrievalConfig, judge: _Judge | None
-    ) -> tuple[Towers, Best]:
-        place = (
-            checkpoint if judge or checkpoint is None else checkpoint.with_stem(f"{checkpoint.stem}-again")
-        )
-        notebook = Notebook.at(place, pace, hardware, signatures, list(periods), validation)
-        torch.manual_seed(config.seed)
-        towers = replace(_new_towers(periods, config), coplays=known_coplays(validation.histories, config))
-        network = nn.ModuleDict({"user": towers.user, "title": towers.title})
-        return towers, fit(
-            network, _lesson(towers, periods, judge, hardware), pace, hardware, progress, notebook
-        )
-
     with torch.random.fork_rng(devices=hardware.gpus):
-        judge = _Judge(_some_users(validation, config, np.random.default_rng(config.seed)), *signatures)
-        towers, best = learn(train, config, judge)
+        judged = _some_users(validation, config, np.random.default_rng(config.seed))
+        judge = _Judge(judged, *signatures)
+        notebook = Notebook.at(checkpoint, config, hardware, signatures, list(train), validation)
+        towers, best = _learn(train, validation.histories, config, judge, hardware, progress, notebook)
         if config.refit:
-            again = [*train[1:], validation]
-            towers, _ = learn(again, config.model_copy(update={"epochs": best.epoch}), None)
-            towers = replace(towers, coplays=known_coplays(histories_after(validation), config))
+            again, pace = [*train[1:], validation], config.model_copy(update={"epochs": best.epoch})
+            place = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-again")
+            notebook = Notebook.at(place, pace, hardware, signatures, again)
+            known = histories_after(validation)
+            towers, _ = _learn(again, known, pace, None, hardware, progress, notebook)
     retriever = retriever_of(towers, validation, *signatures)
     return replace(retriever, metrics=best.verdict.metrics)
 
 
-def _lesson(
-    towers: Towers, train: Sequence[RetrievalPeriod], judge: _Judge | None, hardware: Hardware
+def _learn(
+    periods: Sequence[RetrievalPeriod],
+    known: Histories,
+    config: RetrievalConfig,
+    judge: Callable[[Towers], Verdict] | None,
+    hardware: Hardware,
+    progress: Progress,
+    notebook: Notebook | None,
+) -> tuple[Towers, Best]:
+    """Towers that have learnt from `periods`, with co-plays as they are `known` when the towers are used."""
+    torch.manual_seed(config.seed)
+    towers = replace(new_towers(periods, config), coplays=known_coplays(known, config))
+    network = nn.ModuleDict({"user": towers.user, "title": towers.title})
+    return towers, fit(
+        network, lesson_of(towers, periods, judge, hardware), config, hardware, progress, notebook
+    )
+
+
+def lesson_of(
+    towers: Towers,
+    train: Sequence[RetrievalPeriod],
+    judge: Callable[[Towers], Verdict] | None,
+    hardware: Hardware,
 ) -> Lesson[PlayBatch]:
     """Two-tower retrieval by the likelihood of each play among what was available then, in the loop of `models.fitting`.
 
@@ -99,19 +110,18 @@ def _lesson(
     ]
 
     def optimizer(network: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        weights, rate, decay = network.parameters(), config.learning_rate, config.weight_decay
+        return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
 
     def batches(rng: np.random.Generator, team: Team) -> Iterator[PlayBatch]:
         return (share_of(batch, team) for batch in play_batches(periods, config, rng))
 
     def loss(network: nn.Module, batch: PlayBatch) -> torch.Tensor:
         if not len(batch.users):  # fewer users in the batch than members of the team
-            return torch.zeros(())
+            return batch.log_inclusion.new_zeros(())
         return batch_loss(_with(towers, network), batch)  # 1, 2, 3, 4
 
-    judged = judge and (lambda network: judge(_with(towers, network)))
+    judged = None if judge is None else lambda network: judge(_with(towers, network))
     return Lesson(optimizer, batches, steps_in(periods, config), loss, judged)
 
 
@@ -162,7 +172,8 @@ def retriever_of(towers: Towers, period: RetrievalPeriod, user: Signature, title
     return Retriever(towers, catalogue, user, title)
 
 
-def _new_towers(train: Sequence[RetrievalPeriod], config: RetrievalConfig) -> Towers:
+def new_towers(train: Sequence[RetrievalPeriod], config: RetrievalConfig) -> Towers:
+    """Towers before their first step, with the standardisation of these periods."""
     user_inputs = fit_standardiser(np.concatenate([period.user_features for period in train]))
     title_inputs = fit_standardiser(np.concatenate([period.title_features for period in train]))
     played = np.unique(np.concatenate([period.title_ids[period.play_title] for period in train]))

@@ -53,7 +53,7 @@ def scripted(scores, seen=None):
 
 
 def lesson(judge=by_loss, loss=loss_of):
-    adamw = partial(torch.optim.AdamW, lr=RATE, weight_decay=DECAY)
+    adamw = partial(torch.optim.AdamW, lr=RATE, weight_decay=DECAY, fused=True)
     return Lesson(lambda network: adamw(network.parameters()), batches, STEPS, loss, judge)
 
 

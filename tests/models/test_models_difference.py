@@ -114,3 +114,10 @@ def test_determinism_ends_with_the_block_even_when_it_fails():
     with pytest.raises(AssertionError), deterministic():
         assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_determinism_fills_no_memory_for_nothing_and_leaves_the_callers_choice_alone():
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    with deterministic():
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory
