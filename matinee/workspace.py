@@ -79,6 +79,11 @@ class Workspace:
         return self.root / "scratch"
 
     @property
+    def reports(self) -> Path:
+        """Documents of versions, written out for people to look at."""
+        return self.root / "reports"
+
+    @property
     def bentos(self) -> Path:
         """BentoML's store."""
         return self.root / "bentos"

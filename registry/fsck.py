@@ -21,7 +21,7 @@ from registry.database import Database
 from registry.deletion import referrers
 from registry.errors import ArtifactCorrupt, NotRecorded
 from registry.findings import Finding, FsckReport, Kind, Swept
-from registry.schema import ArtifactRow, FileRow, ModelRow, VersionRow
+from registry.schema import ArtifactRow, DocumentRow, FileRow, ModelRow, VersionRow
 
 OLDER_THAN = timedelta(hours=1)
 UPLOADS_OLDER_THAN = timedelta(days=1)
@@ -95,15 +95,18 @@ def fsck(database: Database, store: ArtifactStore, grace: Grace, *, content: boo
 def referenced(
     session: Session, sent_after: datetime, among: Collection[str] | None = None
 ) -> dict[str, int]:
-    """SHA-256 and size of every artifact that a version refers to, or an upload sent since; `among` some, or all."""
-    of_versions = sa.select(ArtifactRow.sha256, ArtifactRow.size).where(
-        sa.exists().where(FileRow.sha256 == ArtifactRow.sha256)
-    )
+    """SHA-256 and size of every artifact that a version or its documents refer to, or an upload sent since; `among` some, or all."""
+    of_versions = sa.select(ArtifactRow.sha256, ArtifactRow.size).where(_in_use())
     of_uploads = sa.select(UploadRow.sha256, UploadRow.size).where(UploadRow.at > sent_after)
     if among is not None:
         of_versions = of_versions.where(ArtifactRow.sha256.in_(among))
         of_uploads = of_uploads.where(UploadRow.sha256.in_(among))
     return {sha256: size for query in (of_uploads, of_versions) for sha256, size in session.execute(query)}
+
+
+def _in_use() -> sa.ColumnElement[bool]:
+    """Whether a version has an artifact as a file or beside it as a document."""
+    return sa.or_(*(sa.exists().where(row.sha256 == ArtifactRow.sha256) for row in (FileRow, DocumentRow)))
 
 
 def _of_ledger(session: Session) -> Iterator[Finding]:
@@ -162,6 +165,14 @@ def _broken(session: Session, sha256: str) -> tuple[str, ...]:
     for row in session.scalars(holding.order_by(ModelRow.name, VersionRow.number)):
         ref = f"{row.model.name}/{row.number}"
         broken += [ref, *(f"{ref} as {referrer}" for referrer in referrers(session, row))]
+    beside = (
+        sa.select(ModelRow.name, VersionRow.number, DocumentRow.name)
+        .join(VersionRow, VersionRow.model_id == ModelRow.id)
+        .join(DocumentRow, DocumentRow.version_id == VersionRow.id)
+        .where(DocumentRow.sha256 == sha256)
+        .order_by(ModelRow.name, VersionRow.number, DocumentRow.name)
+    )
+    broken += [f"document {name!r} of {model}/{number}" for model, number, name in session.execute(beside)]
     uploads = sa.select(UploadRow.folder + "/" + UploadRow.path).where(UploadRow.sha256 == sha256)
     return (*broken, *(f"upload {path}" for path in session.scalars(uploads)))
 
@@ -189,7 +200,7 @@ def _adrift(orphans: _Orphans) -> Iterator[Finding]:
 def _unused_rows(session: Session, grace: Grace) -> tuple[str, ...]:
     query = sa.select(ArtifactRow.sha256).where(
         ArtifactRow.created_at <= grace.recorded_before,
-        ~sa.exists().where(FileRow.sha256 == ArtifactRow.sha256),
+        ~_in_use(),
         ~sa.exists().where(UploadRow.sha256 == ArtifactRow.sha256, UploadRow.at > grace.sent_before),
     )
     return tuple(session.scalars(query.order_by(ArtifactRow.sha256)))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from registry import (
     deletion,
     deployment,
+    documents,
     fsck,
     outbox,
     promotion,
@@ -49,6 +50,7 @@ from registry.results import (
     AliasMove,
     Bento,
     Consistency,
+    Document,
     Experiment,
     Live,
     ModelVersion,
@@ -174,7 +176,7 @@ class Registry:
         """Register a model version: files into the store first, then everything else in one transaction.
 
         The same contents, configuration and lineage again give the version there is: no new number, and the
-        metrics and tags recorded first stay (see `log_metrics`, `tag`).
+        metrics, documents and tags recorded first stay (see `log_metrics`, `add_documents`, `tag`).
 
         Raises:
             ArtifactRefused: a pickle, a link, a path with `..`, or bytes that are not what the name says.
@@ -182,11 +184,15 @@ class Registry:
         """
         if not draft.files:
             raise InvalidRecord(f"model {draft.name!r}: a version without files could never be loaded.")
+        documents.check_documents(draft.documents)
         contents = {check_path(path): self._artifacts.put(held, path) for path, held in draft.files.items()}
+        beside = {name: self._artifacts.put(held, name) for name, held in draft.documents.items()}
         with self._database.referring() as session:
             for path, artifact in contents.items():
                 self._artifacts.keep(artifact, draft.files[path], path)
-            row_id = registration.register(session, draft, contents, self._clock())
+            for name, artifact in beside.items():
+                self._artifacts.keep(artifact, draft.documents[name], name)
+            row_id = registration.register(session, draft, contents, beside, self._clock())
             return reading.by_ids(session, [row_id])[0]
 
     def get(self, ref: str) -> ModelVersion:
@@ -243,6 +249,41 @@ class Registry:
     def read(self, ref: str, path: str) -> bytes:
         """One file of a version, checked against its digest. Raises `NotRecorded`, `ArtifactCorrupt`."""
         return self._artifacts.read(reading.file_digest(self.get(ref), path))
+
+    def add_documents(self, ref: str, given: Mapping[str, bytes]) -> tuple[Document, ...]:
+        """Set documents beside a version, and say which it has now; the same again changes nothing.
+
+        Raises:
+            ArtifactRefused: a name, a kind, a size or a number of documents that does not go.
+            DefinitionConflict: there is a document of that name with other bytes; documents do not change.
+        """
+        documents.check_documents(given)
+        contents = {name: self._artifacts.put(held, name) for name, held in given.items()}
+        with self._database.referring() as session:
+            for name, artifact in contents.items():
+                self._artifacts.keep(artifact, given[name], name)
+            row = reading.version(session, parse_ref(ref), lock=True)
+            documents.add(session, row, contents, self._clock())
+            session.flush()
+            return documents.beside(session, row)
+
+    def documents(self, ref: str) -> tuple[Document, ...]:
+        """What stands beside a version, by name. Raises `NotRecorded`."""
+        with self._database.read() as session:
+            return documents.beside(session, reading.version(session, parse_ref(ref)))
+
+    def document(self, ref: str, name: str) -> bytes:
+        """One document of a version, checked against its digest. Raises `NotRecorded`, `ArtifactCorrupt`."""
+        with self._database.read() as session:
+            found = documents.one(session, reading.version(session, parse_ref(ref)), name)
+        return self._artifacts.read(found.sha256)
+
+    def fetch_documents(self, ref: str, destination: Path) -> tuple[Path, ...]:
+        """Write the documents of a version into `destination`, over older ones; their paths. Raises as `document`."""
+        return tuple(
+            self._artifacts.materialize(document.sha256, destination / document.name)
+            for document in self.documents(ref)
+        )
 
     def log_metrics(self, ref: str, metrics: Sequence[Metric]) -> ModelVersion:
         """Add metrics to a version. Raises `DefinitionConflict` where one is recorded with another value."""

@@ -21,6 +21,7 @@ TYPES: Mapping[str, str] = {
     ".html": "text/html",
     ".md": "text/markdown",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
     ".yaml": "application/yaml",
     ".yml": "application/yaml",
 }
@@ -121,6 +122,11 @@ def _parquet_problem(content: bytes) -> str | None:
     )
 
 
+def _png_problem(content: bytes) -> str | None:
+    whole = content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")
+    return None if whole else "a PNG begins with its signature and ends with IEND"
+
+
 def _text_problem(content: bytes) -> str | None:
     if _is_pickle(content):
         return "it is a pickle of the oldest kind, which is written in letters"
@@ -145,4 +151,5 @@ _CHECKS = {
     "application/json": _json_problem,
     "application/vnd.apache.arrow.file": _arrow_problem,
     "application/vnd.apache.parquet": _parquet_problem,
+    "image/png": _png_problem,
 }

@@ -80,13 +80,14 @@ _FILES = (
 )
 
 
-def version(session: Session, ref: Ref) -> VersionRow:
-    """The row `ref` means, with its model and nothing else.
+def version(session: Session, ref: Ref, *, lock: bool = False) -> VersionRow:
+    """The row `ref` means, with its model and nothing else; with `lock`, nobody else adds to it until we are done.
 
     Raises:
         NotRecorded: there is no such model, version or alias; names what there is.
     """
-    row = session.scalars(_named(ref).options(contains_eager(VersionRow.model))).first()
+    query = _named(ref).options(contains_eager(VersionRow.model))
+    row = session.scalars(query.with_for_update(of=VersionRow) if lock else query).first()
     if row is None:
         raise _missing(session, ref)
     return row

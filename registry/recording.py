@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from registry import outbox, reading
+from registry.artifacts import Artifact
 from registry.canonical import plain
 from registry.errors import DefinitionConflict, NotRecorded
 from registry.records import (
@@ -187,6 +188,15 @@ def insert_new(session: Session, table: type[Base], rows: Sequence[Mapping[str, 
     """Insert the rows whose key is not taken yet; leave the others as they are."""
     if rows:
         session.execute(_insert_unless_there(session, table), [dict(row) for row in rows])
+
+
+def artifact_rows(contents: Mapping[str, Artifact], at: datetime) -> list[dict[str, object]]:
+    """A row for each of some stored files, in order of digest, so that no two writers wait for each other."""
+    stored = {artifact.sha256: artifact for artifact in contents.values()}
+    return [
+        {"sha256": sha256, "size": artifact.size, "media_type": artifact.media_type, "created_at": at}
+        for sha256, artifact in sorted(stored.items())
+    ]
 
 
 def inserted(session: Session, table: type[Base], row: Mapping[str, Any]) -> bool:

@@ -201,7 +201,8 @@ class VersionDraft:
 
     `files` maps a path within the version to a local file or to bytes. `training_set` is the digest of a record made
     before, as are the services that the inputs of `signature` name. `upstream` are other models' versions that this one
-    was trained behind (role → reference). `config` with `seed` rebuilds it.
+    was trained behind (role → reference). `config` with `seed` rebuilds it. `documents` (plain file name → bytes) stand
+    beside it and do not make it another version.
     """
 
     name: str
@@ -217,6 +218,7 @@ class VersionDraft:
     source: str = ""
     created_by: str = ""
     description: str = ""
+    documents: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name("model", self.name)

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from registry import outbox, reading, recording
+from registry import documents, outbox, reading, recording
 from registry.artifacts import Artifact
 from registry.canonical import digest_of, plain
 from registry.errors import DefinitionConflict
@@ -53,8 +53,12 @@ def draft_digest(draft: VersionDraft, contents: Contents, upstream: Mapping[str,
     )
 
 
-def register(session: Session, draft: VersionDraft, contents: Contents, at: datetime) -> int:
+def register(
+    session: Session, draft: VersionDraft, contents: Contents, beside: Contents, at: datetime
+) -> int:
     """The row id of the version that `draft` describes: a new one with the next number, or the one that is it.
+
+    `beside` are the stored documents by name. As with metrics, those of a version that is there stay as they are.
 
     Raises:
         NotRecorded: the draft's training set, one of its services or a version it stands behind is not in the ledger.
@@ -70,7 +74,7 @@ def register(session: Session, draft: VersionDraft, contents: Contents, at: date
     same = sa.select(VersionRow.id).where(VersionRow.model_id == model.id, VersionRow.digest == digest)
     if (existing := session.scalar(same)) is not None:
         return existing
-    recording.insert_new(session, ArtifactRow, _artifact_rows(contents, at))
+    recording.insert_new(session, ArtifactRow, recording.artifact_rows(contents, at))
     number = model.next_version
     model.next_version += 1
     session.flush()  # the counter moves before the number is used
@@ -78,6 +82,7 @@ def register(session: Session, draft: VersionDraft, contents: Contents, at: date
     row.model_id, row.number, row.digest = model.id, number, digest
     session.add(row)
     session.flush()
+    documents.add(session, row, beside, at)
     created = outbox.VersionCreated(
         name=draft.name,
         number=number,
@@ -167,11 +172,3 @@ def _metric_row(metric: Metric, at: datetime, version_id: int | None = None) -> 
         k=metric.k,
         created_at=at,
     )
-
-
-def _artifact_rows(contents: Contents, at: datetime) -> list[dict[str, object]]:
-    stored = {artifact.sha256: artifact for artifact in contents.values()}
-    return [
-        {"sha256": sha256, "size": artifact.size, "media_type": artifact.media_type, "created_at": at}
-        for sha256, artifact in sorted(stored.items())
-    ]

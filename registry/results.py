@@ -23,6 +23,16 @@ class File:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A document beside a version, such as its report: plain file name, kind, size in bytes, digest."""
+
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """One version of a model as the ledger has it; `upstream` are the versions it was trained behind, by role."""
 

@@ -2,7 +2,7 @@
 
 Rows do not change: the triggers of the first migration refuse it, whoever writes. Four things may move, and are
 the only ones: tags, aliases (their history may not), an experiment's state, and a model's description and counter.
-Metrics may be added to a version. Its files, parameters, inputs and upstream versions, the features of a service, the
+Metrics and documents may be added to a version. Its files, parameters, inputs and upstream versions, the features of a service, the
 services of a training set, the versions of a Bento are complete when their row says how many there are (`…_count`).
 All of them leave only with the row they hang on.
 
@@ -193,6 +193,16 @@ class FileRow(Base):
     version_id: Mapped[int] = _version_id()
     path: Mapped[str] = mapped_column(primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"), index=True)
+
+
+class DocumentRow(Base):
+    """An artifact beside a version: a report, a figure. Not one of its files, so a picture makes no other version."""
+
+    __tablename__ = "version_document"
+    version_id: Mapped[int] = _version_id()
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"), index=True)
+    created_at: Mapped[datetime]
 
 
 class MetricRow(Base):

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from matinee.session import AsJson, Source, console, opened, print_json, print_pairs, print_table, staged
+from matinee.session import (
+    AsJson,
+    Source,
+    console,
+    errors,
+    opened,
+    print_json,
+    print_pairs,
+    print_table,
+    staged,
+)
 from registry import ModelVersion
 from registry.lineage import Lineage
 
@@ -70,6 +80,23 @@ def show(ref: str, source: Source = None, as_json: AsJson = False) -> None:
     print_pairs({name: value for name, value in version.items() if name not in nested})
     for name in ("metrics", "tags", "params", "files"):
         print_table(name, ("name", "value"), [[k, v] for k, v in version[name].items()])
+
+
+@app.command()
+def report(ref: str, source: Source = None, as_json: AsJson = False,
+           out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", file_okay=False, help="Where to; .matinee/<source>/reports/<model>/<version> unless given.")] = None) -> None:  # fmt: skip
+    """Write a version's report page and figures into a folder, and print their paths."""
+    with opened(source) as day:
+        version = day.registry.get(ref)
+        folder = out or day.workspace.reports / version.name / str(version.number)
+        paths = day.registry.fetch_documents(version.ref, folder)
+    if as_json:
+        print_json({"ref": version.ref, "documents": [str(path) for path in paths]})
+        return
+    for path in paths:
+        typer.echo(path)
+    if not paths:
+        errors.print(f"{version.ref} has no documents", highlight=False)
 
 
 @app.command()

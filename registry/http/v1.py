@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
+from registry.documents import SUFFIXES
+from registry.documents import one as one_document
 from registry.drawing import to_svg
 from registry.http import catalogue
 from registry.http.audit import Entry
@@ -19,6 +21,7 @@ from registry.http.tokens import Role
 from registry.http.views import (
     CallerView,
     ColumnView,
+    DocumentView,
     EntryView,
     ExperimentView,
     LiveView,
@@ -38,10 +41,22 @@ from registry.http.views import (
     View,
 )
 from registry.lineage import Lineage
+from registry.media import TYPES
 from registry.promotion import ANYWHERE
 from registry.reading import file_digest
+from registry.reading import version as version_row
 from registry.records import Metric
-from registry.results import AliasMove, Experiment, Live, ModelVersion, Page, Readout, RegisteredModel
+from registry.refs import parse_ref
+from registry.results import (
+    AliasMove,
+    Document,
+    Experiment,
+    Live,
+    ModelVersion,
+    Page,
+    Readout,
+    RegisteredModel,
+)
 from registry.signature import Column
 
 MEANINGS = {
@@ -81,6 +96,15 @@ NOT_RUN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sand
 """Headers of what holds names or files that others chose: a browser shows it, and runs nothing of it with our origin."""
 
 
+SHOWN_NOT_RUN = NOT_RUN | {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+}
+"""Headers of a page that may have a style of its own, and nothing else that a browser would run or fetch."""
+DOCUMENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {TYPES[suffix]: {"schema": {"type": "string"}} for suffix in SUFFIXES}}
+}
+
+
 class ModelsView(View):
     """One page of models."""
 
@@ -93,6 +117,7 @@ def router(backend: Backend) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["v1"], responses=PROBLEMS)
     _model_routes(api, backend)
     _version_routes(api, backend)
+    _document_routes(api, backend)
     _version_edit_routes(api, backend)
     _alias_routes(api, backend)
     _alias_edit_routes(api, backend)
@@ -149,6 +174,31 @@ def _version_routes(api: APIRouter, backend: Backend) -> None:
     )  # fmt: skip
     def file(name: Text, number: Number, path: Text) -> Response:
         return file_answer(ledger.get(f"{name}/{number}"), path, backend)
+
+
+def _document_routes(api: APIRouter, backend: Backend) -> None:
+    ledger = backend.registry
+
+    @api.get(
+        "/models/{name}/versions/{number}/documents",
+        summary="Reports and figures beside a version",
+        response_model=tuple[DocumentView, ...],
+    )
+    def documents(name: Text, number: Number) -> tuple[Document, ...]:
+        return ledger.documents(f"{name}/{number}")
+
+    @api.get(
+        "/models/{name}/versions/{number}/documents/{file}",
+        summary="One document, checked against its digest",
+        response_class=Response,
+        responses=DOCUMENTS,
+    )
+    def document(name: Text, number: Number, file: Text) -> Response:
+        """To be looked at in a browser, which runs nothing of it and fetches nothing for it."""
+        with backend.database.read() as session:
+            found = one_document(session, version_row(session, parse_ref(f"{name}/{number}")), file)
+        headers = {"ETag": f'"{found.sha256}"', **SHOWN_NOT_RUN}
+        return Response(backend.store.read(found.sha256), media_type=found.media_type, headers=headers)
 
 
 def _version_edit_routes(api: APIRouter, backend: Backend) -> None:

@@ -56,6 +56,17 @@ class FileView(View):
     media_type: str
 
 
+class DocumentView(View):
+    """A document beside a version: a report, a figure."""
+
+    model_config = _example(name="report.html", media_type="text/html", size=81920, sha256="e3b0…")
+
+    name: str
+    media_type: str
+    size: int = Field(description="In bytes.")
+    sha256: str
+
+
 class InputView(View):
     """A matrix that a model takes."""
 

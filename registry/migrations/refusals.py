@@ -61,6 +61,19 @@ def refusals() -> tuple[Refusal, ...]:
     )
 
 
+def not_emptied_at_once(table: str) -> Refusal:
+    """Refuse TRUNCATE, for which PostgreSQL fires no trigger on rows."""
+    return Refusal(table, "TRUNCATE", f"matinee: {table} is not emptied at once", only="postgresql")
+
+
+def needs_pragma(pragma: str, event: str, table: str) -> Refusal:
+    """Refuse `event` on SQLite connections that do not enforce what ours do."""
+    message = f"matinee: say PRAGMA {pragma} = ON before writing to {table}"
+    return Refusal(
+        table, event, message, f"(SELECT {pragma} FROM pragma_{pragma}) = 0", only="sqlite", verb="guard"
+    )
+
+
 def leaves_only_with(part: str, key: str, whole: str, other: str) -> Refusal:
     """Refuse to delete a row of `part` while the row of `whole` it hangs on is there."""
     condition = f"EXISTS (SELECT 1 FROM {whole} WHERE {other} = OLD.{key})"

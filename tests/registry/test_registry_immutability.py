@@ -43,6 +43,7 @@ def full(module_ledger, draft, lineage):
             seed=1,
             created_by="x",
             upstream={"retriever": "retriever/1"},
+            documents={"report.html": b"<p>good"},
         )
     )
     ledger.register(draft(weights=1, metrics=[]))
@@ -58,7 +59,7 @@ def full(module_ledger, draft, lineage):
 FROZEN = {
     "feature": "name", "feature_service": "name", "feature_service_member": "position", "training_set": "rows",
     "model_version": "seed", "artifact": "size", "version_file": "path", "metric": "value", "parameter": "value",
-    "training_set_service": "position", "version_input": "name", "version_upstream": "role",
+    "training_set_service": "position", "version_input": "name", "version_upstream": "role", "version_document": "name",
     "alias_history": "reason", "gate_report": "passed", "consistency_verdict": "passed", "bento": "digest", "bento_version": "version_id",
     "experiment_state": "by", "arm": "name", "binding": "parameter", "readout": "verdict",
 }  # fmt: skip
@@ -100,6 +101,7 @@ def test_what_was_said_stays_said(full, raw, table):
         "bento_version",
         "version_input",
         "version_upstream",
+        "version_document",
         "training_set_service",
     ],
 )

@@ -107,7 +107,7 @@ def fill(url, artifacts, draft, lineage):
         )
         ledger.register(
             draft(service=service, training_set=made_from, params={"epochs": 3}, tags={"a": "b"}, seed=2**40,
-                  upstream={"retriever": "retriever/1"})
+                  upstream={"retriever": "retriever/1"}, documents={"report.html": b"<p>good"})
         )  # fmt: skip
         ledger.register(draft("popular"))
         ledger.promote("ranker/1", by="ada", reason="first")

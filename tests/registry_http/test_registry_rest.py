@@ -265,6 +265,58 @@ def test_a_file_is_answered_with_its_digest_and_is_not_run_by_a_browser(viewer, 
     assert answer.headers["content-disposition"] == "attachment"
 
 
+def test_documents_are_listed_and_shown_and_a_browser_runs_and_fetches_nothing_of_them(
+    viewer, backend, draft, name
+):
+    held = {
+        "report.html": ("text/html; charset=utf-8", b"<style>p{}</style><script>alert(1)</script>"),
+        "curve.svg": ("image/svg+xml", b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'),
+        "evaluation.json": ("application/json", b"{}"),
+        "notes.md": ("text/markdown; charset=utf-8", b"# Notes"),
+        "curve.png": ("image/png", b"\x89PNG\r\n\x1a\nIEND\xaeB`\x82"),
+    }  # fmt: skip
+    documents = {file: content for file, (_, content) in held.items()}
+    backend.registry.register(draft(name, documents=documents))
+    listed = viewer.get(f"/v1/models/{name}/versions/1/documents").json()
+    assert listed == [
+        {"name": file, "media_type": held[file][0].split(";")[0], "size": len(documents[file]),
+         "sha256": hashlib.sha256(documents[file]).hexdigest()} for file in sorted(held)
+    ]  # fmt: skip
+    for file, (kind, content) in held.items():
+        answer = viewer.get(f"/v1/models/{name}/versions/1/documents/{file}")
+        assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, kind, content)
+        assert answer.headers["etag"] == f'"{hashlib.sha256(content).hexdigest()}"'
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        policy = answer.headers["content-security-policy"].split("; ")
+        assert {"sandbox", "default-src 'none'"} <= set(policy)
+        assert not any(word in one for one in policy for word in ("script", "allow-", "http", "*"))
+        assert "content-disposition" not in answer.headers
+
+
+def test_a_document_there_is_not_is_a_404_that_says_which_there_are(viewer, backend, draft, name):
+    backend.registry.register(draft(name, documents={"report.html": b"<p>"}))
+    answer = viewer.get(f"/v1/models/{name}/versions/1/documents/report.htm")
+    assert answer.status_code == 404
+    assert "report.html" in answer.json()["message"]
+    assert viewer.get(f"/v1/models/{name}/versions/2/documents").status_code == 404
+    assert viewer.get(f"/v1/models/{name}/versions/1/documents/..%2f..%2fetc%2fpasswd").status_code == 404
+
+
+def test_documents_are_not_among_the_files_of_a_version_over_http(viewer, backend, draft, name):
+    backend.registry.register(draft(name, documents={"report.html": b"<p>"}))
+    files = viewer.get(f"/v1/models/{name}/versions/1").json()["files"]
+    assert "report.html" not in [file["path"] for file in files]
+    assert viewer.get(f"/v1/models/{name}/versions/1/files/report.html").status_code == 404
+
+
+def test_the_kinds_of_documents_are_described(viewer):
+    described = viewer.get("/openapi.json").json()["paths"]
+    content = described["/v1/models/{name}/versions/{number}/documents/{file}"]["get"]["responses"]["200"][
+        "content"
+    ]
+    assert set(content) == {"text/html", "image/svg+xml", "application/json", "text/markdown", "image/png"}
+
+
 @pytest.mark.parametrize(
     "path", ["../../etc/passwd", "..%2f..%2fetc%2fpasswd", "/etc/passwd", "nothing.json", ""]
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from alembic import op
 
+from registry.migrations.refusals import needs_pragma, not_emptied_at_once
 from registry.migrations.triggers import Refusal, create, drop
 
 revision = "0006"
@@ -41,17 +42,6 @@ REFERRERS = (
 )
 
 
-def _truncate(table: str) -> Refusal:
-    return Refusal(table, "TRUNCATE", f"matinee: {table} is not emptied at once", only="postgresql")
-
-
-def _without(pragma: str, event: str, table: str) -> Refusal:
-    message = f"matinee: say PRAGMA {pragma} = ON before writing to {table}"
-    return Refusal(
-        table, event, message, f"(SELECT {pragma} FROM pragma_{pragma}) = 0", only="sqlite", verb="guard"
-    )
-
-
 def _referred_to(table: str) -> Refusal:
     held = (
         f"EXISTS (SELECT 1 FROM {other} WHERE ({columns}) = ({', '.join(f'OLD.{name}' for name in key.split(', '))}))"
@@ -63,9 +53,9 @@ def _referred_to(table: str) -> Refusal:
 
 
 REFUSALS = (
-    *(_truncate(table) for table in TABLES),
-    *(_without("recursive_triggers", "INSERT", table) for table in TABLES),
-    *(_without("foreign_keys", "DELETE", table) for table in TABLES),
+    *(not_emptied_at_once(table) for table in TABLES),
+    *(needs_pragma("recursive_triggers", "INSERT", table) for table in TABLES),
+    *(needs_pragma("foreign_keys", "DELETE", table) for table in TABLES),
     *(_referred_to(table) for table in dict.fromkeys(kept for kept, *_ in REFERRERS)),
 )
 

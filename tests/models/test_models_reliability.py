@@ -1,0 +1,69 @@
+"""What was predicted beside what happened, with how sure that is."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from models.data import MalformedData
+from models.metrics import Undefined, expected_calibration_error
+from models.reliability import Bin, reliability, wilson
+
+
+def f32(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def test_bins_hold_equally_many_rows_by_rising_probability():
+    found = reliability(f32(1, 0, 0, 1, 1, 1), f32(0.9, 0.1, 0.2, 0.3, 0.8, 0.7), bins=3)
+    assert [part.rows for part in found.bins] == [2, 2, 2]
+    assert [part.probability for part in found.bins] == pytest.approx([0.15, 0.5, 0.85], rel=1e-6)
+    assert [part.frequency for part in found.bins] == [0, 1, 1]
+    assert found.error == pytest.approx((0.15 + 0.5 + 0.15) / 3, rel=1e-6)
+    assert found.rows == 6
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rows", [1, 7, 15, 16, 400])
+def test_the_error_is_the_expected_calibration_error_of_the_metrics(seed, rows):
+    rng = np.random.default_rng(seed)
+    probability = rng.random(rows).astype(np.float32).round(1)  # with ties
+    label = (rng.random(rows) < probability).astype(np.float32)
+    found = reliability(label, probability)
+    assert found.error == pytest.approx(expected_calibration_error(label, probability), rel=1e-5, abs=1e-7)
+    assert found.rows == rows
+
+
+@given(rows=st.integers(1, 500), share=st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_bounds_are_those_of_scipy(rows, share):
+    came_true = round(share * rows)
+    theirs = binomtest(came_true, rows).proportion_ci(0.95, method="wilson")
+    assert wilson(came_true / rows, rows) == pytest.approx((theirs.low, theirs.high), rel=1e-9, abs=1e-12)
+
+
+def test_bounds_hold_the_frequency_and_stay_within_0_and_1():
+    found = reliability(np.zeros(30), np.linspace(0, 1, 30), bins=2)
+    for part in found.bins:
+        assert 0 <= part.low <= part.frequency <= part.high <= 1
+
+
+def test_labels_between_0_and_1_are_averaged():
+    (only,) = reliability(f32(0.25, 0.75), f32(0.5, 0.5), bins=1).bins
+    assert only == Bin(0.5, 0.5, *wilson(0.5, 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("label", "probability", "error", "says"),
+    [
+        (f32(), f32(), Undefined, "no rows"),
+        (f32(1), f32(0.5, 0.5), MalformedData, "1 labels and 2"),
+        (f32(np.nan, 1), f32(0.5, 0.5), MalformedData, "1 of 2 values of label"),
+        (f32(1, 0), f32(1.5, 0.5), MalformedData, "1 of 2 values of probability"),
+        (f32(1, 0), f32(-0.5, 0.5), MalformedData, "1 of 2 values of probability"),
+    ],
+)
+def test_what_no_diagram_can_show_is_refused(label, probability, error, says):
+    with pytest.raises(error, match=says):
+        reliability(label, probability)
