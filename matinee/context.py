@@ -15,8 +15,8 @@ from registry import Registry
 
 if TYPE_CHECKING:
     from events.world import World
+    from matinee.bench import Bench
     from matinee.gatekeeping import Gatekeeper
-    from matinee.training import Bench
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Day:
     @property
     def bench(self) -> Bench:
         """What training needs."""
-        from matinee.training import Bench  # noqa: PLC0415  (loads torch)
+        from matinee.bench import Bench  # noqa: PLC0415  (loads torch)
 
         return Bench(self.desk, self.split, self.registry, self.settings.device, self.workspace.checkpoints)
 

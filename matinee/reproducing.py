@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from matinee import day as steps
+from matinee.bench import Bench
 from matinee.checking import signature_of
 from matinee.context import Day
 from matinee.lineage import event_digests, framework, service_record
 from matinee.progress import Stage
-from matinee.training import Bench, Fitted, fit_ranker, fit_retriever, saved
+from matinee.training import Fitted, fit_ranker, fit_retriever, saved
 from matinee.training_artwork import fit_artwork, fit_quality
 from models import artifact
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig

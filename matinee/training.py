@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -20,17 +19,19 @@ from pydantic import BaseModel
 from feature_repo.declarations import FeatureService
 from feature_repo.training_set import training_set
 from matinee import recipes
+from matinee.bench import Bench
 from matinee.datasets import (
     CANDIDATES,
     Float32,
     Int64,
     entity_matrix,
+    histories,
     play_log,
     ranking_set,
     retrieval_period,
     spine_of,
 )
-from matinee.desk import Desk
+from matinee.evaluating import evaluate_retriever, evaluation_metrics, popularity_lists
 from matinee.lineage import (
     as_metrics,
     held,
@@ -39,17 +40,16 @@ from matinee.lineage import (
     trained_already,
     training_set_record,
 )
-from matinee.periods import Split
 from matinee.progress import Stage
 from matinee.recipes import RANKING_ROWS, Recipe, features_digest
 from models import artifact
+from models.coplays import known_coplays
 from models.data import RetrievalPeriod
 from models.determinism import arithmetic
-from models.devices import Hardware, hardware
+from models.devices import Hardware
 from models.evaluate import (
     evaluate_popularity,
     evaluate_ranking,
-    evaluate_retrieval,
     evaluate_two_stage,
     histories_of,
     judged,
@@ -64,7 +64,7 @@ from models.settings import RankerConfig, RetrievalConfig
 from models.signature import Signature
 from models.train_ranker import train_ranker
 from models.train_retrieval import train_retrieval
-from registry import Metric, ModelVersion, Output, Registry, VersionDraft
+from registry import Metric, ModelVersion, Output, VersionDraft
 
 RETRIEVAL_KS = (20, 100, 200)
 N_CANDIDATES = 200
@@ -77,29 +77,6 @@ class Saveable(Protocol):
 
     def save(self, folder: Path) -> str:
         """Write it there and return its digest."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every training needs: data, split, ledger, the device that networks train on (a `Settings.device`).
-
-    In `checkpoints` a network's training keeps how far it has come; None keeps nothing.
-    """
-
-    desk: Desk
-    split: Split
-    registry: Registry
-    device: str = "cpu"
-    checkpoints: Path | None = None
-
-    @cached_property
-    def hardware(self) -> Hardware:
-        """Where networks train, and with which other processes."""
-        return hardware(self.device)
-
-    def service(self, name: str) -> FeatureService:
-        """A feature service of this source."""
-        return self.desk.declarations.service(name)
 
 
 @dataclass(frozen=True)
@@ -220,10 +197,10 @@ def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted
         hardware=bench.hardware, checkpoint=kept,
     )  # fmt: skip
     test = retrieval_period(bench.desk, split.test, split.as_of)
-    ids, features = entity_matrix(bench.desk, title, split.as_of)
+    evaluation = evaluate_retriever(bench, retriever, test, RETRIEVAL_KS)
     return Fitted(
         recipe=recipe,
-        model=retriever.with_titles(ids, features),
+        model=_up_to_date(bench, retriever),
         config=config,
         inputs={"user": user, "title": title},
         outputs=(
@@ -232,28 +209,19 @@ def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted
         ),
         training_set=features_digest((user, title), split.as_ofs, held(bench.desk)),
         rows=sum(len(period.play_user) for period in train),
-        metrics=_retrieval_metrics(bench, retriever, test),
+        metrics=evaluation_metrics(evaluation),
         hardware=bench.hardware,
     )
 
 
-def _retrieval_metrics(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> tuple[Metric, ...]:
-    name = bench.desk.source.name
-    found = [*as_metrics(evaluate_retrieval(retriever, test, RETRIEVAL_KS), name, "test")]
-    for label, ranking in popularity_lists(bench, test).items():
-        found += as_metrics(evaluate_popularity(ranking, test, RETRIEVAL_KS), name, "test", f"{label}_")
-    found.append(Metric("judged_users", len(judged(test).users), dataset=name, split="test"))
-    return tuple(found)
-
-
-def popularity_lists(bench: Bench, test: RetrievalPeriod) -> dict[str, Int64]:
-    """Titles by plays in the source's middle window, and by plays of all time."""
-    plays = play_log(bench.desk, test.as_of)
-    days = bench.desk.source.windows[2]
-    return {
-        f"popularity_{days}d": popularity(plays, test.as_of, days, test.title_ids),
-        "popularity_ever": popularity(plays, test.as_of, None, test.title_ids),
-    }
+def _up_to_date(bench: Bench, retriever: Retriever) -> Retriever:
+    """The towers over the titles, and with the co-plays, of the split's end."""
+    desk, as_of = bench.desk, bench.split.as_of
+    ids, features = entity_matrix(desk, bench.service("retrieval_title"), as_of)
+    users, _ = entity_matrix(desk, bench.service("retrieval_user"), as_of)
+    return retriever.with_titles(
+        ids, features, known_coplays(histories(desk, users, as_of), retriever.config)
+    )
 
 
 def popularity_list(bench: Bench, as_of: datetime, size: int = 200) -> Int64:
@@ -340,7 +308,7 @@ def retrieved(bench: Bench, retriever: Retriever) -> pa.Table:
 
 def _candidate_pairs(retriever: Retriever, data: RetrievalPeriod, rows: Int64) -> tuple[Int64, Int64]:
     """(user ids, title ids) of the candidates that the users in `rows` would have had at the period's start."""
-    lists = retriever.with_titles(data.title_ids, data.title_features).candidates_batch(
+    lists = retriever.at(data).candidates_batch(
         data.user_features[rows], histories_of(data.histories, rows), N_CANDIDATES
     )
     titles = np.concatenate([np.zeros(0, np.int64), *(one.title_ids for one in lists)])

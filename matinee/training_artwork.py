@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from feature_repo.training_set import training_set
 from matinee import recipes
+from matinee.bench import Bench
 from matinee.datasets import Float32, entity_matrix
 from matinee.desk import Desk, literal
 from matinee.lineage import as_metrics, held
 from matinee.periods import Period
 from matinee.progress import Stage
 from matinee.recipes import features_digest
-from matinee.training import Bench, Fitted, kept_version, register, signature
+from matinee.training import Fitted, kept_version, register, signature
 from models import artifact
 from models.artwork_data import ArtworkImages, ArtworkLog
 from models.artwork_evaluate import evaluate_artwork

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from scipy.linalg import lapack
 
 from models.data import Float32, Histories, Int64
+from models.settings import RetrievalConfig
 
 _OVERSAMPLING, _POWERS = 16, 3
 
@@ -67,6 +68,17 @@ def fit_coplays(
     weights = _item_weights(played.matrix[:, kept], ridge)
     left, right = _factors(weights, rank, rng)
     return Coplays(played.title_ids[kept], left, right)
+
+
+def known_coplays(histories: Histories, config: RetrievalConfig) -> Coplays:
+    """Co-plays of what was watched, as `config` wants them."""
+    return fit_coplays(
+        histories,
+        rank=config.coplays,
+        ridge=config.coplay_ridge,
+        max_titles=config.coplay_titles,
+        rng=np.random.default_rng(config.seed),
+    )
 
 
 @dataclass(frozen=True)

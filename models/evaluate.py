@@ -52,8 +52,8 @@ class RankingModel(Protocol):
 class CandidateModel(Protocol):
     """What `evaluate_retrieval` needs of a retriever."""
 
-    def with_titles(self, title_ids: Int64, title_features: Float32) -> Self:
-        """The model over this catalogue."""
+    def at(self, period: RetrievalPeriod) -> Self:
+        """The model as it could have been when `period` began: what was on offer, and nothing learnt since."""
 
     def candidates_batch(self, user_features: Float32, histories: Histories, k: int) -> list[Candidates]:
         """The best k titles of each user, none of them from the user's history."""
@@ -145,13 +145,16 @@ def evaluate_lists(
     return score_lists(lists, relevant, catalogue_size, ks).means()
 
 
+def retrieved(model: CandidateModel, period: RetrievalPeriod, k: int) -> list[Candidates]:
+    """The k best for each judged user of what `model` holds, by what was known of users when `period` began."""
+    users = judged(period).users
+    known = histories_of(period.histories, users)
+    return model.candidates_batch(period.user_features[users], known, k)
+
+
 def retrieved_lists(model: CandidateModel, period: RetrievalPeriod, k: int) -> list[Int64]:
     """The k best of the whole catalogue of `period` for each judged user, as it was at its start."""
-    users = judged(period).users
-    found = model.with_titles(period.title_ids, period.title_features).candidates_batch(
-        period.user_features[users], histories_of(period.histories, users), k
-    )
-    return [one.title_ids for one in found]
+    return [one.title_ids for one in retrieved(model.at(period), period, k)]
 
 
 def popular_lists(ranking: Int64, period: RetrievalPeriod, k: int) -> list[Int64]:
@@ -162,7 +165,12 @@ def popular_lists(ranking: Int64, period: RetrievalPeriod, k: int) -> list[Int64
 
 def evaluate_retrieval(model: CandidateModel, period: RetrievalPeriod, ks: Sequence[int]) -> Metrics:
     """Metrics of a retriever over the whole catalogue of `period`, as it was at its start."""
-    lists = retrieved_lists(model, period, max(ks))
+    return evaluate_candidates(model.at(period), period, ks)
+
+
+def evaluate_candidates(model: CandidateModel, period: RetrievalPeriod, ks: Sequence[int]) -> Metrics:
+    """`evaluate_retrieval` of a model that holds the catalogue of `period` already, and nothing learnt since."""
+    lists = [one.title_ids for one in retrieved(model, period, max(ks))]
     return evaluate_lists(lists, judged(period).relevant, len(period.title_ids), ks)
 
 
@@ -252,9 +260,7 @@ def evaluate_two_stage(
     """
     period = period if users is None else judged_only(period, users)
     scored = judged(period)
-    found = model.with_titles(period.title_ids, period.title_features).candidates_batch(
-        period.user_features[scored.users], histories_of(period.histories, scored.users), n_candidates
-    )
+    found = retrieved(model.at(period), period, n_candidates)
     lists = [
         rank(one.title_ids, score(features(int(period.user_ids[user]), one.title_ids)))
         for user, one in zip(scored.users, found, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -76,6 +77,9 @@ class Lesson(Generic[Batch]):
     judge: (
         Callable[[nn.Module], Verdict] | None
     )  # of a network in memory, in evaluation mode; None likes the last best
+    averaging: float = (
+        0.0  # share that the average over steps keeps at each; 0 judges and keeps the weights themselves
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def fit(network: nn.Module, lesson: Lesson[Batch], pace: Pace, hardware: Hardwar
         1. this process's part of the loss         L = loss(θ, x)
         2. its gradient, added up over the team    g = Σ ∇L
         3. step on the clipped gradient            θ ← AdamW(θ, clip(g)), the rate on a cosine to 0
-      4. judge θ, and keep it where it is best
+           and let the average follow              θ̄ ← a·θ̄ + (1 - a)·θ    (Polyak & Juditsky 1992)
+      4. judge θ̄, and keep it where it is best
       5. write down where training stands
 
     What an epoch draws depends on nothing but the seed, the epoch's number and the process's, so a training that
@@ -146,6 +151,7 @@ class _Training:
     """A training between two steps: all that changes while it runs."""
 
     network: nn.Module  # on the device
+    average: nn.Module  # of the network over its steps; the network itself where there is no averaging
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
@@ -157,19 +163,31 @@ class _Training:
     best_verdict: Verdict = _NONE
     best_epoch: int = 0
     since_best: int = 0  # epochs
+    steps: int = 0
 
     @classmethod
     def begun(cls, network: nn.Module, lesson: Lesson[Any], pace: Pace, hardware: Hardware) -> _Training:
         working = hardware.worked_on(network)
         optimizer = lesson.optimizer(working)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, pace.epochs * lesson.steps)
-        return cls(working, optimizer, schedule, hardware.scaler(), hardware)
+        average = copy.deepcopy(working) if lesson.averaging else working
+        return cls(working, average, optimizer, schedule, hardware.scaler(), hardware)
+
+    def follow(self, averaging: float) -> None:
+        """Let the average follow a step; of the first steps it keeps less, so that it soon forgets where it began."""
+        self.steps += 1
+        if self.average is self.network:
+            return
+        kept = min(averaging, self.steps / (10 + self.steps))
+        with torch.no_grad():
+            for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(weight, 1 - kept)
 
     def weigh(self, verdict: Verdict) -> None:
         """Keep the weights if they are the best so far."""
         self.verdict, self.since_best = verdict, self.since_best + 1
         if verdict.score > self.best_verdict.score:
-            self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+            self.best = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
             self.best_verdict, self.best_epoch, self.since_best = verdict, self.epoch, 0
 
     def report(self, pace: Pace, *, resumed: bool = False) -> Epoch:
@@ -182,8 +200,11 @@ class _Training:
             f"{i}.{name}": value for i, one in optimizer["state"].items() for name, value in one.items()
         }
         parts = {"network": self.network.state_dict(), "best": self.best, "optimizer": moments}
+        if self.average is not self.network:
+            parts["average"] = self.average.state_dict()
         state = {
             "epoch": self.epoch, "loss": self.loss, "since_best": self.since_best, "best_epoch": self.best_epoch,
+            "steps": self.steps,
             "verdict": self.verdict._asdict(), "best_verdict": self.best_verdict._asdict(),
             "groups": optimizer["param_groups"], "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -199,13 +220,15 @@ class _Training:
             number, _, moment = name.partition(".")
             moments.setdefault(int(number), {})[moment] = value
         self.network.load_state_dict(_part(found, "network"))
+        if self.average is not self.network:
+            self.average.load_state_dict(_part(found, "average"))
         self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.best = _part(found, "best")
         self.verdict, self.best_verdict = Verdict(**state["verdict"]), Verdict(**state["best_verdict"])
         self.epoch, self.loss, self.since_best = state["epoch"], state["loss"], state["since_best"]
-        self.best_epoch = state["best_epoch"]
+        self.best_epoch, self.steps = state["best_epoch"], state["steps"]
 
 
 def _epoch(training: _Training, lesson: Lesson[Batch], pace: Pace) -> float:
@@ -225,6 +248,7 @@ def _epoch(training: _Training, lesson: Lesson[Batch], pace: Pace) -> float:
         scaler.step(training.optimizer)
         scaler.update()
         training.schedule.step()
+        training.follow(lesson.averaging)
         losses.append(loss.detach())
     whole = torch.stack(losses).double()
     hardware.team.add(whole)
@@ -237,7 +261,7 @@ def _verdict(training: _Training, lesson: Lesson[Any]) -> Verdict:
         return Verdict(float(training.epoch), {})
     said = {}
     if training.hardware.team.leads:
-        said = lesson.judge(training.hardware.in_memory(training.network.eval()))._asdict()
+        said = lesson.judge(training.hardware.in_memory(training.average.eval()))._asdict()
     verdict = Verdict(**training.hardware.team.told(said))
     _number(training.epoch, "validation score", verdict.score)
     return verdict

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from models import artifact
 from models.artifact import Artifact, ArtifactError
-from models.coplays import Coplays
-from models.data import Candidates, Float32, Histories, Int64, MalformedData
+from models.coplays import Coplays, known_coplays
+from models.data import Candidates, Float32, Histories, Int64, MalformedData, RetrievalPeriod
 from models.inputs import Standardiser
 from models.settings import RetrievalConfig
 from models.signature import Signature
@@ -50,6 +50,7 @@ class Towers:
     known_titles: Int64  # ascending; the title in place i has row i + 1 of the id table
     coplays: Coplays
     config: RetrievalConfig
+    boost: float = 1.0  # of the learnt weight of co-plays, by validation
 
     def encode_titles(self, title_ids: Int64, title_features: Float32) -> tuple[Float32, Float32]:
         """What titles, known or new, are read by (T, D + R) and found by (T, D + R + M)."""
@@ -59,7 +60,7 @@ class Towers:
             vectors, popularity = self.title(inputs, rows)
         reads, shows = self.coplays.of(title_ids)
         return (
-            np.concatenate([vectors.numpy(), reads], axis=1),
+            np.concatenate([vectors.numpy(), reads * np.float32(self.boost)], axis=1),
             np.concatenate([vectors.numpy(), shows, popularity.numpy()], axis=1),
         )
 
@@ -171,9 +172,17 @@ class Retriever:
         vectors: Float32 = self.catalogue.keys[rows, : self.config.dimension]
         return vectors
 
-    def with_titles(self, title_ids: Int64, title_features: Float32) -> Retriever:
-        """The same towers over another catalogue, or over the same one with fresher features (T, Ft)."""
-        return replace(self, catalogue=self.towers.catalogue(title_ids, title_features))
+    def with_titles(
+        self, title_ids: Int64, title_features: Float32, coplays: Coplays | None = None
+    ) -> Retriever:
+        """The same towers over another catalogue, or over the same one with fresher features (T, Ft) and co-plays."""
+        towers = self.towers if coplays is None else replace(self.towers, coplays=coplays)
+        return replace(self, towers=towers, catalogue=towers.catalogue(title_ids, title_features))
+
+    def at(self, period: RetrievalPeriod) -> Retriever:
+        """The same towers over what was on offer, and what was known of co-plays, when `period` began."""
+        coplays = known_coplays(period.histories, self.config)
+        return self.with_titles(period.title_ids, period.title_features, coplays)
 
     def _queries(self, user_features: Float32, histories: Histories) -> Float32:
         rows = self.catalogue.rows(histories.last(self.config.history))
@@ -204,6 +213,7 @@ class Retriever:
             **self.towers.user_inputs.to_arrays("user_inputs"),
             **self.towers.title_inputs.to_arrays("title_inputs"),
             "known_titles": self.towers.known_titles,
+            "coplays.boost": np.array([self.towers.boost]),
             "coplays.title_ids": self.towers.coplays.title_ids,
             "coplays.reads": self.towers.coplays.reads,
             "coplays.shows": self.towers.coplays.shows,
@@ -303,4 +313,5 @@ def _towers(folder: Path, weights: artifact.Arrays, config: RetrievalConfig) -> 
             raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
         module.eval()
     coplays = Coplays(weights["coplays.title_ids"], weights["coplays.reads"], weights["coplays.shows"])
-    return Towers(user, title, user_inputs, title_inputs, known, coplays, config)
+    boost = float(weights["coplays.boost"][0])
+    return Towers(user, title, user_inputs, title_inputs, known, coplays, config, boost)

@@ -12,14 +12,19 @@ class RetrievalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dimension: int = Field(64, ge=2, le=1024, description="length of user and title vectors")
+    dimension: int = Field(32, ge=2, le=1024, description="length of taste and title vectors")
     hidden: int = Field(128, ge=1, description="width of each tower's hidden layer")
     history: int = Field(50, ge=1, description="newest watched titles that the user tower reads")
-    coplays: int = Field(64, ge=1, le=512, description="directions kept of which titles are played together")
+    coplays: int = Field(96, ge=1, le=512, description="directions kept of which titles are played together")
     coplay_ridge: float = Field(
         500.0, gt=0, description="λ of EASE: plays it takes for two titles to be alike"
     )
     coplay_titles: int = Field(6_000, ge=2, description="most played titles among which co-plays are counted")
+    coplay_boosts: tuple[float, ...] = Field(
+        (1.0, 1.5, 2.0, 3.0, 4.5),
+        min_length=1,
+        description="what the learnt weight of co-plays is multiplied with: the first that validation recall likes best",
+    )
     blocks: int = Field(1, ge=0, le=8, description="self-attention blocks over the watched titles")
     heads: int = Field(2, ge=1, le=16, description="of each self-attention block; they divide `dimension`")
     channels: int = Field(4, ge=1, le=64, description="ways in which a title can be popular, weighed by user")
@@ -38,12 +43,18 @@ class RetrievalConfig(BaseModel):
         description="uniformly sampled negatives a batch; 0 asks the softmax over the whole catalogue",
     )
     users_per_batch: int = Field(256, ge=1, description="users of one period in a training step")
-    learning_rate: float = Field(3e-3, gt=0, description="of Adam at its peak; follows a cosine to zero")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam at its peak; follows a cosine to zero")
     weight_decay: float = Field(1e-5, ge=0, description="decoupled (AdamW)")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is clipped to this length")
-    epochs: int = Field(6, ge=1, description="passes over the training periods at most")
+    epochs: int = Field(8, ge=1, description="passes over the training periods at most")
     patience: int = Field(2, ge=1, description="epochs without a better validation recall before stopping")
     recall_at: int = Field(200, ge=1, description="k of the validation recall that decides when to stop")
+    averaging: float = Field(
+        0.98,
+        ge=0,
+        lt=1,
+        description="share that the average of the weights keeps at each step; 0 takes no average",
+    )
     refit: bool = Field(
         True, description="learn anew from the validation period too, for as many epochs as were best"
     )

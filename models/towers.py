@@ -25,6 +25,9 @@ class TitleTower(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(config.hidden, config.dimension),
         )
+        self.plainly = nn.Linear(
+            n_inputs, config.channels
+        )  # how often a title was played needs no hidden layer
         self.popularity = nn.Sequential(nn.Linear(n_inputs, 32), nn.ReLU(), nn.Linear(32, config.channels))
         self.identity = nn.Embedding(n_known + 1, config.dimension, padding_idx=0)
         nn.init.zeros_(self.identity.weight)
@@ -36,7 +39,7 @@ class TitleTower(nn.Module):
             shown = torch.rand(len(row), 1, device=identity.device) >= self.cold_start
             identity = identity * shown
         vectors = F.normalize(self.content(inputs) + identity, dim=-1)
-        return vectors, self.popularity(inputs)
+        return vectors, self.plainly(inputs) + self.popularity(inputs)
 
 
 class Block(nn.Module):
@@ -90,6 +93,10 @@ class UserTower(nn.Module):
         )
         self.taste = nn.Linear(config.hidden, d)
         self.gate = nn.Linear(config.hidden, config.channels)
+        for weight in (self.next.weight, self.taste.weight, self.taste.bias):
+            nn.init.zeros_(
+                weight
+            )  # at first a user has no taste of their own: what is popular, and co-plays, rank
 
     def read(self, watched: Tensor, seen: Tensor) -> Tensor:
         """(B, L, D) title vectors and (B, L) which of them are titles → (B, L, D) what is known at each place."""

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.coplays import Coplays, fit_coplays, no_coplays
+from models.coplays import known_coplays, no_coplays
 from models.data import Histories, MalformedData, RetrievalPeriod
 from models.determinism import deterministic
 from models.devices import Hardware
-from models.evaluate import evaluate_retrieval, histories_of
+from models.evaluate import Floats, evaluate_candidates, histories_of, judged, retrieved, score_lists
 from models.fitting import Best, Lesson, Notebook, Verdict, fit
 from models.inputs import fit_standardiser
 from models.losses import catalogue_softmax_loss, next_title_loss
@@ -56,18 +56,20 @@ def train_retrieval(
     hardware = hardware or Hardware()
     signatures = (user_signature, title_signature)
     with torch.random.fork_rng(devices=hardware.gpus):
-        judged = _some_users(validation, config, np.random.default_rng(config.seed))
-        judge = _Judge(judged, *signatures)
+        some = _some_users(validation, config, np.random.default_rng(config.seed))
+        judge = _Judge(some, *signatures)
         notebook = Notebook.at(checkpoint, config, hardware, signatures, list(train), validation)
         towers, best = _learn(train, validation.histories, config, judge, hardware, progress, notebook)
+        towers, verdict = _boosted(towers, judge)
         if config.refit:
             again, pace = [*train[1:], validation], config.model_copy(update={"epochs": best.epoch})
             place = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-again")
             notebook = Notebook.at(place, pace, hardware, signatures, again)
             known = histories_after(validation)
-            towers, _ = _learn(again, known, pace, None, hardware, progress, notebook)
+            learnt, _ = _learn(again, known, pace, None, hardware, progress, notebook)
+            towers = replace(learnt, boost=towers.boost)
     retriever = retriever_of(towers, validation, *signatures)
-    return replace(retriever, metrics=best.verdict.metrics)
+    return replace(retriever, metrics=verdict.metrics)
 
 
 def _learn(
@@ -86,6 +88,24 @@ def _learn(
     return towers, fit(
         network, lesson_of(towers, periods, judge, hardware), config, hardware, progress, notebook
     )
+
+
+def _boosted(towers: Towers, judge: _Judge) -> tuple[Towers, Verdict]:
+    """With the weight of co-plays that validation likes best, by more than chance.
+
+    The likelihood asks for the weight that gets each play's chance right; a list of the best k asks for more of it.
+    The first is taken whose recall is within one standard error, over users, of the best (Breiman et al. 1984, 3.4.3).
+    """
+    tried = [replace(towers, boost=boost) for boost in towers.config.coplay_boosts]
+    recalls = [judge.recalls(one) for one in tried]
+    best = max(recalls, key=lambda one: float(one.mean()))
+    chosen = next(one for one, found in zip(tried, recalls, strict=True) if _within_an_error(best - found))
+    return chosen, judge(chosen)
+
+
+def _within_an_error(behind: Floats) -> bool:
+    """Whether users' (U,) mean is no further above 0 than its standard error."""
+    return bool(behind.mean() <= behind.std() / len(behind) ** 0.5)
 
 
 def lesson_of(
@@ -121,8 +141,8 @@ def lesson_of(
             return batch.log_inclusion.new_zeros(())
         return batch_loss(_with(towers, network), batch)  # 1, 2, 3, 4
 
-    judged = None if judge is None else lambda network: judge(_with(towers, network))
-    return Lesson(optimizer, batches, steps_in(periods, config), loss, judged)
+    said = None if judge is None else lambda network: judge(_with(towers, network))
+    return Lesson(optimizer, batches, steps_in(periods, config), loss, said, config.averaging)
 
 
 def _with(towers: Towers, network: nn.Module) -> Towers:
@@ -158,8 +178,15 @@ class _Judge:
 
     def __call__(self, towers: Towers) -> Verdict:
         k = towers.config.recall_at
-        metrics = evaluate_retrieval(self.retriever(towers), self.period, ks=(20, k))
+        metrics = evaluate_candidates(self.retriever(towers), self.period, ks=(20, k))
         return Verdict(metrics[f"recall_at_{k}"], metrics)
+
+    def recalls(self, towers: Towers) -> Floats:
+        """The recall of each user (U,)."""
+        k = towers.config.recall_at
+        found = [one.title_ids for one in retrieved(self.retriever(towers), self.period, k)]
+        scores = score_lists(found, judged(self.period).relevant, len(self.period.title_ids), (k,))
+        return scores.of_users[f"recall_at_{k}"]
 
     def retriever(self, towers: Towers) -> Retriever:
         """The towers over the catalogue of the validation period."""
@@ -185,17 +212,6 @@ def new_towers(train: Sequence[RetrievalPeriod], config: RetrievalConfig) -> Tow
         played,
         no_coplays(config.coplays),
         config,
-    )
-
-
-def known_coplays(histories: Histories, config: RetrievalConfig) -> Coplays:
-    """Co-plays of what was watched, as `config` wants them."""
-    return fit_coplays(
-        histories,
-        rank=config.coplays,
-        ridge=config.coplay_ridge,
-        max_titles=config.coplay_titles,
-        rng=np.random.default_rng(config.seed),
     )
 
 

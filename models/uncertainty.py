@@ -11,7 +11,7 @@ from models.data import MalformedData
 from models.metrics import Undefined
 
 Floats = NDArray[np.float64]
-_AT_ONCE = 200  # resamples drawn together: bounds the memory
+_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
@@ -36,49 +36,71 @@ class Comparison:
 
 
 def estimate(values: Floats, rng: np.random.Generator, resamples: int = 1000) -> Estimate:
-    """The mean of one value a user (U,), with the percentile interval of a bootstrap over users (Efron 1979).
+    """`estimates` of one measure, (U,)."""
+    return estimates(values[:, None], rng, resamples)[0]
+
+
+def estimates(values: Floats, rng: np.random.Generator, resamples: int = 1000) -> tuple[Estimate, ...]:
+    """The means of M measures of the same users, (U, M), with percentile intervals of a bootstrap (Efron 1979).
+
+    A user is drawn with all of its measures.
 
     Raises:
         Undefined: there are no users, or a value is no number.
     """
     _need_numbers(values)
-    means = _resampled_means(values, rng, resamples)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
+    n = len(values)
+    means = np.concatenate(
+        [
+            rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64) @ values / n
+            for size in _parts(resamples)
+        ]
+    )
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    rows = zip(values.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)
+    return tuple(Estimate(*row, n) for row in rows)
 
 
 def compare(ours: Floats, theirs: Floats, rng: np.random.Generator, resamples: int = 1000) -> Comparison:
-    """Two models judged on the same users, (U,) each and in the same order.
+    """`comparisons` in one measure, (U,) each."""
+    return comparisons(ours[:, None], theirs[:, None], rng, resamples)[0]
 
-    The interval is a paired bootstrap's. The p-value is two-sided by flipping signs of users' differences at random
+
+def comparisons(
+    ours: Floats, theirs: Floats, rng: np.random.Generator, resamples: int = 1000
+) -> tuple[Comparison, ...]:
+    """Two models judged in M measures on the same users, (U, M) each and in the same order.
+
+    Intervals are a paired bootstrap's. The p-value is two-sided by flipping signs of users' differences at random
     (Fisher 1935; Smucker et al., CIKM 2007): (1 + flips at least as far from 0) / (1 + flips).
 
     Raises:
-        MalformedData: they are not of the same users.
+        MalformedData: they are not of the same users and measures.
         Undefined: there are no users, or a value is no number.
     """
-    if len(ours) != len(theirs):
-        raise MalformedData(f"{len(ours)} and {len(theirs)} users cannot be paired.")
+    if ours.shape != theirs.shape:
+        raise MalformedData(f"figures of shapes {ours.shape} and {theirs.shape} cannot be paired.")
     difference = ours - theirs
-    found = estimate(difference, rng, resamples)
-    far = 0
-    for start in range(0, resamples, _AT_ONCE):
-        signs = rng.choice([-1.0, 1.0], size=(min(_AT_ONCE, resamples - start), len(difference)))
-        flipped = np.abs(signs @ difference) / len(difference)
-        far += int((flipped >= abs(found.value) * (1 - 1e-12)).sum())
-    return Comparison(found, (1 + far) / (1 + resamples))
+    found = estimates(difference, rng, resamples)
+    reached = np.abs(difference.mean(axis=0)) * (1 - 1e-12)
+    far = np.zeros(difference.shape[1])
+    for size in _parts(resamples):
+        signs = rng.choice([-1.0, 1.0], size=(size, len(difference)))
+        far += (np.abs(signs @ difference) / len(difference) >= reached).sum(axis=0)
+    return tuple(
+        Comparison(one, p) for one, p in zip(found, ((1 + far) / (1 + resamples)).tolist(), strict=True)
+    )
 
 
-def _resampled_means(values: Floats, rng: np.random.Generator, resamples: int) -> Floats:
-    parts = []
-    for start in range(0, resamples, _AT_ONCE):
-        rows = rng.integers(0, len(values), size=(min(_AT_ONCE, resamples - start), len(values)))
-        parts.append(values[rows].mean(axis=1))
-    return np.concatenate(parts)
+def _parts(resamples: int) -> list[int]:
+    """Resamples drawn together: what is drawn is held in memory."""
+    return [min(_AT_ONCE, resamples - start) for start in range(0, resamples, _AT_ONCE)]
 
 
 def _need_numbers(values: Floats) -> None:
     if not len(values):
         raise Undefined("there are no users to average over.")
     if not np.isfinite(values).all():
-        raise Undefined(f"{int((~np.isfinite(values)).sum())} of {len(values)} users' values are no numbers.")
+        raise Undefined(
+            f"{int((~np.isfinite(values)).sum())} of {values.size} values of users are no numbers."
+        )

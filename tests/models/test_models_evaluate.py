@@ -50,9 +50,8 @@ class FixedOrder:
     order: np.ndarray
     catalogue: np.ndarray | None = None
 
-    def with_titles(self, title_ids, title_features):
-        assert len(title_ids) == len(title_features)
-        return FixedOrder(self.order, title_ids)
+    def at(self, period):
+        return FixedOrder(self.order, period.title_ids)
 
     def candidates_batch(self, user_features, histories, k):
         assert len(user_features) == len(histories)

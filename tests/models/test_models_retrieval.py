@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from models import artifact
 from models.artifact import ArtifactError, digest
 from models.data import Histories, MalformedData
-from models.evaluate import evaluate_popularity, evaluate_retrieval
+from models.evaluate import evaluate_candidates, evaluate_popularity, evaluate_retrieval
 from models.play_batches import play_batches, tensors_of
 from models.retrieval import Retriever, UnknownTitle
 from models.settings import RankerConfig, RetrievalConfig
@@ -52,7 +52,11 @@ def test_a_retriever_trained_on_random_plays_scores_like_chance(periods, train_o
         )
         for period in periods[:4]
     ]
-    recall = evaluate_retrieval(train_on(shuffled), periods[4], (40,))["recall_at_40"]
+    test = periods[4]
+    model = train_on(shuffled).with_titles(
+        test.title_ids, test.title_features
+    )  # its co-plays are random as well
+    recall = evaluate_candidates(model, test, (40,))["recall_at_40"]
     # 40 of about 380 unwatched titles; 2,000 relevant pairs give a standard error near .01
     assert recall == pytest.approx(40 / 380, abs=0.04)
 
