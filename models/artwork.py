@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from models import artifact
 from models.artifact import Artifact
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale, lookup
-from models.artwork_posterior import Belief, updated
+from models.artwork_learning import Learnt, Shown, Start, learnt
+from models.artwork_posterior import Belief
 from models.artwork_prior import Prior
 from models.artwork_propensity import drawn, uniform_draw, win_probabilities, with_floor
 from models.artwork_residuals import Baseline
@@ -86,13 +88,12 @@ class ArtworkPolicy:
         rows = lookup(ids.ravel(), self.artwork_ids).reshape(ids.shape)
         if policy == "editorial":
             return _all_on_best(self._prior_appeal(rows), present)
-        mean, sd = self._scores(self.contexts.transform(x), rows)
+        mean, sd = self._scores(self._design(x), rows)
         weights = win_probabilities(mean, self.config.temper * sd, present)
         return with_floor(weights, present, self.config.floor)
 
-    def _scores(self, x: Float32, rows: Int64) -> tuple[Float64, Float64]:
+    def _scores(self, design: Float32, rows: Int64) -> tuple[Float64, Float64]:
         """Mean and standard deviation (T, K) of θ_a·[1, x]; b_t is the same for all images of a title."""
-        design = np.concatenate([np.ones((len(x), 1), np.float32), x], axis=1)
         known = (rows >= 0)[:, :, None]
         theta = np.where(known, self.belief.mean[rows], np.float32(0))
         variance = np.where(
@@ -112,19 +113,44 @@ class ArtworkPolicy:
 
         Raises:
             UnknownArtwork: an image in the log is not one of this policy's.
+            MalformedData: an image in the log stands for another title than this policy's.
         """
         digest = log.digest
         if digest in self.absorbed or len(log) == 0:
             return self
         log = log.canonical()
-        images = ArtworkImages(
-            self.artwork_ids, self.title_ids, np.empty((len(self.artwork_ids), 0), np.float32)
+        rows = self.images.rows(log.artwork_id)
+        if (self.title_ids[rows] != log.title_id).any():
+            stray = log.artwork_id[self.title_ids[rows] != log.title_id][0]
+            raise MalformedData(f"artwork {stray} is logged for another title than the one it belongs to.")
+        shown = Shown(rows, self._design(log.context), log.play, np.ones(len(log)))
+        found = learnt(Learnt(self.belief, self.titles.logits), self.start, shown, self.config)
+        titles = replace(self.titles, logits=found.levels)
+        return replace(self, belief=found.belief, titles=titles, absorbed=(*self.absorbed, digest))
+
+    @property
+    def images(self) -> ArtworkImages:
+        """Its images, without what they show."""
+        nothing = np.empty((len(self.artwork_ids), 0), np.float32)
+        return ArtworkImages(self.artwork_ids, self.title_ids, nothing)
+
+    @property
+    def start(self) -> Start:
+        """What it believed before any impression; a new title's level is worth a few impressions of an average one."""
+        rate = float(expit(self.titles.overall))
+        return Start(
+            mean=self.prior_mean,
+            precision=self.prior.precision,
+            title_row=lookup(self.title_ids, self.titles.titles),
+            titles=len(self.titles.titles),
+            level=self.titles.overall,
+            level_precision=self.config.title_prior_impressions * rate * (1 - rate),
         )
-        x = self.contexts.transform(log.context)
-        design = np.concatenate([np.ones((len(x), 1), np.float32), x], axis=1)
-        offset = self.titles.of(lookup(log.title_id, self.titles.titles))
-        belief = updated(self.belief, images.rows(log.artwork_id), design, log.play, offset, self.config)
-        return replace(self, belief=belief, absorbed=(*self.absorbed, digest))
+
+    def _design(self, x: Float32) -> Float32:
+        """[1, x] with x standardised, (N, 1 + d)."""
+        scaled = self.contexts.transform(x)
+        return np.concatenate([np.ones((len(x), 1), np.float32), scaled], axis=1)
 
     def save(self, folder: Path) -> str:
         """Write the model as a new folder; returns the folder's digest."""

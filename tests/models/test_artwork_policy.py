@@ -180,7 +180,9 @@ def test_another_days_log_only_adds_precision(world, policy):
     after = policy.absorb(day)
     shown = np.isin(policy.artwork_ids, day.artwork_id)
     assert (after.belief.precision[shown, 0] > policy.belief.precision[shown, 0]).all()
-    assert (after.belief.mean[~shown] == policy.belief.mean[~shown]).all()
+    assert (after.belief.precision[~shown] == policy.belief.precision[~shown]).all()
+    elsewhere = ~np.isin(policy.title_ids, day.title_id)
+    assert (after.belief.mean[elsewhere] == policy.belief.mean[elsewhere]).all()
     assert world.value(after) > world.value(policy, "uniform")
 
 
@@ -189,6 +191,12 @@ def test_an_image_of_no_title_is_refused(world, policy):
     unknown = dataclasses.replace(day, artwork_id=np.full(10, 77))
     with pytest.raises(UnknownArtwork, match="artworks 77 are not among"):
         policy.absorb(unknown)
+
+
+def test_an_image_logged_for_another_title_is_refused(world, policy):
+    day = world.log(5, 10)
+    with pytest.raises(MalformedData, match="logged for another title"):
+        policy.absorb(dataclasses.replace(day, title_id=day.title_id + 1))
 
 
 def test_the_variance_of_effects_is_recovered_from_their_scores():
