@@ -92,6 +92,13 @@ class ArtworkPolicy:
         weights = win_probabilities(mean, self.config.temper * sd, present)
         return with_floor(weights, present, self.config.floor)
 
+    def play_logits(self, x: Float32, title_ids: Int64, ids: Int64) -> Float64:
+        """b_t + θ_a·[1, x] (T, K) at the mean of the belief; a title or image it does not know counts as average."""
+        mean, _ = self._scores(self._design(x), lookup(ids.ravel(), self.artwork_ids).reshape(ids.shape))
+        level = self.titles.of(lookup(title_ids, self.titles.titles))
+        logits: Float64 = level[:, None] + mean
+        return logits
+
     def _scores(self, design: Float32, rows: Int64) -> tuple[Float64, Float64]:
         """Mean and standard deviation (T, K) of θ_a·[1, x]; b_t is the same for all images of a title."""
         known = (rows >= 0)[:, :, None]

@@ -100,7 +100,8 @@ def level_steps(now: Learnt, start: Start) -> Float64:
     gradient = summed(start.title_row, pull, start.titles) - start.level_precision * (
         now.levels - start.level
     )
-    return gradient / (start.level_precision + summed(start.title_row, weight, start.titles))
+    step: Float64 = gradient / (start.level_precision + summed(start.title_row, weight, start.titles))
+    return step
 
 
 def relative_to(levels: Float64, now: Learnt, start: Start) -> Learnt:
@@ -114,8 +115,10 @@ def relative_to(levels: Float64, now: Learnt, start: Start) -> Learnt:
 
 def _information(belief: Belief, start: Start) -> Float64:
     """I_a (A,): the precision of each image's own effect beyond its prior's."""
+    # The prior's precision as the belief holds it, or rounding would pass for information.
     beyond = belief.precision[:, 0].astype(np.float64) - start.precision.astype(np.float32)[0]
-    return np.maximum(0.0, beyond)
+    information: Float64 = np.maximum(0.0, beyond)
+    return information
 
 
 def _titles_of(start: Start, shown: Shown) -> Bools:

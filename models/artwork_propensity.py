@@ -73,7 +73,8 @@ def _points(sd: Float64, present: NDArray[np.bool_]) -> NDArray[np.int64]:
     widest = np.where(present, sd, 0.0).max(axis=1)
     narrowest = np.where(present, sd, np.inf).min(axis=1)
     points = POINTS * np.ceil(np.maximum(1.0, widest / narrowest / _SPREAD))
-    return np.minimum(MOST_POINTS, points).astype(np.int64)
+    enough: NDArray[np.int64] = np.minimum(MOST_POINTS, points).astype(np.int64)
+    return enough
 
 
 def _product_of_others(below: Float64) -> Float64:

@@ -11,13 +11,14 @@ from scipy.special import expit
 from models.artifact import ArtifactError
 from models.artwork import ArtworkPolicy, padded
 from models.artwork_data import ArtworkImages, ArtworkLog, Scale, UnknownArtwork
-from models.artwork_evaluate import TooLittleOverlap, evaluate_artwork, policy_value
+from models.artwork_evaluate import evaluate_artwork
 from models.artwork_posterior import Belief, updated
 from models.artwork_residuals import Residuals, effect_variance
 from models.artwork_settings import ArtworkConfig
 from models.artwork_train import train_artwork
 from models.creative_quality import CreativeQuality, Validity, train_creative_quality
 from models.data import MalformedData
+from models.off_policy import TooLittleOverlap
 from models.signature import Signature
 
 D, M = 4, 6
@@ -363,14 +364,6 @@ def test_a_scale_leaves_null_and_constant_columns_at_zero():
 # Evaluation off the policy's own path
 
 
-def test_off_policy_values_are_right_on_a_log_small_enough_to_do_by_hand():
-    """Weights 2, 0, 1, 1; rewards 1, 1, 0, 1: IPS = 3/4, SNIPS = 3/4, effective sample size 16/6."""
-    target, logged = np.array([1.0, 0.0, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 0.5])
-    found = policy_value(target, logged, np.array([1.0, 1.0, 0.0, 1.0]), least_effective=1)
-    assert (found.ips, found.snips) == (0.75, 0.75)
-    assert found.effective_sample_size == pytest.approx(16 / 6)
-
-
 def test_uniform_valued_on_a_uniform_log_is_the_logs_own_play_rate(world, log, policy):
     found = evaluate_artwork(policy, world.images, log.take(np.arange(5_000)), "uniform")
     assert found.policy == found.uniform
@@ -404,8 +397,6 @@ def test_estimates_agree_with_the_worlds_own_rates(world, policy, name):
 def test_too_little_overlap_is_refused(world, policy):
     with pytest.raises(TooLittleOverlap, match="at least 200 are needed"):
         evaluate_artwork(policy, world.images, world.log(5, 150))
-    with pytest.raises(TooLittleOverlap):
-        policy_value(np.zeros(1_000), np.full(1_000, 0.5), np.ones(1_000))
 
 
 # Creative quality
