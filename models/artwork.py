@@ -99,6 +99,11 @@ class ArtworkPolicy:
         logits: Float64 = level[:, None] + mean
         return logits
 
+    def effect_sd(self, x: Float32, ids: Int64) -> Float64:
+        """Standard deviation (T, K) of what is believed of θ_a·[1, x], not tempered."""
+        _, sd = self._scores(self._design(x), lookup(ids.ravel(), self.artwork_ids).reshape(ids.shape))
+        return sd
+
     def _scores(self, design: Float32, rows: Int64) -> tuple[Float64, Float64]:
         """Mean and standard deviation (T, K) of θ_a·[1, x]; b_t is the same for all images of a title."""
         known = (rows >= 0)[:, :, None]
