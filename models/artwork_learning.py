@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from models.artwork_data import Float64
 from models.artwork_posterior import Belief, updated
-from models.artwork_residuals import summed
+from models.artwork_residuals import summed, title_levels
 from models.artwork_settings import ArtworkConfig
 from models.data import Float32, Int64
 
 Bools = NDArray[np.bool_]
-_WARM_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -155,11 +153,4 @@ def _warm_levels(before: Learnt, start: Start, shown: Shown) -> Float64:
     known = start.level_precision + summed(
         start.title_row, prior * information / (prior + information), start.titles
     )
-    step = np.zeros(start.titles)
-    for _ in range(_WARM_STEPS):
-        p = expit(adds + (before.levels + step)[title])
-        gradient = summed(title, shown.weight * (shown.play - p), start.titles) - known * step
-        curvature = summed(title, shown.weight * p * (1 - p), start.titles) + known
-        step += np.clip(gradient / curvature, -1, 1)
-    levels: Float64 = before.levels + step
-    return levels
+    return title_levels(title, adds, shown.play, shown.weight, before.levels, known)

@@ -210,6 +210,22 @@ def test_the_variance_of_effects_is_recovered_from_their_scores():
     assert np.sqrt(effect_variance(Residuals(noise, information))) < 0.1
 
 
+def test_the_variances_of_a_world_are_recovered_though_tastes_move_rates():
+    """Of appeal of sd .5 a fifth is no feature's: .5·√.2 = .22; tastes beside those of features have sd .05·√(100/4) = .25.
+
+    Tastes widen rates, and a title's mean play rate is then not the rate at its level: were it taken for it, chance
+    would look larger than it is and effects smaller.
+    """
+    world = Images.drawn(11)
+    rng = np.random.default_rng(12)
+    wide = dataclasses.replace(world, taste=world.taste + rng.normal(0, 0.25, world.taste.shape))
+    log = wide.log(13, 120_000)
+    prior = trained(wide, log, train_creative_quality(wide.images, log, signature(M, "i"))).prior
+    assert prior.taste_sd == pytest.approx(np.sqrt(0.25**2 + 0.05**2), rel=0.12)
+    assert prior.quality_sd == pytest.approx(0.5 * np.sqrt(0.2), rel=0.25)
+    assert prior.gain == pytest.approx(0.5 * np.sqrt(0.8), rel=0.25)
+
+
 # What it shows
 
 
