@@ -19,6 +19,10 @@ SHARE = 0.8
 """How much of its lift a choice has to have for its exploration to count as done."""
 
 
+class NothingToExplore(ValueError):
+    """Images or traffic from which no choice of images could learn, so that nothing can be saved either."""
+
+
 @dataclass(frozen=True)
 class NewTitles:
     """Titles of which nothing was shown: true play rates `rate` (T, K) of the images that are `present` (T, K)."""
@@ -157,10 +161,10 @@ def exploration_saved(
     Both know the true sd of effects; the figure is what the score is worth if its validity is what was measured.
 
     Raises:
-        MalformedData: an sd that is not above 0, fewer than two images, no traffic, or nothing learnt within the weeks.
+        NothingToExplore: an sd that is not above 0, fewer than two images, no traffic, or nothing learnt within the weeks.
     """
     if not (appeal.rest_sd > 0 and appeal.images > 1 and impressions_a_week > 0 and weeks > 0):
-        raise MalformedData(
+        raise NothingToExplore(
             f"{appeal} with {impressions_a_week:g} impressions a week: there is nothing to explore."
         )
     rng = np.random.default_rng(config.seed)
@@ -186,7 +190,7 @@ def saved(informed: Float64, uninformed: Float64, uniform: float, impressions_a_
     """How long two curves of daily play rates (days,) take to the same rate, straight between days.
 
     Raises:
-        MalformedData: the uninformed choice does not get above uniform choice.
+        NothingToExplore: the uninformed choice does not get above uniform choice.
     """
     lift = float(uninformed[-1]) - uniform
     if not lift > 0:

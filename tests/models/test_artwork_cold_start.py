@@ -10,6 +10,7 @@ from models.artwork import ArtworkPolicy
 from models.artwork_cold_start import (
     Appeal,
     NewTitles,
+    NothingToExplore,
     Traffic,
     counted,
     exploration_saved,
@@ -133,7 +134,7 @@ def test_a_score_that_is_right_from_the_first_day_saves_all_of_the_exploration()
 
 
 def test_where_exploration_teaches_nothing_no_saving_is_claimed():
-    with pytest.raises(MalformedData, match="3 days teach nothing"):
+    with pytest.raises(NothingToExplore, match="3 days teach nothing"):
         saved(np.array([0.2, 0.2, 0.2]), np.array([0.1, 0.1, 0.1]), 0.1, 70)
 
 
@@ -155,7 +156,7 @@ def test_who_is_never_behind_saves_never_less_than_nothing(rates, lead):
     ],
 )
 def test_where_there_is_nothing_to_explore_no_saving_is_claimed(appeal, traffic):
-    with pytest.raises(MalformedData, match="nothing to explore"):
+    with pytest.raises(NothingToExplore, match="nothing to explore"):
         exploration_saved(appeal, traffic, CONFIG)
 
 
