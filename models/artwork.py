@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from scipy.special import expit
 
@@ -29,11 +32,27 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What a log needs beside the image and its propensity for that propensity to be computed again.
+
+    `belief` is the digest of the posterior, `context` of the user's context, `arm_sets` (T) of each title's images.
+    """
+
+    policy: PolicyName
+    belief: str
+    temper: float
+    floor: float
+    context: str
+    arm_sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ArtworkChoice:
-    """One image for each title (T,), and the probability with which the policy drew it."""
+    """One image for each title (T,), the probability with which the policy drew it, and what that came from."""
 
     artwork_ids: Int64
     propensities: Float64
+    decision: Decision
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,29 @@ class ArtworkPolicy:
         draws = np.array([uniform_draw(user_id, title, epoch) for title in title_ids.tolist()])
         place = drawn(probabilities, present, draws)
         rows = np.arange(len(ids))
-        return ArtworkChoice(ids[rows, place], probabilities[rows, place])
+        return ArtworkChoice(ids[rows, place], probabilities[rows, place], self._decision(x, arms, policy))
+
+    def _decision(self, x: Float32, arms: Sequence[Int64], policy: PolicyName) -> Decision:
+        return Decision(
+            policy=policy,
+            belief=self.belief_digest,
+            temper=self.config.temper,
+            floor=self.config.floor,
+            context=context_digest(x),
+            arm_sets=tuple(arm_set_digest(images) for images in arms),
+        )
+
+    @cached_property
+    def belief_digest(self) -> str:
+        """Of everything probabilities come from apart from context and images offered; another after each new log."""
+        parts = (
+            self.artwork_ids, self.belief.mean, self.belief.precision, self.prior_mean, self.prior.precision,
+            self.contexts.mean, self.contexts.sd,
+        )  # fmt: skip
+        sha = hashlib.sha256()
+        for part in parts:
+            sha.update(np.ascontiguousarray(part).tobytes())
+        return sha.hexdigest()[:16]
 
     def probabilities(
         self, x: Float32, ids: Int64, present: Bools, policy: PolicyName = "thompson"
@@ -210,6 +251,17 @@ class ArtworkPolicy:
             absorbed=tuple(documents["history"]["absorbed"]),
             metrics=documents["metrics"],
         )
+
+
+def context_digest(x: Float32) -> str:
+    """Of a context (d,) as it was given: float32, every null alike."""
+    plain = np.where(np.isnan(x), np.float32("nan"), x).astype("<f4")
+    return f"{xxhash.xxh3_64_intdigest(plain.tobytes()):016x}"
+
+
+def arm_set_digest(images: Int64) -> str:
+    """Of the images a title offered, in whatever order."""
+    return f"{xxhash.xxh3_64_intdigest(np.sort(images).astype('<i8').tobytes()):016x}"
 
 
 def padded(arms: Sequence[Int64]) -> tuple[Int64, Bools]:

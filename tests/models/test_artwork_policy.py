@@ -9,7 +9,7 @@ import scipy.optimize
 from scipy.special import expit
 
 from models.artifact import ArtifactError
-from models.artwork import ArtworkPolicy, padded
+from models.artwork import ArtworkPolicy, context_digest, padded
 from models.artwork_data import ArtworkImages, ArtworkLog, Scale, UnknownArtwork
 from models.artwork_evaluate import evaluate_artwork
 from models.artwork_posterior import Belief, updated
@@ -289,6 +289,29 @@ def test_probabilities_follow_from_the_belief_by_hand(world, policy):
     assert policy.probabilities(x[None], ids, present)[0] == pytest.approx(expected, abs=0.003)
 
 
+def test_a_choice_says_what_its_propensity_was_computed_from(world, policy):
+    titles = np.arange(50, 53)
+    arms = [world.images.artwork_id[world.images.title_id == t] for t in titles]
+    of = lambda policy, x, arms, name="thompson": policy.choose(x, titles, arms, 7, 20_000, name).decision  # noqa: E731
+    said = of(policy, world.users[3], arms)
+    assert (said.policy, said.temper, said.floor, len(said.arm_sets)) == ("thompson", 0.5, 0.02, 3)
+    assert said == of(policy, world.users[3].copy(), [images[::-1] for images in arms])
+    fewer = of(policy, world.users[3], [arms[0][:-1], *arms[1:]])
+    assert fewer.arm_sets[0] != said.arm_sets[0]
+    assert fewer.arm_sets[1:] == said.arm_sets[1:]
+    assert of(policy, world.users[4], arms).context != said.context
+    assert of(policy, world.users[3], arms, "uniform").policy == "uniform"
+    later = policy.absorb(world.log(5, 2_000, first=10**6))
+    assert of(later, world.users[3], arms).belief != said.belief
+    assert policy.absorb(world.log(2, 60_000)).belief_digest == said.belief
+
+
+def test_every_null_of_a_context_is_the_same_null():
+    """NaNs differ in their payload bits; what they say does not."""
+    one, other = (np.array([bits, 0], np.uint32).view(np.float32) for bits in (0x7FC00000, 0x7FC00001))
+    assert context_digest(one) == context_digest(other) != context_digest(np.zeros(2, np.float32))
+
+
 @pytest.mark.parametrize("name", ["uniform", "editorial"])
 def test_the_other_policies_say_their_propensities_too(world, policy, name):
     titles = np.arange(50, 90)
@@ -395,11 +418,14 @@ def test_intervals_hold_the_true_value_19_times_in_20(world, policy):
     """60 logs of 3,000 rows each, against the world's own rates."""
     truth = world.value(policy)
     lift = truth / world.value(policy, "uniform") - 1
-    found = [evaluate_artwork(policy, world.images, world.log(2_000 + seed, 3_000)) for seed in range(60)]
+    logs = (world.log(2_000 + seed, 3_000) for seed in range(60))
+    found = [evaluate_artwork(policy, world.images, log, folds=2) for log in logs]
     assert (
         sum(f.policy.low <= truth <= f.policy.high for f in found) >= 52
     )  # below 52: 0.6 % for Binomial(60, .95)
     assert sum(f.low <= lift <= f.high for f in found) >= 52
+    assert sum(f.policy.dr.low <= truth <= f.policy.dr.high for f in found) >= 52
+    assert sum(f.dr_lift.low <= lift <= f.dr_lift.high for f in found) >= 52
     assert np.mean([f.policy.snips for f in found]) == pytest.approx(truth, abs=0.009)  # 3.5 standard errors
 
 
@@ -408,6 +434,8 @@ def test_estimates_agree_with_the_worlds_own_rates(world, policy, name):
     found = evaluate_artwork(policy, world.images, world.log(77, 100_000), name, confidence=0.999)
     assert found.policy.low < world.value(policy, name) < found.policy.high
     assert found.policy.ips == pytest.approx(found.policy.snips, abs=0.01)
+    assert found.policy.dr.low < world.value(policy, name) < found.policy.dr.high
+    assert found.policy.dr.high - found.policy.dr.low < found.policy.high - found.policy.low
 
 
 def test_too_little_overlap_is_refused(world, policy):
