@@ -87,6 +87,15 @@ def test_a_title_that_is_played_otherwise_than_thought_does_not_mislead_about_it
     assert expit(found.levels[0] + effects) == pytest.approx(rate, rel=0.05)
 
 
+@pytest.mark.parametrize("rate", [0.002, 0.6])
+def test_a_level_far_from_where_it_was_thought_is_found_in_two_rounds(rate):
+    start = start_of(np.zeros((4, 1)), [0, 0, 0, 0], level_precision=0.05)
+    shown = np.array([50_000, 1_000, 1_000, 1_000])
+    quick = learnt(fresh(start), start, counts(shown, rate * shown), ArtworkConfig(level_rounds=2))
+    exact = learnt(fresh(start), start, counts(shown, rate * shown), EXACT)
+    assert quick.levels == pytest.approx(exact.levels, abs=0.1)
+
+
 def test_a_much_shown_image_does_not_outvote_the_others_in_its_titles_level():
     """Images at .3 and twice .1: their mean logit is -1.747; the level of all plays together would be -0.87."""
     start = start_of(np.zeros((3, 1)), [0, 0, 0], sd=1.0, level_precision=1e-6)
