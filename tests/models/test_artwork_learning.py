@@ -93,7 +93,7 @@ def test_a_level_far_from_where_it_was_thought_is_found_in_two_rounds(rate):
     shown = np.array([50_000, 1_000, 1_000, 1_000])
     quick = learnt(fresh(start), start, counts(shown, rate * shown), ArtworkConfig(level_rounds=2))
     exact = learnt(fresh(start), start, counts(shown, rate * shown), EXACT)
-    assert quick.levels == pytest.approx(exact.levels, abs=0.1)
+    assert quick.levels == pytest.approx(exact.levels, abs=0.01)
 
 
 def test_a_much_shown_image_does_not_outvote_the_others_in_its_titles_level():
