@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from models import artifact
 from models.artifact import Artifact
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale, lookup
-from models.artwork_posterior import Belief, updated
+from models.artwork_learning import Learnt, Shown, Start, learnt
+from models.artwork_posterior import Belief
 from models.artwork_prior import Prior
 from models.artwork_propensity import drawn, uniform_draw, win_probabilities, with_floor
 from models.artwork_residuals import Baseline
@@ -27,11 +32,27 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What a log needs beside the image and its propensity for that propensity to be computed again.
+
+    `belief` is the digest of the posterior, `context` of the user's context, `arm_sets` (T) of each title's images.
+    """
+
+    policy: PolicyName
+    belief: str
+    temper: float
+    floor: float
+    context: str
+    arm_sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ArtworkChoice:
-    """One image for each title (T,), and the probability with which the policy drew it."""
+    """One image for each title (T,), the probability with which the policy drew it, and what that came from."""
 
     artwork_ids: Int64
     propensities: Float64
+    decision: Decision
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,29 @@ class ArtworkPolicy:
         draws = np.array([uniform_draw(user_id, title, epoch) for title in title_ids.tolist()])
         place = drawn(probabilities, present, draws)
         rows = np.arange(len(ids))
-        return ArtworkChoice(ids[rows, place], probabilities[rows, place])
+        return ArtworkChoice(ids[rows, place], probabilities[rows, place], self._decision(x, arms, policy))
+
+    def _decision(self, x: Float32, arms: Sequence[Int64], policy: PolicyName) -> Decision:
+        return Decision(
+            policy=policy,
+            belief=self.belief_digest,
+            temper=self.config.temper,
+            floor=self.config.floor,
+            context=context_digest(x),
+            arm_sets=tuple(arm_set_digest(images) for images in arms),
+        )
+
+    @cached_property
+    def belief_digest(self) -> str:
+        """Of everything probabilities come from apart from context and images offered; another after each new log."""
+        parts = (
+            self.artwork_ids, self.belief.mean, self.belief.precision, self.prior_mean, self.prior.precision,
+            self.contexts.mean, self.contexts.sd,
+        )  # fmt: skip
+        sha = hashlib.sha256()
+        for part in parts:
+            sha.update(np.ascontiguousarray(part).tobytes())
+        return sha.hexdigest()[:16]
 
     def probabilities(
         self, x: Float32, ids: Int64, present: Bools, policy: PolicyName = "thompson"
@@ -86,13 +129,24 @@ class ArtworkPolicy:
         rows = lookup(ids.ravel(), self.artwork_ids).reshape(ids.shape)
         if policy == "editorial":
             return _all_on_best(self._prior_appeal(rows), present)
-        mean, sd = self._scores(self.contexts.transform(x), rows)
+        mean, sd = self._scores(self._design(x), rows)
         weights = win_probabilities(mean, self.config.temper * sd, present)
         return with_floor(weights, present, self.config.floor)
 
-    def _scores(self, x: Float32, rows: Int64) -> tuple[Float64, Float64]:
+    def play_logits(self, x: Float32, title_ids: Int64, ids: Int64) -> Float64:
+        """b_t + θ_a·[1, x] (T, K) at the mean of the belief; a title or image it does not know counts as average."""
+        mean, _ = self._scores(self._design(x), lookup(ids.ravel(), self.artwork_ids).reshape(ids.shape))
+        level = self.titles.of(lookup(title_ids, self.titles.titles))
+        logits: Float64 = level[:, None] + mean
+        return logits
+
+    def effect_sd(self, x: Float32, ids: Int64) -> Float64:
+        """Standard deviation (T, K) of what is believed of θ_a·[1, x], not tempered."""
+        _, sd = self._scores(self._design(x), lookup(ids.ravel(), self.artwork_ids).reshape(ids.shape))
+        return sd
+
+    def _scores(self, design: Float32, rows: Int64) -> tuple[Float64, Float64]:
         """Mean and standard deviation (T, K) of θ_a·[1, x]; b_t is the same for all images of a title."""
-        design = np.concatenate([np.ones((len(x), 1), np.float32), x], axis=1)
         known = (rows >= 0)[:, :, None]
         theta = np.where(known, self.belief.mean[rows], np.float32(0))
         variance = np.where(
@@ -112,19 +166,44 @@ class ArtworkPolicy:
 
         Raises:
             UnknownArtwork: an image in the log is not one of this policy's.
+            MalformedData: an image in the log stands for another title than this policy's.
         """
         digest = log.digest
         if digest in self.absorbed or len(log) == 0:
             return self
         log = log.canonical()
-        images = ArtworkImages(
-            self.artwork_ids, self.title_ids, np.empty((len(self.artwork_ids), 0), np.float32)
+        rows = self.images.rows(log.artwork_id)
+        if (self.title_ids[rows] != log.title_id).any():
+            stray = log.artwork_id[self.title_ids[rows] != log.title_id][0]
+            raise MalformedData(f"artwork {stray} is logged for another title than the one it belongs to.")
+        shown = Shown(rows, self._design(log.context), log.play, np.ones(len(log)))
+        found = learnt(Learnt(self.belief, self.titles.logits), self.start, shown, self.config)
+        titles = replace(self.titles, logits=found.levels)
+        return replace(self, belief=found.belief, titles=titles, absorbed=(*self.absorbed, digest))
+
+    @property
+    def images(self) -> ArtworkImages:
+        """Its images, without what they show."""
+        nothing = np.empty((len(self.artwork_ids), 0), np.float32)
+        return ArtworkImages(self.artwork_ids, self.title_ids, nothing)
+
+    @property
+    def start(self) -> Start:
+        """What it believed before any impression; a new title's level is worth a few impressions of an average one."""
+        rate = float(expit(self.titles.overall))
+        return Start(
+            mean=self.prior_mean,
+            precision=self.prior.precision,
+            title_row=lookup(self.title_ids, self.titles.titles),
+            titles=len(self.titles.titles),
+            level=self.titles.overall,
+            level_precision=self.config.title_prior_impressions * rate * (1 - rate),
         )
-        x = self.contexts.transform(log.context)
-        design = np.concatenate([np.ones((len(x), 1), np.float32), x], axis=1)
-        offset = self.titles.of(lookup(log.title_id, self.titles.titles))
-        belief = updated(self.belief, images.rows(log.artwork_id), design, log.play, offset, self.config)
-        return replace(self, belief=belief, absorbed=(*self.absorbed, digest))
+
+    def _design(self, x: Float32) -> Float32:
+        """[1, x] with x standardised, (N, 1 + d)."""
+        scaled = self.contexts.transform(x)
+        return np.concatenate([np.ones((len(x), 1), np.float32), scaled], axis=1)
 
     def save(self, folder: Path) -> str:
         """Write the model as a new folder; returns the folder's digest."""
@@ -172,6 +251,17 @@ class ArtworkPolicy:
             absorbed=tuple(documents["history"]["absorbed"]),
             metrics=documents["metrics"],
         )
+
+
+def context_digest(x: Float32) -> str:
+    """Of a context (d,) as it was given: float32, every null alike."""
+    plain = np.where(np.isnan(x), np.float32("nan"), x).astype("<f4")
+    return f"{xxhash.xxh3_64_intdigest(plain.tobytes()):016x}"
+
+
+def arm_set_digest(images: Int64) -> str:
+    """Of the images a title offered, in whatever order."""
+    return f"{xxhash.xxh3_64_intdigest(np.sort(images).astype('<i8').tobytes()):016x}"
 
 
 def padded(arms: Sequence[Int64]) -> tuple[Int64, Bools]:

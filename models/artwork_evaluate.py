@@ -1,94 +1,77 @@
-"""What a policy would have earned, estimated from what another one showed."""
+"""What an artwork policy would have earned on a log of images that another policy drew."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+from scipy.special import expit
 
 from models.artwork import ArtworkPolicy, Bools, PolicyName
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64
-from models.data import Float32, Int64
+from models.data import Int64
+from models.off_policy import (
+    Interval,
+    Model,
+    NotEvaluable,
+    PolicyValue,
+    dr_terms,
+    mean_interval,
+    policy_value,
+    quantile,
+    snips_influence,
+)
 
 _ROWS_AT_ONCE = 2_000
 
 
-class TooLittleOverlap(ValueError):
-    """The log shows too seldom what the policy would have shown: any estimate would rest on a handful of rows."""
-
-    def __init__(self, effective: float, least: float, rows: int) -> None:
-        super().__init__(
-            f"effective sample size {effective:,.0f} of {rows:,} rows, at least {least:,.0f} are needed: "
-            "log more, or evaluate a policy closer to the one that logged."
-        )
-
-
-@dataclass(frozen=True)
-class PolicyValue:
-    """Expected reward per impression. `low` and `high` bound `snips` at the given confidence."""
-
-    ips: float
-    snips: float
-    low: float
-    high: float
-    effective_sample_size: float
-    rows: int
-
-
 @dataclass(frozen=True)
 class PolicyLift:
-    """A policy against uniform choice on the same rows; `lift` is relative, from the SNIPS values."""
+    """A policy against uniform choice on the same rows; `lift` is relative, from SNIPS, `dr_lift` from DR values."""
 
     policy: PolicyValue
     uniform: PolicyValue
     lift: float
     low: float
     high: float
+    dr_lift: Interval
 
     @property
     def metrics(self) -> Mapping[str, float]:
         """The figures that a model version is recorded with."""
         return {
+            "ips": self.policy.ips,
             "snips": self.policy.snips,
             "snips_uniform": self.uniform.snips,
             "snips_lift": self.lift,
             "snips_lift_low": self.low,
             "snips_lift_high": self.high,
+            "dr_lift": self.dr_lift.value,
+            "dr_lift_low": self.dr_lift.low,
+            "dr_lift_high": self.dr_lift.high,
             "effective_sample_size": self.policy.effective_sample_size,
         }
 
 
-def policy_value(
-    target: Float64,  # (N,) probability of the logged action under the policy in question
-    logged: Float64,  # (N,) probability with which it was logged, above 0
-    reward: Float64 | Float32,  # (N,)
-    confidence: float = 0.95,
-    least_effective: float = 200,
-) -> PolicyValue:
-    """Inverse propensity scores (Horvitz & Thompson 1952) and their self-normalised form (Swaminathan & Joachims 2015).
+@dataclass(frozen=True)
+class _Choices:
+    """Each row's images (N, K), which exist, the place of the one that was shown, how likely the policy shows each."""
 
-    w = target/logged; IPS = mean(w r); SNIPS = Σ w r / Σ w, with the interval of a ratio of means (delta method).
+    ids: Int64
+    present: Bools
+    shown: Int64
+    target: Float64
 
-    Raises:
-        TooLittleOverlap: (Σ w)² / Σ w² is below `least_effective`.
-    """
-    weight = target / logged
-    total = float(weight.sum())
-    effective = total**2 / float((weight**2).sum()) if total > 0 else 0.0
-    if effective < least_effective:
-        raise TooLittleOverlap(effective, least_effective, len(weight))
-    snips = float(weight @ reward) / total
-    margin = _quantile(confidence) * float(np.sqrt(((weight * (reward - snips)) ** 2).sum())) / total
-    return PolicyValue(
-        ips=float((weight * reward).mean()),
-        snips=snips,
-        low=snips - margin,
-        high=snips + margin,
-        effective_sample_size=effective,
-        rows=len(weight),
-    )
+    @property
+    def uniform(self) -> Float64:
+        """(N, K) 1 / number of images."""
+        shares: Float64 = self.present / self.present.sum(axis=1, keepdims=True)
+        return shares
+
+    def of_shown(self, values: Float64) -> Float64:
+        """(N,) the entry of the logged image."""
+        return values[np.arange(len(values)), self.shown]
 
 
 def evaluate_artwork(
@@ -98,45 +81,89 @@ def evaluate_artwork(
     name: PolicyName = "thompson",
     confidence: float = 0.95,
     least_effective: float = 200,
+    folds: int = 5,
 ) -> PolicyLift:
     """`policy` against uniform choice on a log it was not trained on; each title offers all its `images`.
 
+    The doubly robust values use what `policy` would believe after the other folds of the log (cross-fitting,
+    Chernozhukov et al. 2018); a user's rows are in one fold.
+
     Raises:
         TooLittleOverlap: as `policy_value`.
-        UnknownArtwork: the log shows an image that is not in `images`.
+        NotEvaluable: uniform choice earned nothing, so that no relative lift exists.
+        UnknownArtwork: the log shows an image that is not in `images`, or of which the policy knows nothing.
     """
-    ids, present, logged_place = _choices(images, log)
-    target = np.empty(len(log))
-    for first in range(0, len(log), _ROWS_AT_ONCE):
-        part = slice(first, first + _ROWS_AT_ONCE)
-        p = policy.probabilities(log.context[part], ids[part], present[part], name)
-        target[part] = p[np.arange(len(p)), logged_place[part]]
-    uniform = 1.0 / present.sum(axis=1)
+    log = log.canonical()
+    choices = _choices(policy, images, log, name)
+    expected = _cross_fitted(policy, choices, log, folds)
     reward = log.play.astype(np.float64)
-    ours = policy_value(target, log.propensity, reward, confidence, least_effective)
-    theirs = policy_value(uniform, log.propensity, reward, confidence, least_effective)
-    return _lift(ours, theirs, target / log.propensity, uniform / log.propensity, reward, confidence)
 
+    def value(probabilities: Float64) -> tuple[PolicyValue, Float64, Model]:
+        target = choices.of_shown(probabilities)
+        model = Model(choices.of_shown(expected), (probabilities * expected).sum(axis=1))
+        found = policy_value(target, log.propensity, reward, confidence, least_effective, model)
+        return found, target / log.propensity, model
 
-def _lift(
-    ours: PolicyValue,
-    theirs: PolicyValue,
-    our_weight: Float64,
-    their_weight: Float64,
-    reward: Float64,
-    confidence: float,
-) -> PolicyLift:
-    """The ratio of two SNIPS values; both come from the same rows, so their errors are taken together."""
+    ours, our_weight, our_model = value(choices.target)
+    theirs, their_weight, their_model = value(choices.uniform)
     if theirs.snips <= 0:
-        raise ValueError("uniform choice earned nothing on this log: no relative lift exists.")
-    ratio = ours.snips / theirs.snips
-    influence = our_weight * (reward - ours.snips) / our_weight.sum()
-    influence -= ratio * their_weight * (reward - theirs.snips) / their_weight.sum()
-    margin = _quantile(confidence) * float(np.sqrt((influence**2).sum())) / theirs.snips
-    return PolicyLift(ours, theirs, ratio - 1, ratio - 1 - margin, ratio - 1 + margin)
+        raise NotEvaluable("uniform choice earned nothing on this log: no relative lift exists.")
+    snips = _ratio(
+        ours.snips,
+        theirs.snips,
+        snips_influence(our_weight, reward, ours.snips),
+        snips_influence(their_weight, reward, theirs.snips),
+        confidence,
+    )
+    ours_dr = dr_terms(our_weight, reward, our_model)
+    theirs_dr = dr_terms(their_weight, reward, their_model)
+    return PolicyLift(
+        ours, theirs, snips.value, snips.low, snips.high, _dr_lift(ours_dr, theirs_dr, confidence)
+    )
 
 
-def _choices(images: ArtworkImages, log: ArtworkLog) -> tuple[Int64, Bools, Int64]:
+def _dr_lift(ours: Float64, theirs: Float64, confidence: float) -> Interval:
+    our_mean, their_mean = mean_interval(ours, confidence).value, mean_interval(theirs, confidence).value
+    if their_mean <= 0:
+        raise NotEvaluable("uniform choice is estimated to earn nothing: no relative lift exists.")
+    rows = len(ours)
+    return _ratio(our_mean, their_mean, (ours - our_mean) / rows, (theirs - their_mean) / rows, confidence)
+
+
+def _ratio(
+    ours: float, theirs: float, our_influence: Float64, their_influence: Float64, confidence: float
+) -> Interval:
+    """`ours`/`theirs` - 1; both come from the same rows, so their errors are taken together (delta method)."""
+    ratio = ours / theirs
+    influence = our_influence - ratio * their_influence
+    margin = quantile(confidence) * float(np.sqrt((influence**2).sum())) / theirs
+    return Interval(ratio - 1, ratio - 1 - margin, ratio - 1 + margin)
+
+
+def _cross_fitted(policy: ArtworkPolicy, choices: _Choices, log: ArtworkLog, folds: int) -> Float64:
+    """Expected plays (N, K) of every image of each row, by a policy that absorbed the other folds."""
+    _, user = np.unique(log.user_id, return_inverse=True)
+    fold = user % folds
+    expected = np.zeros(choices.ids.shape)
+    for held in np.unique(fold).tolist():
+        rows = np.flatnonzero(fold == held)
+        taught = policy.absorb(log.take(np.flatnonzero(fold != held)))
+        for part in _parts(rows):
+            ids, present = choices.ids[part], choices.present[part]
+            logit = taught.play_logits(log.context[part], log.title_id[part], ids)
+            expected[part] = np.where(present, expit(logit), 0.0)
+    return expected
+
+
+def _choices(policy: ArtworkPolicy, images: ArtworkImages, log: ArtworkLog, name: PolicyName) -> _Choices:
+    ids, present, shown = _offered(images, log)
+    target = np.zeros(ids.shape)
+    for part in _parts(np.arange(len(log))):
+        target[part] = policy.probabilities(log.context[part], ids[part], present[part], name)
+    return _Choices(ids, present, shown, target)
+
+
+def _offered(images: ArtworkImages, log: ArtworkLog) -> tuple[Int64, Bools, Int64]:
     """Each row's images (N, K), which exist, and the place of the one that was shown."""
     titles, title_row = images.title_rows
     by_title = np.argsort(title_row, kind="stable")
@@ -152,5 +179,6 @@ def _choices(images: ArtworkImages, log: ArtworkLog) -> tuple[Int64, Bools, Int6
     return np.where(present, images.artwork_id[rows], -1), present, rank[shown]
 
 
-def _quantile(confidence: float) -> float:
-    return float(scipy.stats.norm.ppf((1 + confidence) / 2))
+def _parts(rows: Int64) -> Iterator[Int64]:
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        yield rows[first : first + _ROWS_AT_ONCE]

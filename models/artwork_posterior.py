@@ -31,6 +31,7 @@ def updated(
     play: Float32,  # (N,)
     offset: Float64,  # (N,) b_t
     config: ArtworkConfig,
+    weight: Float64 | None = None,  # (N,) how many equal impressions each row stands for; one each by default
 ) -> Belief:
     """Posterior mode by Newton's method, precision by adding Σ p(1 - p) x² (Chapelle & Li 2011, algorithm 3).
 
@@ -38,12 +39,13 @@ def updated(
     their belief bit for bit.
     """
     mean, precision = belief.mean.copy(), belief.precision.copy()
+    times = np.ones(len(rows)) if weight is None else weight
     for arms, impressions, shown in _batches(rows, design.shape[1]):
         batch = _Batch(
             design=np.where(shown[:, :, None], design[impressions], np.float32(0)).astype(np.float64),
             play=play[impressions].astype(np.float64),
             offset=offset[impressions],
-            shown=shown,
+            times=np.where(shown, times[impressions], 0.0),
         )
         prior = Belief(belief.mean[arms], belief.precision[arms])
         mode = _mode(batch, prior, config)
@@ -71,12 +73,12 @@ def _batches(rows: Int64, width: int) -> Iterator[tuple[Int64, Int64, NDArray[np
 
 @dataclass(frozen=True)
 class _Batch:
-    """Impressions of B images, padded: `design` (B, n, 1 + d) is 0 where there is none, the others (B, n)."""
+    """Impressions of B images, padded: `design` (B, n, 1 + d), the others (B, n); `times` is 0 where there is none."""
 
     design: Float64
     play: Float64
     offset: Float64
-    shown: NDArray[np.bool_]
+    times: Float64
 
     def logit(self, theta: Float64) -> Float64:
         """b_t + θ_a·[1, x], (B, n)."""
@@ -84,13 +86,13 @@ class _Batch:
         return logit
 
     def variance(self, theta: Float64) -> Float64:
-        """Bernoulli variances p(1 - p), (B, n); of no weight where the design is 0."""
+        """Bernoulli variances p(1 - p), (B, n), times the impressions that have them."""
         p: Float64 = expit(self.logit(theta))
-        return p * (1 - p)
+        return self.times * p * (1 - p)
 
     def slope(self, theta: Float64, prior: Belief) -> Float64:
         """Gradient of the log posterior, (B, 1 + d)."""
-        error = self.play - expit(self.logit(theta))
+        error = self.times * (self.play - expit(self.logit(theta)))
         pull: Float64 = prior.precision * (theta - prior.mean)
         push: Float64 = (error[:, None, :] @ self.design)[:, 0, :]
         return push - pull
@@ -109,7 +111,7 @@ class _Batch:
     def loss(self, theta: Float64, prior: Belief) -> Float64:
         """Negative log posterior by image, up to a constant."""
         logit = self.logit(theta)
-        nats: Float64 = np.where(self.shown, np.logaddexp(0, logit) - self.play * logit, 0.0).sum(axis=1)
+        nats: Float64 = (self.times * (np.logaddexp(0, logit) - self.play * logit)).sum(axis=1)
         penalty: Float64 = 0.5 * (prior.precision * (theta - prior.mean) ** 2).sum(axis=1)
         return nats + penalty
 

@@ -9,7 +9,15 @@ import scipy.optimize
 from scipy.special import expit
 
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64, Scale
-from models.artwork_residuals import Residuals, centred, effect_variance, residuals, summed, within_variance
+from models.artwork_residuals import (
+    Residuals,
+    centred,
+    effect_variance,
+    residuals,
+    summed,
+    title_levels,
+    within_variance,
+)
 from models.artwork_settings import ArtworkConfig
 from models.creative_quality import CreativeQuality
 from models.data import Float32, Int64
@@ -52,14 +60,14 @@ def fit_prior(
 ) -> Prior:
     """Taste weights by penalised likelihood, then variances by the method of moments on what is left.
 
-    1. play ~ Bernoulli(σ(b_t + xᵀ W [1, z_a])), W ~ N(0, 1/ridge)
+    1. play ~ Bernoulli(σ(b_t + xᵀ W [1, z_a])), W ~ N(0, 1/ridge); then b_t again, W given
     2. τ_q² and τ_r² from the scores u of each image's effects: E[u²] = I + I²τ²
     3. γ = ρ τ_q where the quality score's validity is above zero with confidence, else 0
     """
     scale = Scale.of(images.features)
     z = scale.transform(images.features)
     taste = _fit_taste(z, images.rows(log.artwork_id), log.play, x, offset, config)
-    explained = offset + _taste_logit(taste, x, z, images.rows(log.artwork_id))
+    explained = _levelled(images, log, offset, _taste_logit(taste, x, z, images.rows(log.artwork_id)), config)
     found = residuals(images, log, explained)
     quality_sd = _bounded(within_variance(found, images), config)
     validity = quality.validity if quality is not None and quality.validity.usable else None
@@ -71,6 +79,20 @@ def fit_prior(
         quality_sd=max(config.least_sd, quality_sd * float(np.sqrt(1 - rho**2))),
         taste_sd=_bounded(_taste_variance(images, log, x, explained), config),
     )
+
+
+def _levelled(
+    images: ArtworkImages, log: ArtworkLog, offset: Float64, tastes: Float64, config: ArtworkConfig
+) -> Float64:
+    """Each row's logit (N,) with its title's level fitted to what `tastes` leave, or all variances come out too small."""
+    rate = float(log.play.mean())
+    title = images.title_rows[1][images.rows(log.artwork_id)]
+    count = np.bincount(title, minlength=len(images.title_rows[0]))
+    level = summed(title, offset, len(count)) / np.maximum(count, 1)
+    precision = np.full(len(count), config.title_prior_impressions * rate * (1 - rate))
+    levels = title_levels(title, tastes, log.play, np.ones(len(log)), level, precision)
+    explained: Float64 = levels[title] + tastes
+    return explained
 
 
 def _bounded(variance: float, config: ArtworkConfig) -> float:

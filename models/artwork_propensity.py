@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 
 POINTS = 64
-MOST_POINTS = 2048
+MOST_POINTS = 32_768  # standard deviations that differ 2,560-fold
 _REACH = 5.5  # standard deviations at either end: what lies beyond weighs 2e-8
 _SPREAD = 5.0  # ratio of standard deviations in one title that 64 points resolve to 1e-5
 
@@ -27,16 +27,27 @@ def win_probabilities(
 
     w_k = ∫ φ((u - m_k)/s_k)/s_k · Π_{j≠k} Φ((u - m_j)/s_j) du by the trapezoid rule, one grid for all arms of a
     title. Its error falls as exp(-2π² s²/h²), so there are 64 points while standard deviations within a title
-    differ at most fivefold, and more in proportion beyond.
+    differ at most fivefold, and more in proportion beyond. A title's probabilities do not depend on the titles
+    beside it, or they could not be computed again from a log.
 
     Raises:
         NotADistribution: a mean is not finite or a standard deviation is not above 0.
     """
     if not (np.isfinite(mean[present]).all() and (sd[present] > 0).all() and present.any(axis=1).all()):
         raise NotADistribution("every title needs an arm, every arm a finite mean and an sd above 0.")
+    points = _points(sd, present)
+    found = np.empty(mean.shape)
+    for size in np.unique(points).tolist():
+        rows = points == size
+        found[rows] = _integrated(mean[rows], sd[rows], present[rows], size)
+    return found
+
+
+def _integrated(mean: Float64, sd: Float64, present: NDArray[np.bool_], points: int) -> Float64:
+    """`win_probabilities` of titles that all need so many points."""
     low = np.where(present, mean - _REACH * sd, -np.inf).max(axis=1)
     high = np.where(present, mean + _REACH * sd, -np.inf).max(axis=1)
-    grid = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, _points(sd, present))  # (T, G)
+    grid = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, points)  # (T, G)
     # Arms come first in memory, so that everything below runs over long rows.
     arms, scale = np.where(present, mean, 0.0).T, np.where(present, sd, 1.0).T
     z = (grid - arms[:, :, None]) / scale[:, :, None]  # (K, T, G)
@@ -57,11 +68,13 @@ def normal_cdf(z: Float64, bell: Float64) -> Float64:
     return above
 
 
-def _points(sd: Float64, present: NDArray[np.bool_]) -> int:
+def _points(sd: Float64, present: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many points each title (T,) needs."""
     widest = np.where(present, sd, 0.0).max(axis=1)
     narrowest = np.where(present, sd, np.inf).min(axis=1)
-    spread = float((widest / narrowest).max(initial=1.0))
-    return int(min(MOST_POINTS, POINTS * np.ceil(max(1.0, spread / _SPREAD))))
+    points = POINTS * np.ceil(np.maximum(1.0, widest / narrowest / _SPREAD))
+    enough: NDArray[np.int64] = np.minimum(MOST_POINTS, points).astype(np.int64)
+    return enough
 
 
 def _product_of_others(below: Float64) -> Float64:

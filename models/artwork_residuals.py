@@ -12,7 +12,9 @@ import numpy as np
 from scipy.special import expit, logit
 
 from models.artwork_data import ArtworkImages, ArtworkLog, Float64
-from models.data import Int64, MalformedData
+from models.data import Float32, Int64, MalformedData
+
+_LEVEL_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,28 @@ def baseline(images: ArtworkImages, log: ArtworkLog, prior_impressions: float) -
     played = np.bincount(rows, weights=log.play, minlength=len(titles))
     rate = (played + prior_impressions * overall) / (shown + prior_impressions)
     return Baseline(titles, logit(rate), float(logit(overall)))
+
+
+def title_levels(
+    title: Int64,  # (N,) row of each impression's title
+    adds: Float64,  # (N,) logit that is added to the title's level
+    play: Float32,  # (N,)
+    weight: Float64,  # (N,) how many equal impressions each row stands for
+    level: Float64,  # (T,) what is thought of b_t
+    precision: Float64,  # (T,) and how firmly
+) -> Float64:
+    """The posterior mode (T,) of each title's level where everything else is given: damped Newton steps in one number.
+
+    Averages do not do: rates are convex in what is added, so a mean play rate is not the rate at the mean.
+    """
+    step = np.zeros(len(level))
+    for _ in range(_LEVEL_STEPS):
+        p = expit(adds + (level + step)[title])
+        slope = summed(title, weight * (play - p), len(level)) - precision * step
+        curvature = summed(title, weight * p * (1 - p), len(level)) + precision
+        step += np.clip(slope / curvature, -1, 1)
+    levels: Float64 = level + step
+    return levels
 
 
 def residuals(images: ArtworkImages, log: ArtworkLog, offset: Float64) -> Residuals:

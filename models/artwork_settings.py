@@ -25,7 +25,9 @@ class ArtworkConfig(BaseModel):
     temper: float = Field(0.5, gt=0, le=1, description="factor on the posterior's standard deviation")
     floor: float = Field(0.02, gt=0, le=0.5, description="least probability of every image, additive")
     title_prior_impressions: float = Field(
-        20.0, gt=0, description="impressions of an average title that a title's own play rate starts from"
+        20.0,
+        gt=0,
+        description="impressions of an average title that are worth what is known of a new title's level",
     )
     taste_ridge: float = Field(
         50.0, gt=0, description="precision of each image feature × taste weight's prior"
@@ -35,4 +37,10 @@ class ArtworkConfig(BaseModel):
     most_sd: float = Field(1.0, gt=0, description="largest prior sd of an image's own effects, in logits")
     newton_steps: int = Field(8, ge=1, description="at most, in the update of an image's posterior")
     tolerance: float = Field(1e-4, gt=0, description="largest step, in logits, that counts as converged")
+    level_rounds: int = Field(
+        10, ge=1, description="at most, of moving a title's level and its images in turn"
+    )
+    level_tolerance: float = Field(
+        1e-2, gt=0, description="largest move of a title's level, in logits, that counts as converged"
+    )
     seed: int = Field(0, description="which rows the taste weights are fitted on")

@@ -9,15 +9,16 @@ import scipy.optimize
 from scipy.special import expit
 
 from models.artifact import ArtifactError
-from models.artwork import ArtworkPolicy, padded
+from models.artwork import ArtworkPolicy, context_digest, padded
 from models.artwork_data import ArtworkImages, ArtworkLog, Scale, UnknownArtwork
-from models.artwork_evaluate import TooLittleOverlap, evaluate_artwork, policy_value
+from models.artwork_evaluate import evaluate_artwork
 from models.artwork_posterior import Belief, updated
 from models.artwork_residuals import Residuals, effect_variance
 from models.artwork_settings import ArtworkConfig
 from models.artwork_train import train_artwork
 from models.creative_quality import CreativeQuality, Validity, train_creative_quality
 from models.data import MalformedData
+from models.off_policy import TooLittleOverlap
 from models.signature import Signature
 
 D, M = 4, 6
@@ -180,7 +181,9 @@ def test_another_days_log_only_adds_precision(world, policy):
     after = policy.absorb(day)
     shown = np.isin(policy.artwork_ids, day.artwork_id)
     assert (after.belief.precision[shown, 0] > policy.belief.precision[shown, 0]).all()
-    assert (after.belief.mean[~shown] == policy.belief.mean[~shown]).all()
+    assert (after.belief.precision[~shown] == policy.belief.precision[~shown]).all()
+    elsewhere = ~np.isin(policy.title_ids, day.title_id)
+    assert (after.belief.mean[elsewhere] == policy.belief.mean[elsewhere]).all()
     assert world.value(after) > world.value(policy, "uniform")
 
 
@@ -191,6 +194,12 @@ def test_an_image_of_no_title_is_refused(world, policy):
         policy.absorb(unknown)
 
 
+def test_an_image_logged_for_another_title_is_refused(world, policy):
+    day = world.log(5, 10)
+    with pytest.raises(MalformedData, match="logged for another title"):
+        policy.absorb(dataclasses.replace(day, title_id=day.title_id + 1))
+
+
 def test_the_variance_of_effects_is_recovered_from_their_scores():
     """u ~ N(I q, I) with q ~ N(0, τ²): E[u²] = I + I²τ²."""
     rng = np.random.default_rng(0)
@@ -199,6 +208,22 @@ def test_the_variance_of_effects_is_recovered_from_their_scores():
     assert np.sqrt(effect_variance(Residuals(score, information))) == pytest.approx(0.4, rel=0.03)
     noise = np.sqrt(information) * rng.normal(size=20_000)
     assert np.sqrt(effect_variance(Residuals(noise, information))) < 0.1
+
+
+def test_the_variances_of_a_world_are_recovered_though_tastes_move_rates():
+    """Of appeal of sd .5 a fifth is no feature's: .5·√.2 = .22; tastes beside those of features have sd .05·√(100/4) = .25.
+
+    Tastes widen rates, and a title's mean play rate is then not the rate at its level: were it taken for it, chance
+    would look larger than it is and effects smaller.
+    """
+    world = Images.drawn(11)
+    rng = np.random.default_rng(12)
+    wide = dataclasses.replace(world, taste=world.taste + rng.normal(0, 0.25, world.taste.shape))
+    log = wide.log(13, 120_000)
+    prior = trained(wide, log, train_creative_quality(wide.images, log, signature(M, "i"))).prior
+    assert prior.taste_sd == pytest.approx(np.sqrt(0.25**2 + 0.05**2), rel=0.12)
+    assert prior.quality_sd == pytest.approx(0.5 * np.sqrt(0.2), rel=0.25)
+    assert prior.gain == pytest.approx(0.5 * np.sqrt(0.8), rel=0.25)
 
 
 # What it shows
@@ -262,6 +287,29 @@ def test_probabilities_follow_from_the_belief_by_hand(world, policy):
     expected = 0.02 + (1 - 0.02 * len(mine)) * np.bincount(draws, minlength=len(mine)) / len(draws)
     ids, present = padded([mine])
     assert policy.probabilities(x[None], ids, present)[0] == pytest.approx(expected, abs=0.003)
+
+
+def test_a_choice_says_what_its_propensity_was_computed_from(world, policy):
+    titles = np.arange(50, 53)
+    arms = [world.images.artwork_id[world.images.title_id == t] for t in titles]
+    of = lambda policy, x, arms, name="thompson": policy.choose(x, titles, arms, 7, 20_000, name).decision  # noqa: E731
+    said = of(policy, world.users[3], arms)
+    assert (said.policy, said.temper, said.floor, len(said.arm_sets)) == ("thompson", 0.5, 0.02, 3)
+    assert said == of(policy, world.users[3].copy(), [images[::-1] for images in arms])
+    fewer = of(policy, world.users[3], [arms[0][:-1], *arms[1:]])
+    assert fewer.arm_sets[0] != said.arm_sets[0]
+    assert fewer.arm_sets[1:] == said.arm_sets[1:]
+    assert of(policy, world.users[4], arms).context != said.context
+    assert of(policy, world.users[3], arms, "uniform").policy == "uniform"
+    later = policy.absorb(world.log(5, 2_000, first=10**6))
+    assert of(later, world.users[3], arms).belief != said.belief
+    assert policy.absorb(world.log(2, 60_000)).belief_digest == said.belief
+
+
+def test_every_null_of_a_context_is_the_same_null():
+    """NaNs differ in their payload bits; what they say does not."""
+    one, other = (np.array([bits, 0], np.uint32).view(np.float32) for bits in (0x7FC00000, 0x7FC00001))
+    assert context_digest(one) == context_digest(other) != context_digest(np.zeros(2, np.float32))
 
 
 @pytest.mark.parametrize("name", ["uniform", "editorial"])
@@ -355,14 +403,6 @@ def test_a_scale_leaves_null_and_constant_columns_at_zero():
 # Evaluation off the policy's own path
 
 
-def test_off_policy_values_are_right_on_a_log_small_enough_to_do_by_hand():
-    """Weights 2, 0, 1, 1; rewards 1, 1, 0, 1: IPS = 3/4, SNIPS = 3/4, effective sample size 16/6."""
-    target, logged = np.array([1.0, 0.0, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 0.5])
-    found = policy_value(target, logged, np.array([1.0, 1.0, 0.0, 1.0]), least_effective=1)
-    assert (found.ips, found.snips) == (0.75, 0.75)
-    assert found.effective_sample_size == pytest.approx(16 / 6)
-
-
 def test_uniform_valued_on_a_uniform_log_is_the_logs_own_play_rate(world, log, policy):
     found = evaluate_artwork(policy, world.images, log.take(np.arange(5_000)), "uniform")
     assert found.policy == found.uniform
@@ -378,11 +418,14 @@ def test_intervals_hold_the_true_value_19_times_in_20(world, policy):
     """60 logs of 3,000 rows each, against the world's own rates."""
     truth = world.value(policy)
     lift = truth / world.value(policy, "uniform") - 1
-    found = [evaluate_artwork(policy, world.images, world.log(2_000 + seed, 3_000)) for seed in range(60)]
+    logs = (world.log(2_000 + seed, 3_000) for seed in range(60))
+    found = [evaluate_artwork(policy, world.images, log, folds=2) for log in logs]
     assert (
         sum(f.policy.low <= truth <= f.policy.high for f in found) >= 52
     )  # below 52: 0.6 % for Binomial(60, .95)
     assert sum(f.low <= lift <= f.high for f in found) >= 52
+    assert sum(f.policy.dr.low <= truth <= f.policy.dr.high for f in found) >= 52
+    assert sum(f.dr_lift.low <= lift <= f.dr_lift.high for f in found) >= 52
     assert np.mean([f.policy.snips for f in found]) == pytest.approx(truth, abs=0.009)  # 3.5 standard errors
 
 
@@ -391,13 +434,13 @@ def test_estimates_agree_with_the_worlds_own_rates(world, policy, name):
     found = evaluate_artwork(policy, world.images, world.log(77, 100_000), name, confidence=0.999)
     assert found.policy.low < world.value(policy, name) < found.policy.high
     assert found.policy.ips == pytest.approx(found.policy.snips, abs=0.01)
+    assert found.policy.dr.low < world.value(policy, name) < found.policy.dr.high
+    assert found.policy.dr.high - found.policy.dr.low < found.policy.high - found.policy.low
 
 
 def test_too_little_overlap_is_refused(world, policy):
     with pytest.raises(TooLittleOverlap, match="at least 200 are needed"):
         evaluate_artwork(policy, world.images, world.log(5, 150))
-    with pytest.raises(TooLittleOverlap):
-        policy_value(np.zeros(1_000), np.full(1_000, 0.5), np.ones(1_000))
 
 
 # Creative quality

@@ -67,6 +67,27 @@ def test_an_absent_arm_does_not_change_the_others():
     assert win_probabilities(mean, sd, present)[0] == pytest.approx([*alone[0], 0, 0], abs=1e-12)
 
 
+def test_a_titles_probabilities_do_not_depend_on_the_titles_beside_it():
+    """Bit for bit, whether the title beside it needs 64 points or thousands."""
+    rng = np.random.default_rng(0)
+    mean, sd, present = rng.normal(0, 0.2, (3, 4)), rng.uniform(0.1, 0.3, (3, 4)), np.ones((3, 4), bool)
+    sd[1, 0], sd[2, 0] = 0.001, 30.0
+    together = win_probabilities(mean, sd, present)
+    for row in range(3):
+        alone = win_probabilities(mean[[row]], sd[[row]], present[[row]])
+        assert (together[row] == alone[0]).all()
+
+
+@pytest.mark.parametrize("spread", [300, 2_000])
+def test_two_proven_images_are_told_apart_beside_one_nobody_has_seen(spread):
+    """Of two narrow arms under a wide one: half of draws the wide one's, the rest by their own difference."""
+    narrow = 1 / spread
+    mean, sd = np.array([[0.0, narrow, 0.0]]), np.array([[narrow, narrow, 1.0]])
+    found = win_probabilities(mean, sd, np.ones((1, 3), bool))[0]
+    assert found == pytest.approx(oracle(mean[0], sd[0]), abs=1e-5)
+    assert found[1] / (found[0] + found[1]) == pytest.approx(ndtr(1 / np.sqrt(2)), abs=0.002)
+
+
 def test_equal_arms_share_equally_and_absent_arms_get_nothing():
     mean, sd = np.zeros((2, 4)), np.full((2, 4), 0.1)
     present = np.array([[True] * 4, [True, True, False, False]])
