@@ -30,6 +30,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from peers.counting import Ease, ItemKnn, Popularity
+from peers.plays import Float32, Int64, Peer, Plays, Scorer
+
 from matinee.context import Day, latest
 from matinee.datasets import retrieval_period
 from matinee.desk import Desk
@@ -42,8 +45,6 @@ from models.settings import RetrievalConfig
 from models.threads import use_threads
 from models.train_retrieval import train_retrieval
 from models.uncertainty import compare, estimate
-from peers.counting import Ease, ItemKnn, Popularity
-from peers.plays import Float32, Int64, Peer, Plays, Scorer
 
 KS = (20, 200)
 MEASURES = ("recall_at_20", "recall_at_200", "ndcg_at_20")
@@ -215,10 +216,10 @@ def peers_of(source: str, wanted: Sequence[str]) -> list[Peer]:
     days = sorted({1, 7, 30, *({"movielens": (90, 365, 3650), "kuairand": (4,)}.get(source, ()))})
     found: list[Peer] = [*(Popularity(d) for d in days), ItemKnn(), Ease()]
     try:
-        from peers.factors import Als, Bpr, Warp
+        from peers.factors import Als, Bpr, Warp  # noqa: PLC0415  (extras that may be absent)
 
         found += [Als(), Bpr(), Warp()]
-        from peers.sasrec import SasRec
+        from peers.sasrec import SasRec  # noqa: PLC0415
 
         found.append(SasRec())
     except ImportError as missing:

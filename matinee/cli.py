@@ -50,6 +50,21 @@ def day(source: Source = None, as_of: AsOf = None) -> None:
 
 
 @app.command()
+def evaluate(ref: Annotated[str, typer.Argument(help="A version of a retriever, such as retriever@champion.")] = "retriever",
+             source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:  # fmt: skip
+    """A version beside popularity on the newest period it did not learn from: slices, intervals, paired tests."""
+    from matinee.evaluating import evaluate_version
+    from matinee.show import print_evaluation
+
+    with opened(source, as_of) as made:
+        found = evaluate_version(made, ref)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_evaluation(found)
+
+
+@app.command()
 def demo() -> None:
     """The main job end to end on the built-in world: events, features, models, Bento, experiment, read-out."""
     from matinee.demo import run_demo

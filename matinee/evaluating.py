@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from matinee.bench import Bench
-from matinee.datasets import entity_matrix, play_log
+from matinee.context import Day
+from matinee.datasets import entity_matrix, play_log, retrieval_period
 from matinee.evaluation import Evaluation
 from matinee.lineage import as_metrics
+from models import artifact
 from models.data import Float32, Int64, RetrievalPeriod
 from models.evaluate import (
     CandidateModel,
@@ -22,9 +24,12 @@ from models.evaluate import (
     score_slice,
     slices_of,
 )
+from models.retrieval import KIND as RETRIEVER
+from models.retrieval import Retriever
 from models.uncertainty import Comparison, Estimate, comparisons, estimates
 from registry import Metric
 
+KS = (20, 200)
 WINDOWS = (1, 7, 30)
 """Days that popularity is counted over, besides the source's own middle window and all time."""
 
@@ -161,3 +166,29 @@ def _columns(scores: ListScores) -> Floats:
 def _generator() -> np.random.Generator:
     """The same resamples for every figure, so that they can be told again."""
     return np.random.default_rng(0)
+
+
+def evaluate_version(day: Day, ref: str) -> Evaluation:
+    """A retriever of the ledger on the test period of the day's split, as it could have been when that began.
+
+    Raises:
+        NotEvaluated: the version is of another kind of model.
+    """
+    version = day.registry.get(ref)
+    folder = day.registry.fetch(
+        version.ref, day.workspace.root / "versions" / version.name / str(version.number)
+    )
+    if (kind := artifact.kind(folder)) != RETRIEVER:
+        raise NotEvaluated(version.ref, kind)
+    period = retrieval_period(day.desk, day.split.test, day.split.as_of)
+    return evaluate_retriever(day.bench, Retriever.load(folder), period, KS)
+
+
+class NotEvaluated(ValueError):
+    """A model that makes no lists of a whole catalogue."""
+
+    def __init__(self, ref: str, kind: str) -> None:
+        super().__init__(
+            f"{ref} is a {kind}; lists of the whole catalogue come from a {RETRIEVER}. "
+            f"`matinee models report {ref}` shows what was measured when it was trained."
+        )

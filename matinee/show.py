@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a lineage can be shown without torch, a page without tea-ta
     from experiments.estimates import Estimate
     from experiments.readout import Readout
     from matinee.checking import Fit
+    from matinee.evaluation import Evaluation
     from matinee.recommending import Timings
     from matinee.reproducing import Reproduction
     from registry import FsckReport
@@ -202,3 +203,34 @@ def _version_line(version: VersionNode) -> str:
     held = "".join(f" @{alias}" for alias in version.aliases)
     behind = f", behind {', '.join(version.upstream)}" if version.upstream else ""
     return f"{version.ref}{held} {version.digest[:12]}{behind}"
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """A table for each slice: every measure with its 95 % interval, beside the peers'; * where chance alone is unlikely."""
+    words = "simulated members" if evaluation.simulated else "real users"
+    for part in evaluation.slices:
+        rows = [
+            [name, str(evaluation.estimate(evaluation.ours, part, name))]
+            + [_beside(evaluation, peer, part, name) for peer in evaluation.peers]
+            for name in evaluation.measures(part)
+        ]
+        whole = {model: of.get(part, {}) for model, of in evaluation.of_all.items()}
+        rows += [
+            [name, *(f"{whole[model][name]:.4f}" for model in evaluation.models)]
+            for name in whole.get(evaluation.ours, {})
+        ]
+        users = evaluation.estimate(evaluation.ours, part, evaluation.measures(part)[0]).users
+        print_table(
+            f"{part}: {users:,} {words} of {evaluation.source}, {evaluation.as_of:%Y-%m-%d} to {evaluation.until:%Y-%m-%d}",
+            ("measure", *evaluation.models),
+            rows,
+        )
+    console.print(
+        "* differs from ours with p < 0.05, by flipping signs of users' differences", highlight=False
+    )
+
+
+def _beside(evaluation: Evaluation, peer: str, part: str, measure: str) -> str:
+    found = evaluation.comparisons[peer][part][measure]
+    mark = " *" if found.p_value < 0.05 else ""
+    return f"{evaluation.estimate(peer, part, measure).value:.4f}{mark}"

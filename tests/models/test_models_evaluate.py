@@ -1,12 +1,13 @@
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
 
+from models.coplays import known_coplays
 from models.data import Candidates, Histories, RankingSet, RetrievalPeriod
 from models.evaluate import (
     PlayLog,
@@ -20,9 +21,13 @@ from models.evaluate import (
     judged_only,
     popularity,
     rank,
+    score_lists,
+    score_slice,
+    slices_of,
 )
 from models.metrics import Undefined
 from models.objective import HeadScores
+from models.train_retrieval import histories_after
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -231,3 +236,51 @@ def test_importing_the_evaluation_does_not_load_torch_or_faiss():
     )
     program += "sys.exit(bool({'torch', 'faiss'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_slices_part_users_by_history_and_titles_by_whether_anybody_had_played_them():
+    one = period([[10], [], [11]], [(0, 12), (0, 13), (1, 13), (2, 12)])
+    found = {part.name: part for part in slices_of(one, np.array([10, 11, 12]))}
+    assert found["all"].places.tolist() == [0, 1, 2]
+    assert found["warm users"].places.tolist() == [0, 2]
+    assert found["new users"].places.tolist() == [1]
+    assert [part.tolist() for part in found["new titles"].relevant] == [[13], [13]]
+    assert found["new titles"].places.tolist() == [0, 1]
+    assert [part.tolist() for part in found["known titles"].relevant] == [[12], [12]]
+    assert found["known titles"].places.tolist() == [0, 2]
+
+
+def test_a_slice_that_nobody_is_in_is_left_out():
+    one = period([[10]], [(0, 12)])
+    assert [part.name for part in slices_of(one, np.array([10, 12]))] == ["all", "warm users", "known titles"]
+
+
+def test_a_slice_is_scored_by_its_own_users_lists_and_relevant_titles():
+    one = period([[10], []], [(0, 12), (0, 13), (1, 13)])
+    new = next(part for part in slices_of(one, np.array([12])) if part.name == "new titles")
+    found = score_slice(new, [np.array([12, 13]), np.array([13, 12])], 6, (1, 2))
+    assert found.of_users["recall_at_1"].tolist() == [0, 1]
+    assert found.of_users["recall_at_2"].tolist() == [1, 1]
+
+
+def test_every_user_has_a_figure_and_their_mean_is_the_metric():
+    lists, relevant = [np.array([1, 2]), np.array([3, 1])], [np.array([2]), np.array([3, 9])]
+    vectors = {1: [1.0, 0.0], 2: [0.0, 1.0], 3: [1.0, 0.0]}
+    found = score_lists(
+        lists, relevant, 9, (2,), lambda titles: np.array([vectors[t] for t in titles], np.float32)
+    )
+    assert found.of_users["recall_at_2"].tolist() == [1, 0.5]
+    assert found.of_users["mrr_at_2"].tolist() == [0.5, 1]
+    assert found.of_users["diversity_at_2"].tolist() == pytest.approx([1, 0])  # 1 - cos of the two
+    assert found.means()["mrr_at_2"] == 0.75
+    assert found.of_all["coverage_at_2"] == 3 / 9
+    assert evaluate_lists(lists, relevant, 9, (2,))["gini_at_2"] == found.of_all["gini_at_2"]
+
+
+def test_a_model_is_evaluated_as_it_could_have_been_when_the_period_began(periods, retriever):
+    test = periods[4]
+    later = replace(
+        retriever,
+        towers=replace(retriever.towers, coplays=known_coplays(histories_after(test), retriever.config)),
+    )
+    assert evaluate_retrieval(later, test, (20,)) == evaluate_retrieval(retriever, test, (20,))

@@ -9,11 +9,13 @@ from models.metrics import (
     auc,
     coverage_at,
     expected_calibration_error,
+    gini_at,
     grouped_auc,
     hits,
     log_loss,
     ndcg_at,
     recall_at,
+    reciprocal_rank,
 )
 
 
@@ -121,3 +123,27 @@ ONES, HALVES = np.ones(3), np.full(3, 0.5)
 def test_what_the_input_does_not_determine_is_no_number(measure):
     with pytest.raises(Undefined):
         measure()
+
+
+def test_the_reciprocal_rank_is_one_over_the_place_of_the_first_relevant_title():
+    assert reciprocal_rank(np.array([False, False, True, True])) == pytest.approx(1 / 3)
+    assert reciprocal_rank(np.array([True, False])) == 1
+    assert reciprocal_rank(np.array([False, False])) == 0
+    assert reciprocal_rank(np.array([], dtype=bool)) == 0
+
+
+def test_gini_is_the_mean_difference_between_titles_over_twice_their_mean():
+    lists = [np.array([1, 2, 3]), np.array([1, 2, 9]), np.array([1, 4, 2])]
+    counts = np.array([3, 2, 0, 1, 0, 0])  # of six titles, among the first two places
+    expected = np.abs(counts[:, None] - counts[None, :]).mean() / (2 * counts.mean())
+    assert gini_at(lists, 6, 2) == pytest.approx(expected)
+
+
+def test_gini_is_zero_where_all_are_shown_alike_and_nearly_one_where_one_title_is():
+    assert gini_at([np.array([1, 2]), np.array([3, 4])], 4, 2) == pytest.approx(0)
+    assert gini_at([np.array([7])] * 5, 1000, 1) == pytest.approx(0.999)
+
+
+def test_gini_of_nothing_shown_is_undefined():
+    with pytest.raises(Undefined, match="nothing shown"):
+        gini_at([np.array([], dtype=np.int64)], 10, 5)

@@ -9,12 +9,13 @@ from safetensors.numpy import load_file, save_file
 
 from models import artifact
 from models.artifact import ArtifactError, digest
+from models.coplays import known_coplays
 from models.data import Histories, MalformedData
 from models.evaluate import evaluate_candidates, evaluate_popularity, evaluate_retrieval
 from models.play_batches import play_batches, tensors_of
 from models.retrieval import Retriever, UnknownTitle
 from models.settings import RankerConfig, RetrievalConfig
-from models.train_retrieval import histories_after, known_coplays, train_retrieval
+from models.train_retrieval import histories_after, train_retrieval
 
 
 def everybodys_favourites(period):

@@ -11,7 +11,10 @@ CONFIG = RetrievalConfig(dimension=8, hidden=12, history=6, coplays=3, channels=
 @pytest.fixture
 def tower():
     torch.manual_seed(0)
-    return UserTower(4, CONFIG).eval()
+    made = UserTower(4, CONFIG).eval()
+    for layer in (made.next, made.taste):  # which a new tower leaves at zero
+        torch.nn.init.normal_(layer.weight)
+    return made
 
 
 def a_user(seed=0, seen=6):
@@ -64,6 +67,13 @@ def test_coplays_of_the_watched_are_added_up_and_scaled_alike(tower):
     gain = company / total
     torch.testing.assert_close(gain, gain[:1].expand(3))
     assert gain[0] > 0
+
+
+def test_before_training_a_user_has_no_taste_and_coplays_and_the_popular_rank():
+    query, following = UserTower(4, CONFIG).eval()(*a_user())
+    assert not query[:, :8].any()
+    assert not following.any()
+    assert query[:, 8:].all()
 
 
 def test_the_popular_never_repels(tower):
