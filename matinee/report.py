@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from matinee.session import print_table
 from registry import ModelVersion, Registry
+
+_PEER = re.compile(r"popularity_(\d+d|ever)")
 
 
 def print_metrics(versions: Sequence[ModelVersion]) -> None:
@@ -27,11 +30,7 @@ def print_metrics(versions: Sequence[ModelVersion]) -> None:
 
 
 def _beside(name: str, metric: str) -> bool:
-    return (
-        name.startswith("popularity_")
-        and not metric.startswith("popularity_")
-        and name.endswith(f"_{metric}")
-    )
+    return bool(_PEER.fullmatch(name.removesuffix(f"_{metric}")))
 
 
 def _figure(found: Mapping[str, float], name: str) -> str:
