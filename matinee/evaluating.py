@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from events.sources import Source
 from matinee.bench import Bench
 from matinee.context import Day
 from matinee.datasets import entity_matrix, play_log, retrieval_period
@@ -57,11 +58,16 @@ class Lists:
 def popularity_lists(bench: Bench, period: RetrievalPeriod) -> dict[str, Int64]:
     """Titles by plays in each window, and by plays of all time, as they were known when the period began."""
     plays = play_log(bench.desk, period.as_of)
-    windows = sorted({*WINDOWS, bench.desk.source.windows[2]})
-    found = {
-        f"popularity_{days}d": popularity(plays, period.as_of, days, period.title_ids) for days in windows
+    return {
+        name: popularity(plays, period.as_of, days, period.title_ids)
+        for name, days in popularity_windows(bench.desk.source).items()
     }
-    return {**found, "popularity_ever": popularity(plays, period.as_of, None, period.title_ids)}
+
+
+def popularity_windows(source: Source) -> dict[str, int | None]:
+    """The windows of popularity that models stand beside, in days by name; None is all time."""
+    days = sorted({*WINDOWS, source.windows[2]})
+    return {**{f"popularity_{d}d": d for d in days}, "popularity_ever": None}
 
 
 def evaluate_lists_of(

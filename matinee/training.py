@@ -42,6 +42,7 @@ from matinee.lineage import (
 )
 from matinee.progress import Stage
 from matinee.recipes import RANKING_ROWS, Recipe, features_digest
+from matinee.version_documents import documented, noting
 from models import artifact
 from models.coplays import known_coplays
 from models.data import RetrievalPeriod
@@ -84,7 +85,8 @@ class Fitted:
     """A trained and tested model with all that the ledger is to know of it.
 
     `inputs` are the services its inputs are, by the input's name; `training_set` is a digest of `rows` rows;
-    `upstream` are the versions it was trained behind, by role; `hardware` is what trained it.
+    `upstream` are the versions it was trained behind, by role; `hardware` is what trained it; `documents` (file name
+    → bytes) are set beside the version.
     """
 
     recipe: Recipe
@@ -97,6 +99,7 @@ class Fitted:
     metrics: tuple[Metric, ...]
     upstream: Mapping[str, str] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
+    documents: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -136,7 +139,7 @@ def _registered(bench: Bench, fitted: Fitted) -> ModelVersion:
             params={key: value for key, value in settings.items() if isinstance(value, str | float | int)},
             tags={"source": source, "as_of": bench.split.as_of.isoformat(), "inputs": inputs, **arithmetic(fitted.hardware)},
             signature=recorded_signature(fitted), training_set=made.digest, upstream=fitted.upstream,
-            source=source, created_by="matinee train",
+            source=source, created_by="matinee train", documents=fitted.documents,
         ))  # fmt: skip
 
 
@@ -192,13 +195,14 @@ def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted
     kept = checkpoint(bench, recipe)
     train = [retrieval_period(bench.desk, period, split.as_of) for period in split.train]
     valid = retrieval_period(bench.desk, split.valid, split.as_of)
+    epochs: list[Epoch] = []
     retriever = train_retrieval(
-        train, valid, config, signature(user), signature(title), _told(stage),
+        train, valid, config, signature(user), signature(title), noting(epochs, _told(stage)),
         hardware=bench.hardware, checkpoint=kept,
     )  # fmt: skip
     test = retrieval_period(bench.desk, split.test, split.as_of)
     evaluation = evaluate_retriever(bench, retriever, test, RETRIEVAL_KS)
-    return Fitted(
+    fitted = Fitted(
         recipe=recipe,
         model=_up_to_date(bench, retriever),
         config=config,
@@ -212,6 +216,7 @@ def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted
         metrics=evaluation_metrics(evaluation),
         hardware=bench.hardware,
     )
+    return documented(bench, fitted, epochs, evaluation=evaluation)
 
 
 def _up_to_date(bench: Bench, retriever: Retriever) -> Retriever:
@@ -257,8 +262,9 @@ def fit_ranker(
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
     valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
+    epochs: list[Epoch] = []
     ranker = train_ranker(
-        train, valid, config, signature(service), _told(stage),
+        train, valid, config, signature(service), noting(epochs, _told(stage)),
         hardware=bench.hardware, checkpoint=kept,
     )  # fmt: skip
     test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed, found)
@@ -268,7 +274,7 @@ def fit_ranker(
         *as_metrics(_determined(evaluate_ranking(ranker, valid)), source, "valid"),
         *_two_stage_metrics(bench, retriever, ranker),
     )
-    return Fitted(
+    fitted = Fitted(
         recipe=recipe,
         model=ranker,
         config=config,
@@ -280,6 +286,7 @@ def fit_ranker(
         upstream={"retriever": behind.ref},
         hardware=bench.hardware,
     )
+    return documented(bench, fitted, epochs, (ranker, test))
 
 
 HEADS = {

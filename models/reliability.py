@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import MalformedData
+from models.data import MalformedData, RankingSet
+from models.evaluate import RankingModel
 from models.metrics import Undefined
 
 Floats = NDArray[np.floating]
@@ -65,6 +66,24 @@ def reliability(label: Floats, probability: Floats, bins: int = BINS) -> Reliabi
     )
     gaps = sum(part.rows * abs(part.frequency - part.probability) for part in found)
     return Reliability(found, gaps / len(order))
+
+
+def of_heads(model: RankingModel, rows: RankingSet) -> dict[str, Reliability]:
+    """The reliability of every head at the logged positions, of those that the rows have a label for.
+
+    Completion is judged among plays, as it is predicted.
+    """
+    scores, played = model.score(rows.features, rows.position), rows.play > 0
+    known = {
+        "play": (rows.play, ~np.isnan(rows.play)),
+        "completion": (rows.completion, played & ~np.isnan(rows.completion)),
+        "retention": (rows.retention, ~np.isnan(rows.retention)),
+    }
+    return {
+        head: reliability(known[head][0][known[head][1]], getattr(scores, head)[known[head][1]])
+        for head in scores.heads
+        if known[head][1].any()
+    }
 
 
 def wilson(frequency: float, rows: int) -> tuple[float, float]:

@@ -43,3 +43,19 @@ def test_a_version_without_documents_says_so_and_prints_no_path(workspaces):
     answer = CliRunner().invoke(app, ["models", "report", "popular"])
     assert (answer.exit_code, answer.stdout) == (0, "")
     assert "popular/1 has no documents" in answer.stderr
+
+
+@pytest.mark.slow
+def test_training_sets_a_page_with_its_figures_beside_every_network(opened_day):
+    ledger = opened_day.registry
+    figures = {"retriever": ["learning-curve.svg"], "ranker": ["learning-curve.svg", "reliability.svg"]}
+    for model, drawn in figures.items():
+        assert [document.name for document in ledger.documents(model)] == [*drawn, "report.html"]
+        page = ledger.document(model, "report.html").decode()
+        assert page.count("data:image/svg+xml") == len(drawn)
+        version = ledger.get(model)
+        assert version.training_set in page
+        assert "popularity_ever" in page
+        assert "are simulated" in page
+        assert all(given.service in page for given in version.signature.inputs)
+    assert "retriever/1" in ledger.document("ranker", "report.html").decode()

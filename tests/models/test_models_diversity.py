@@ -21,27 +21,33 @@ def scaled(scores):
     return (scores - scores.min()) / (scores.max() - scores.min())
 
 
-def greedy_determinant(scores, vectors, size, weight):
-    """Each place to the title that makes (1-w)·Σr + w·log det of the list's kernel largest, by np.linalg.det."""
+def last(chosen, window):
+    """The titles that the next is held against."""
+    return chosen if window is None else chosen[len(chosen) - min(len(chosen), window - 1) :]
+
+
+def greedy_determinant(scores, vectors, size, weight, window=None):
+    """Each place to the title that makes (1-w)·Σr + w·log det of the list's, or window's, kernel largest."""
     r, s = scaled(scores), 0.999 * kernel(vectors) + 0.001 * np.eye(len(vectors))
     chosen, penalties = [], []
     value = lambda items: np.linalg.slogdet(s[np.ix_(items, items)])[1] if items else 0.0  # noqa: E731
     for _ in range(size):
         rest = [i for i in range(len(scores)) if i not in chosen]
-        gain = {i: (1 - weight) * r[i] + weight * (value([*chosen, i]) - value(chosen)) for i in rest}
+        near = last(chosen, window)
+        gain = {i: (1 - weight) * r[i] + weight * (value([*near, i]) - value(near)) for i in rest}
         best = max(rest, key=lambda i: gain[i])
         penalties.append((1 - weight) * r[best] - gain[best])
         chosen.append(best)
     return chosen, penalties
 
 
-def greedy_mmr(scores, vectors, size, weight):
+def greedy_mmr(scores, vectors, size, weight, window=None):
     """Maximal marginal relevance, by its definition."""
     r, s = scaled(scores), kernel(vectors)
     chosen, penalties = [], []
     for _ in range(size):
         rest = [i for i in range(len(scores)) if i not in chosen]
-        cost = {i: weight * max((s[i, j] for j in chosen), default=0.0) for i in rest}
+        cost = {i: weight * max((s[i, j] for j in last(chosen, window)), default=0.0) for i in rest}
         best = max(rest, key=lambda i: (1 - weight) * r[i] - cost[i])
         penalties.append(cost[best])
         chosen.append(best)
@@ -58,6 +64,46 @@ def test_the_list_is_that_of_the_slow_and_obvious_method(method, oracle, weight,
     found = rerank(scores, vectors, 12, weight, method)
     assert found.order.tolist() == order
     np.testing.assert_allclose(found.penalties, penalties, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "oracle"), [("dpp", greedy_determinant), ("mmr", greedy_mmr)])
+@pytest.mark.parametrize("window", [2, 3, 5, 11, 12, 13, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_with_a_window_only_the_last_places_are_held_against_a_title(method, oracle, window, seed):
+    rng = np.random.default_rng(seed)
+    scores, vectors = rng.random(16), unit(rng, 16)
+    order, penalties = oracle(scores, vectors, 12, 0.6, window)
+    found = rerank(scores, vectors, 12, 0.6, method, window)
+    assert found.order.tolist() == order
+    np.testing.assert_allclose(found.penalties, penalties, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dpp", "mmr"])
+def test_a_window_as_long_as_the_list_is_no_window(method):
+    rng = np.random.default_rng(7)
+    scores, vectors = rng.random(60), unit(rng, 60)
+    whole = rerank(scores, vectors, 30, 0.5, method)
+    for window in (30, 31, 1000):
+        held = rerank(scores, vectors, 30, 0.5, method, window)
+        assert held.order.tolist() == whole.order.tolist()
+        assert held.penalties.tolist() == whole.penalties.tolist()
+    assert rerank(scores, vectors, 30, 0.5, method, 3).order.tolist() != whole.order.tolist()
+
+
+@pytest.mark.parametrize("method", ["dpp", "mmr"])
+def test_copies_come_again_once_the_window_has_passed_them(method):
+    vectors = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
+    scores = np.array([1.0, 0.99, 0.3, 0.2])
+    assert rerank(scores, vectors, 4, 0.8, method, 2).order.tolist() == [0, 2, 1, 3]
+    assert rerank(scores, vectors, 4, 0.8, method).order.tolist() == [0, 2, 3, 1]
+
+
+@pytest.mark.parametrize("method", ["dpp", "mmr"])
+def test_many_copies_are_ordered_within_a_window_too(method):
+    rng = np.random.default_rng(1)
+    found = rerank(rng.random(40), np.repeat(unit(rng, 4, 3), 10, axis=0), 40, 0.7, method, 6)
+    assert sorted(found.order.tolist()) == list(range(40))
+    assert np.isfinite(found.penalties).all()
 
 
 @pytest.mark.parametrize("method", ["dpp", "mmr"])
@@ -144,6 +190,7 @@ def test_intra_list_diversity_is_the_mean_distance_over_pairs():
         pytest.param({"vectors": np.eye(2, dtype=np.float32)}, "3 scores and 2 vectors", id="ragged"),
         pytest.param({"diversity_weight": 1.5}, "0..1", id="weight"),
         pytest.param({"size": 0}, "cannot be ranked", id="no places"),
+        pytest.param({"window": 1}, "2 titles at least", id="a window of nothing"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(change, error):
@@ -160,3 +207,12 @@ def test_what_cannot_be_ranked_is_refused(change, error):
 def test_a_list_of_one_has_no_diversity():
     with pytest.raises(MalformedData):
         intra_list_diversity(np.eye(3, dtype=np.float32)[:1])
+
+
+def test_rounding_does_not_add_up_over_a_long_list():
+    rng = np.random.default_rng(8)
+    scores, vectors = rng.random(120), np.repeat(unit(rng, 40, 5), 3, axis=0)
+    order, penalties = greedy_determinant(scores, vectors, 110, 0.7, 4)
+    found = rerank(scores, vectors, 110, 0.7, "dpp", 4)
+    assert found.order.tolist() == order
+    np.testing.assert_allclose(found.penalties, penalties, rtol=1e-5, atol=1e-5)

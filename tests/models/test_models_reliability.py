@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from models.data import MalformedData
+from models.data import MalformedData, RankingSet
 from models.metrics import Undefined, expected_calibration_error
-from models.reliability import Bin, reliability, wilson
+from models.objective import HeadScores
+from models.reliability import Bin, of_heads, reliability, wilson
 
 
 def f32(*values):
@@ -67,3 +68,50 @@ def test_labels_between_0_and_1_are_averaged():
 def test_what_no_diagram_can_show_is_refused(label, probability, error, says):
     with pytest.raises(error, match=says):
         reliability(label, probability)
+
+
+class Told:
+    """A ranker that says what its first feature does; whether it has three heads or one."""
+
+    def __init__(self, heads=3):
+        self.heads = heads
+
+    def score(self, features, position=None):
+        said = features[:, 0] + 0 * position
+        return HeadScores(said, *([said / 2, said / 4][: self.heads - 1]))
+
+
+def rows(**columns):
+    n = len(columns["play"])
+    nan = np.full(n, np.nan, np.float32)
+    given = {
+        "completion": nan,
+        "retention": nan,
+        **{name: np.array(v, np.float32) for name, v in columns.items()},
+    }
+    ids = np.zeros(n, np.int64)
+    return RankingSet(
+        given.pop("features")[:, None],
+        position=np.zeros(n, np.float32),
+        user_id=ids,
+        title_id=ids,
+        period=ids,
+        **given,
+    )
+
+
+def test_each_head_is_judged_on_the_rows_that_have_its_label():
+    found = of_heads(Told(), rows(
+        features=[0.2, 0.4, 0.6, 0.8], play=[0, 1, 1, 0], completion=[0.5, 0.25, np.nan, 1.0], retention=[1, np.nan, 0, 1],
+    ))  # fmt: skip
+    assert {head: part.rows for head, part in found.items()} == {"play": 4, "completion": 1, "retention": 3}
+    (completion,) = found["completion"].bins
+    assert (completion.probability, completion.frequency) == (pytest.approx(0.2), 0.25)
+    assert [part.probability for part in found["retention"].bins] == pytest.approx([0.05, 0.15, 0.2])
+
+
+def test_heads_that_are_absent_or_without_labels_have_no_diagram():
+    assert set(of_heads(Told(), rows(features=[0.2, 0.4], play=[0, 1]))) == {"play"}
+    labelled = rows(features=[0.2, 0.4], play=[0, 1], completion=[0, 1])
+    assert set(of_heads(Told(1), labelled)) == {"play"}
+    assert set(of_heads(Told(2), labelled)) == {"play", "completion"}
