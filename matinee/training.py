@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from feature_repo.declarations import FeatureService
@@ -20,7 +21,10 @@ from matinee.datasets import (
     CANDIDATES,
     Float32,
     Int64,
+    choice_pairs,
+    choice_set,
     entity_matrix,
+    first_plays,
     play_log,
     ranking_set,
     retrieval_period,
@@ -37,27 +41,30 @@ from matinee.lineage import (
 )
 from matinee.periods import Split
 from matinee.progress import Stage
-from matinee.recipes import RANKING_ROWS, Recipe, features_digest
+from matinee.recipes import CHOICE_BESIDE, CHOICE_LISTS, RANKING_ROWS, Recipe, features_digest
 from models import artifact
-from models.data import RetrievalPeriod
+from models.data import Candidates, RetrievalPeriod
 from models.determinism import arithmetic
 from models.evaluate import (
+    Metrics,
+    evaluate_lists,
     evaluate_popularity,
     evaluate_ranking,
     evaluate_retrieval,
-    evaluate_two_stage,
     histories_of,
     judged,
     judged_only,
     popularity,
+    rank,
 )
+from models.importance import as_numbers, permutation_importance
 from models.objective import ObjectiveWeights, objective
 from models.progress import Epoch, Progress
 from models.ranker import Ranker
 from models.retrieval import Retriever
 from models.settings import RankerConfig, RetrievalConfig
 from models.signature import Signature
-from models.train_ranker import train_ranker
+from models.train_ranker import Choices, train_ranker
 from models.train_retrieval import train_retrieval
 from registry import Metric, ModelVersion, Output, Registry, VersionDraft
 
@@ -65,6 +72,10 @@ RETRIEVAL_KS = (20, 100, 200)
 N_CANDIDATES = 200
 JUDGED_USERS = 400
 """Users of the test period whose two-stage lists are scored; every one costs 200 rows of heavy features."""
+
+
+LOOKED_AT = 10
+"""Plays of the valid period looked at for each that is wanted, as only those among the candidates count."""
 
 
 class Saveable(Protocol):
@@ -230,12 +241,15 @@ def fit_ranker(
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
     valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
-    ranker = train_ranker(train, valid, config, signature(service), _told(stage))
+    choices = choices_behind(bench, retriever, config.seed)
+    ranker = train_ranker(train, valid, config, signature(service), _told(stage), choices)
+    ranker = replace(ranker, about={table.name: table.entity.name for table in service.tables})
     test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed, found)
     source = bench.desk.source.name
     metrics = (
         *as_metrics(_determined(evaluate_ranking(ranker, test)), source, "test"),
         *as_metrics(_determined(evaluate_ranking(ranker, valid)), source, "valid"),
+        *as_metrics(as_numbers(permutation_importance(ranker, valid, config.seed)), source, "valid"),
         *_two_stage_metrics(bench, retriever, ranker),
     )
     return Fitted(
@@ -255,6 +269,7 @@ HEADS = {
     "play": "calibrated probability that the title is played",
     "completion": "calibrated probability that a play is watched to its end",
     "retention": "calibrated probability that the member is still one at the horizon",
+    "choice": "probability that a candidate is chosen where only it and a typical one are there",
 }
 """What the ranker's heads say, each between 0 and 1."""
 
@@ -277,11 +292,39 @@ def retrieved(bench: Bench, retriever: Retriever) -> pa.Table:
 
 def _candidate_pairs(retriever: Retriever, data: RetrievalPeriod, rows: Int64) -> tuple[Int64, Int64]:
     """(user ids, title ids) of the candidates that the users in `rows` would have had at the period's start."""
-    lists = retriever.with_titles(data.title_ids, data.title_features).candidates_batch(
-        data.user_features[rows], histories_of(data.histories, rows), N_CANDIDATES
-    )
+    lists = candidates_of(retriever, data, rows)
     titles = np.concatenate([np.zeros(0, np.int64), *(one.title_ids for one in lists)])
     return np.repeat(data.user_ids[rows], [len(one.title_ids) for one in lists]), titles
+
+
+def candidates_of(retriever: Retriever, data: RetrievalPeriod, rows: Int64) -> list[Candidates]:
+    """What the retriever would have found for the users in `rows` at the period's start."""
+    return retriever.with_titles(data.title_ids, data.title_features).candidates_batch(
+        data.user_features[rows], histories_of(data.histories, rows), N_CANDIDATES
+    )
+
+
+def choices_behind(bench: Bench, retriever: Retriever, seed: int) -> Choices:
+    """Lists to choose from: a sample of candidates and others beside plays, and in the valid period all candidates.
+
+    Of the valid period only plays count that were among the candidates: there the question is which of those.
+    """
+    split, rng = bench.split, np.random.default_rng(seed)
+    count = -(-CHOICE_LISTS["train"] // len(split.train))
+    train = []
+    for period in split.train:
+        data = retrieval_period(bench.desk, period, split.as_of)
+        plays = first_plays(bench.desk, period, data, split.as_of, count, seed)
+        train.append(
+            choice_pairs(plays, data, candidates_of(retriever, data, plays.user), CHOICE_BESIDE, rng)
+        )
+    data = retrieval_period(bench.desk, split.valid, split.as_of)
+    plays = first_plays(bench.desk, split.valid, data, split.as_of, LOOKED_AT * CHOICE_LISTS["valid"], seed)
+    found = candidates_of(retriever, data, plays.user)
+    among = [row for row, title in enumerate(plays.title_id) if title in found[row].title_ids]
+    kept = np.sort(rng.permutation(np.array(among, dtype=np.int64))[: CHOICE_LISTS["valid"]])
+    valid = choice_pairs(plays.take(kept), data, [found[row] for row in kept], (N_CANDIDATES, 0), rng)
+    return Choices(choice_set(bench.desk, split, train), choice_set(bench.desk, split, [valid]))
 
 
 def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -291,43 +334,54 @@ def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _two_stage_metrics(bench: Bench, retriever: Retriever, ranker: Ranker) -> tuple[Metric, ...]:
-    """Retrieved and then ranked lists for the same users and titles as popularity's."""
+    """Lists by choice, by the objective and as retrieved, for the same users and titles as popularity's."""
     name = bench.desk.source.name
     test = judged_only(retrieval_period(bench.desk, bench.split.test, bench.split.as_of), JUDGED_USERS)
-    rows = _candidate_rows(bench, retriever, test)
-    weights = ObjectiveWeights(play=1, completion=0, retention=0)
-    ranked = evaluate_two_stage(
-        retriever,
-        lambda m: objective(ranker.score(m), weights),
-        rows.matrix,
-        test,
-    )
-    found = [*as_metrics(ranked, name, "test")]
+    lists = candidate_lists(bench, retriever, test)
+    by_choice = ObjectiveWeights(play=0, completion=0, retention=0)
+    found = [
+        *as_metrics(lists.measured(lambda m, s: objective(ranker.score(m, retrieval=s), by_choice)), name, "test"),
+        *as_metrics(lists.measured(lambda m, s: objective(ranker.score(m, retrieval=s), ObjectiveWeights())),
+                    name, "test", "objective_"),
+        *as_metrics(lists.measured(lambda _, s: s), name, "test", "retriever_"),
+    ]  # fmt: skip
     for label, ranking in popularity_lists(bench, test).items():
         found += as_metrics(evaluate_popularity(ranking, test, (20,)), name, "test", f"{label}_")
     return tuple(found)
 
 
 @dataclass(frozen=True)
-class CandidateRows:
-    """Ranking features of every (user, candidate) of the test users, computed in one go."""
+class CandidateLists:
+    """Every test user's candidates, their features (n, F) in that order, and what they went on to play."""
 
-    features: Float32
-    row: Mapping[tuple[int, int], int]
+    found: Sequence[Candidates]
+    features: Sequence[Float32]
+    relevant: Sequence[Int64]
+    catalogue: int
 
-    def matrix(self, user_id: int, title_ids: Int64) -> Float32:
-        """(n, F) for one user's candidates, in their order."""
-        return self.features[[self.row[user_id, title] for title in title_ids.tolist()]]
+    def measured(self, score: Callable[[Float32, Float32], NDArray[np.floating]]) -> Metrics:
+        """Metrics at 20 of the candidates ordered by a score of features and retrieval scores."""
+        ranked = [
+            rank(one.title_ids, score(features, one.scores))
+            for one, features in zip(self.found, self.features, strict=True)
+        ]
+        return evaluate_lists(ranked, self.relevant, self.catalogue, (20,))
 
 
-def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> CandidateRows:
-    users, titles = _candidate_pairs(retriever, test, judged(test).users)
-    spine = spine_of(users, titles, test.as_of)
-    service = bench.service("ranking")
-    made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of],
+def candidate_lists(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> CandidateLists:
+    """The candidates of all judged users, their features computed in one go."""
+    scored = judged(test)
+    found = candidates_of(retriever, test, scored.users)
+    counts = [len(one.title_ids) for one in found]
+    spine = spine_of(
+        np.repeat(test.user_ids[scored.users], counts),
+        np.concatenate([f.title_ids for f in found]),
+        test.as_of,
+    )
+    made = training_set(spine, bench.service("ranking"), bench.desk.declarations, bench.desk.offline, [test.as_of],
                         events=bench.desk.lake.register, threads=bench.desk.threads)  # fmt: skip
-    pairs = zip(users.tolist(), titles.tolist(), strict=True)
-    return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
+    features = np.split(made.features, np.cumsum(counts)[:-1])
+    return CandidateLists(found, features, scored.relevant, len(test.title_ids))
 
 
 def _told(stage: Stage) -> Progress:
