@@ -60,7 +60,7 @@ class Data:
     train: RankingSet
     valid: RankingSet
     test: RankingSet
-    choices: Choices
+    choices: Choices | None
     lists: CandidateLists
     popular: Figures
     signature: Signature
@@ -94,10 +94,10 @@ def gathered(day: Day, rows: int) -> Data:
     retriever = Retriever.load(steps.fetched(day, "retriever"))
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     service = bench.service("ranking")
-    sets = [
+    train, valid, test_rows = (
         ranking_set(bench.desk, split, periods, min(rows, RANKING_ROWS[name]), 0, found)[0]
         for name, periods in (("train", split.train), ("valid", [split.valid]), ("test", [split.test]))
-    ]
+    )
     test = judged_only(retrieval_period(bench.desk, split.test, split.as_of), JUDGED_USERS)
     plays = play_log(bench.desk, test.as_of)
     popular = {
@@ -107,7 +107,7 @@ def gathered(day: Day, rows: int) -> Data:
         for days in (1, 7, 30, None)
     }
     return Data(
-        *sets, choices_behind(bench, retriever, 0), candidate_lists(bench, retriever, test), popular,
+        train, valid, test_rows, choices_behind(bench, retriever, 0), candidate_lists(bench, retriever, test), popular,
         signature(service), {table.name: table.entity.name for table in service.tables},
     )  # fmt: skip
 

@@ -304,10 +304,11 @@ def candidates_of(retriever: Retriever, data: RetrievalPeriod, rows: Int64) -> l
     )
 
 
-def choices_behind(bench: Bench, retriever: Retriever, seed: int) -> Choices:
+def choices_behind(bench: Bench, retriever: Retriever, seed: int) -> Choices | None:
     """Lists to choose from: a sample of candidates and others beside plays, and in the valid period all candidates.
 
-    Of the valid period only plays count that were among the candidates: there the question is which of those.
+    Of the valid period only plays count that were among the candidates: there the question is which of those. None
+    where there is no such play, or nothing new was played before.
     """
     split, rng = bench.split, np.random.default_rng(seed)
     count = -(-CHOICE_LISTS["train"] // len(split.train))
@@ -323,6 +324,8 @@ def choices_behind(bench: Bench, retriever: Retriever, seed: int) -> Choices:
     found = candidates_of(retriever, data, plays.user)
     among = [row for row, title in enumerate(plays.title_id) if title in found[row].title_ids]
     kept = np.sort(rng.permutation(np.array(among, dtype=np.int64))[: CHOICE_LISTS["valid"]])
+    if not len(kept) or not any(len(pairs.title_id) for pairs in train):
+        return None
     valid = choice_pairs(plays.take(kept), data, [found[row] for row in kept], (N_CANDIDATES, 0), rng)
     return Choices(choice_set(bench.desk, split, train), choice_set(bench.desk, split, [valid]))
 
@@ -334,11 +337,14 @@ def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _two_stage_metrics(bench: Bench, retriever: Retriever, ranker: Ranker) -> tuple[Metric, ...]:
-    """Lists by choice, by the objective and as retrieved, for the same users and titles as popularity's."""
+    """Lists by choice, by the objective and as retrieved, for the same users and titles as popularity's.
+
+    A ranker that learned no choice is measured by plays.
+    """
     name = bench.desk.source.name
     test = judged_only(retrieval_period(bench.desk, bench.split.test, bench.split.as_of), JUDGED_USERS)
     lists = candidate_lists(bench, retriever, test)
-    by_choice = ObjectiveWeights(play=0, completion=0, retention=0)
+    by_choice = ObjectiveWeights(play=0 if ranker.fusion else 1, completion=0, retention=0)
     found = [
         *as_metrics(lists.measured(lambda m, s: objective(ranker.score(m, retrieval=s), by_choice)), name, "test"),
         *as_metrics(lists.measured(lambda m, s: objective(ranker.score(m, retrieval=s), ObjectiveWeights())),
