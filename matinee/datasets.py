@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 
@@ -19,7 +20,8 @@ from feature_repo.session import KEPT_IN
 from feature_repo.training_set import TrainingSet, snapshot_matrix, training_set
 from matinee.desk import Desk, literal
 from matinee.periods import Period, Split
-from models.data import Histories, RankingSet, RetrievalPeriod
+from models.choice import ChoiceSet, sample_beside
+from models.data import Candidates, Histories, RankingSet, RetrievalPeriod
 from models.evaluate import PlayLog
 
 Int64 = NDArray[np.int64]
@@ -145,6 +147,115 @@ def spine_of(user_ids: Int64, title_ids: Int64, moment: datetime) -> pa.Table:
         "user_id": user_ids, "title_id": title_ids,
         "event_timestamp": pa.DictionaryArray.from_arrays(when, moments).dictionary_decode(),
     })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FirstPlays:
+    """Plays of titles that the user had not played before a period: (n,) rows of its users, title ids, moments in µs UTC."""
+
+    user: Int64
+    title_id: Int64
+    moment: Int64
+
+    def take(self, rows: Int64) -> FirstPlays:
+        """Some of them, by number."""
+        return FirstPlays(self.user[rows], self.title_id[rows], self.moment[rows])
+
+
+def first_plays(
+    desk: Desk, period: Period, data: RetrievalPeriod, as_of: datetime, count: int, seed: int
+) -> FirstPlays:
+    """About as many plays of each user as of any other, `count` at most, chosen by a hash and so the same every time.
+
+    `data` says who the users of the period are, what they watched before, and which titles there were.
+    """
+    watched = pa.table({"user_id": data.user_ids[data.histories.owners()], "title_id": data.histories.values})  # noqa: F841
+    available = pa.table({"title_id": data.title_ids})  # noqa: F841
+    with desk.events() as connection:
+        rows = connection.sql(f"""
+            WITH first AS (
+                SELECT user_id, title_id, min(event_timestamp) AS moment FROM plays
+                WHERE event_timestamp >= {literal(period.start)} AND event_timestamp < {literal(period.end)}
+                  AND created_timestamp < {literal(as_of)}
+                GROUP BY ALL),
+            new AS (SELECT * FROM first ANTI JOIN watched USING (user_id, title_id) SEMI JOIN available USING (title_id)),
+            turns AS (
+                SELECT *, hash(user_id, title_id, {seed}) AS lot,
+                       row_number() OVER (PARTITION BY user_id ORDER BY hash(user_id, title_id, {seed}), title_id) AS turn
+                FROM new)
+            SELECT user_id, title_id, epoch_us(moment) AS moment
+            FROM (SELECT * FROM turns ORDER BY turn, lot, user_id, title_id LIMIT {count})
+            ORDER BY moment, user_id, title_id""").to_arrow_table()
+    user, title_id, moment = (rows[name].to_numpy() for name in ("user_id", "title_id", "moment"))
+    return FirstPlays(np.searchsorted(data.user_ids, user), title_id, moment)
+
+
+@dataclass(frozen=True)
+class ChoicePairs:
+    """Lists to choose from before they have features: all (L, W), where a list has no more titles with title id -1."""
+
+    user_id: Int64
+    title_id: Int64
+    moment: Int64
+    log_inclusion: Float32
+    retrieval: Float32
+
+
+def choice_pairs(plays: FirstPlays, data: RetrievalPeriod, found: Sequence[Candidates], counts: tuple[int, int],
+                 rng: np.random.Generator) -> ChoicePairs:  # fmt: skip
+    """Beside each play, so many of the user's candidates `found` at the start of the period, and so many other titles.
+
+    None of them was played by the user, in the period or before it.
+    """
+    width = 1 + sum(counts)
+    titles = np.full((len(plays.user), width), -1, dtype=np.int64)
+    logs = np.full(titles.shape, np.inf, dtype=np.float32)
+    scores = np.full(titles.shape, np.nan, dtype=np.float32)
+    played = _by_owner(data.play_user, data.title_ids[data.play_title], len(data.user_ids))
+    for row, (user, title, candidates) in enumerate(zip(plays.user, plays.title_id, found, strict=True)):
+        near = np.setdiff1d(candidates.title_ids, played.of(user))
+        taken = (candidates.title_ids, played.of(user), data.histories.of(user))
+        far = np.setdiff1d(data.title_ids, np.concatenate(taken)) if counts[1] else near[:0]
+        beside = sample_beside(near, far, counts, rng)
+        end = 1 + len(beside.title_ids)
+        titles[row, :end] = [title, *beside.title_ids.tolist()]
+        logs[row, :end] = [0, *beside.log_inclusion.tolist()]
+        scores[row] = _scores_of(titles[row], candidates)
+    users = np.broadcast_to(data.user_ids[plays.user][:, None], titles.shape)
+    moments = np.broadcast_to(plays.moment[:, None], titles.shape)
+    return ChoicePairs(users, titles, moments, logs, scores)
+
+
+def _by_owner(owner: Int64, values: Int64, owners: int) -> Histories:
+    order = np.argsort(owner, kind="stable")
+    return Histories(np.searchsorted(owner[order], np.arange(owners + 1)), values[order])
+
+
+def _scores_of(titles: Int64, candidates: Candidates) -> Float32:
+    """The retriever's score of each title, NaN where it is no candidate."""
+    order = np.argsort(candidates.title_ids)
+    known = candidates.title_ids[order]
+    places = np.minimum(np.searchsorted(known, titles), len(known) - 1)
+    scores: Float32 = np.where(known[places] == titles, candidates.scores[order][places], np.float32("nan"))
+    return scores
+
+
+def choice_set(desk: Desk, split: Split, pairs: Sequence[ChoicePairs]) -> ChoiceSet:
+    """Lists with the ranking features of every title in them, as of the moment of the play."""
+    joined = ChoicePairs(
+        *(np.concatenate([getattr(one, name) for one in pairs]) for name in ChoicePairs.__dataclass_fields__)
+    )
+    there = joined.title_id >= 0
+    spine = pa.table({
+        "user_id": joined.user_id[there], "title_id": joined.title_id[there],
+        "event_timestamp": pa.array(joined.moment[there], pa.timestamp("us", tz="UTC")),
+    })  # fmt: skip
+    service = desk.declarations.service("ranking")
+    made = training_set(spine, service, desk.declarations, desk.offline, split.as_ofs,
+                        events=desk.lake.register, threads=desk.threads)  # fmt: skip
+    features = np.full((*there.shape, made.features.shape[1]), np.nan, dtype=np.float32)
+    features[there] = made.features
+    return ChoiceSet(features, joined.log_inclusion, joined.retrieval)
 
 
 def _float(column: pa.ChunkedArray) -> Float32:

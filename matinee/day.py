@@ -22,8 +22,9 @@ from matinee.progress import Stage, Stages
 from matinee.pushing import catch_up
 from matinee.recorded import table_steps
 from matinee.reference import champions, training_references
-from matinee.training import train_ranker_version, train_retriever_version
+from matinee.training import train_retriever_version
 from matinee.training_artwork import train_artwork_version, train_quality_version
+from matinee.training_ranker import train_ranker_version
 from models.settings import RankerConfig, RetrievalConfig
 from registry import ModelVersion
 from validations.report import GateReport

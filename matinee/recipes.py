@@ -18,6 +18,10 @@ from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
 from models.settings import RankerConfig, RetrievalConfig
 
 RANKING_ROWS = {"train": 150_000, "valid": 40_000, "test": 60_000}
+CHOICE_LISTS = {"train": 4_200, "valid": 400}
+"""Plays that the choice head learns from, and that weigh it against the retriever; each is a list of titles."""
+CHOICE_BESIDE = (12, 6)
+"""Titles beside each play that it learns from: candidates, and others of the catalogue."""
 
 Held = Callable[[str, datetime], Recorded | None]
 """(stored table, `as_of`) → what its computed file says of itself."""
@@ -67,7 +71,10 @@ def retriever(config: RetrievalConfig) -> Recipe:
 
 def ranker(config: RankerConfig) -> Recipe:
     """Heads for play, completion and retention, tested behind a retriever."""
-    settings = {**config.model_dump(mode="json"), "rows": RANKING_ROWS, "negatives": NEGATIVES}
+    settings = {
+        **config.model_dump(mode="json"), "rows": RANKING_ROWS, "negatives": NEGATIVES,
+        "lists": CHOICE_LISTS, "beside": CHOICE_BESIDE,
+    }  # fmt: skip
     return Recipe("ranker", ("ranking",), settings, behind="retriever", behind_as="retriever")
 
 

@@ -20,8 +20,9 @@ from matinee.checking import signature_of
 from matinee.context import Day
 from matinee.lineage import event_digests, framework, service_record
 from matinee.progress import Stage
-from matinee.training import Fitted, fit_ranker, fit_retriever, saved
+from matinee.training import Fitted, fit_retriever, saved
 from matinee.training_artwork import fit_artwork, fit_quality
+from matinee.training_ranker import fit_ranker
 from models import artifact
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
 from models.determinism import arithmetic

@@ -1,4 +1,4 @@
-"""Train, measure on the test period beside popularity, and register: one function a model."""
+"""Train, measure on the test period beside popularity, and register; the retriever."""
 
 from __future__ import annotations
 
@@ -12,28 +12,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel
 
 from feature_repo.declarations import FeatureService
-from feature_repo.training_set import training_set
 from matinee import recipes
 from matinee.bench import Bench
 from matinee.datasets import (
-    CANDIDATES,
-    Float32,
     Int64,
     entity_matrix,
     histories,
     play_log,
-    ranking_set,
     retrieval_period,
-    spine_of,
 )
-from matinee.evaluating import evaluate_retriever, evaluation_metrics, popularity_lists
+from matinee.evaluating import evaluate_retriever, evaluation_metrics
 from matinee.lineage import (
-    as_metrics,
     held,
     inputs_digest,
     recorded_signature,
@@ -41,29 +33,18 @@ from matinee.lineage import (
     training_set_record,
 )
 from matinee.progress import Stage
-from matinee.recipes import RANKING_ROWS, Recipe, features_digest
+from matinee.recipes import Recipe, features_digest
 from matinee.version_documents import documented, noting
-from models import artifact
 from models.coplays import known_coplays
-from models.data import RetrievalPeriod
 from models.determinism import arithmetic
 from models.devices import Hardware
 from models.evaluate import (
-    evaluate_popularity,
-    evaluate_ranking,
-    evaluate_two_stage,
-    histories_of,
-    judged,
-    judged_only,
     popularity,
 )
-from models.objective import ObjectiveWeights, objective
 from models.progress import Epoch, Progress
-from models.ranker import Ranker
 from models.retrieval import Retriever
-from models.settings import RankerConfig, RetrievalConfig
+from models.settings import RetrievalConfig
 from models.signature import Signature
-from models.train_ranker import train_ranker
 from models.train_retrieval import train_retrieval
 from registry import Metric, ModelVersion, Output, VersionDraft
 
@@ -184,7 +165,7 @@ def train_retriever_version(bench: Bench, config: RetrievalConfig, stage: Stage)
         return kept
     fitted = fit_retriever(bench, config, stage)
     version = register(bench, fitted)
-    stage.note = f"{version.ref}: {_against_popularity(fitted.metrics, 'recall_at_200')}"
+    stage.note = f"{version.ref}: {against_popularity(fitted.metrics, 'recall_at_200')}"
     return version
 
 
@@ -197,7 +178,7 @@ def fit_retriever(bench: Bench, config: RetrievalConfig, stage: Stage) -> Fitted
     valid = retrieval_period(bench.desk, split.valid, split.as_of)
     epochs: list[Epoch] = []
     retriever = train_retrieval(
-        train, valid, config, signature(user), signature(title), noting(epochs, _told(stage)),
+        train, valid, config, signature(user), signature(title), noting(epochs, told_to(stage)),
         hardware=bench.hardware, checkpoint=kept,
     )  # fmt: skip
     test = retrieval_period(bench.desk, split.test, split.as_of)
@@ -236,139 +217,9 @@ def popularity_list(bench: Bench, as_of: datetime, size: int = 200) -> Int64:
     return ranking[:size]
 
 
-def train_ranker_version(
-    bench: Bench, behind: ModelVersion, folder: Path, config: RankerConfig, stage: Stage
-) -> ModelVersion:
-    """Heads for play, completion and retention on the train periods, tested alone and behind a retriever.
+def told_to(stage: Stage) -> Progress:
+    """What a training says of each epoch, for the person who waits."""
 
-    `folder` holds the files of `behind`, the retriever.
-    """
-    if kept := kept_version(bench, recipes.ranker(config).after(artifact.digest(folder)), stage):
-        return kept
-    fitted = fit_ranker(bench, behind, folder, config, stage)
-    version = register(bench, fitted)
-    stage.note = f"{version.ref}: {_against_popularity(fitted.metrics, 'ndcg_at_20')}"
-    return version
-
-
-def fit_ranker(
-    bench: Bench, behind: ModelVersion, folder: Path, config: RankerConfig, stage: Stage
-) -> Fitted:
-    """The ranker of a bench's split, trained and tested behind a retriever, not registered."""
-    service, split = bench.service("ranking"), bench.split
-    recipe = recipes.ranker(config).after(artifact.digest(folder))
-    kept = checkpoint(bench, recipe)
-    retriever = Retriever.load(folder)
-    found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
-    train, made = ranking_set(bench.desk, split, split.train, RANKING_ROWS["train"], config.seed, found)
-    valid, _ = ranking_set(bench.desk, split, [split.valid], RANKING_ROWS["valid"], config.seed, found)
-    epochs: list[Epoch] = []
-    ranker = train_ranker(
-        train, valid, config, signature(service), noting(epochs, _told(stage)),
-        hardware=bench.hardware, checkpoint=kept,
-    )  # fmt: skip
-    test, _ = ranking_set(bench.desk, split, [split.test], RANKING_ROWS["test"], config.seed, found)
-    source = bench.desk.source.name
-    metrics = (
-        *as_metrics(_determined(evaluate_ranking(ranker, test)), source, "test"),
-        *as_metrics(_determined(evaluate_ranking(ranker, valid)), source, "valid"),
-        *_two_stage_metrics(bench, retriever, ranker),
-    )
-    fitted = Fitted(
-        recipe=recipe,
-        model=ranker,
-        config=config,
-        inputs={"ranking": service},
-        outputs=tuple(Output(head, meaning=HEADS[head]) for head in ranker.heads),
-        training_set=made.digest,
-        rows=len(train),
-        metrics=metrics,
-        upstream={"retriever": behind.ref},
-        hardware=bench.hardware,
-    )
-    return documented(bench, fitted, epochs, (ranker, test))
-
-
-HEADS = {
-    "play": "calibrated probability that the title is played",
-    "completion": "calibrated probability that a play is watched to its end",
-    "retention": "calibrated probability that the member is still one at the horizon",
-}
-"""What the ranker's heads say, each between 0 and 1."""
-
-
-def retrieved(bench: Bench, retriever: Retriever) -> pa.Table:
-    """What the retriever would have put before each user who played something, period by period."""
-    tables = []
-    for period in (*bench.split.train, bench.split.valid, bench.split.test):
-        data = retrieval_period(bench.desk, period, bench.split.as_of)
-        users, titles = _candidate_pairs(retriever, data, np.unique(data.play_user))
-        pairs = {
-            "user_id": users,
-            "title_id": titles,
-            "period_start": [period.start] * len(users),
-            "period_end": [period.end] * len(users),
-        }
-        tables.append(pa.table(pairs, schema=CANDIDATES))
-    return pa.concat_tables(tables)
-
-
-def _candidate_pairs(retriever: Retriever, data: RetrievalPeriod, rows: Int64) -> tuple[Int64, Int64]:
-    """(user ids, title ids) of the candidates that the users in `rows` would have had at the period's start."""
-    lists = retriever.at(data).candidates_batch(
-        data.user_features[rows], histories_of(data.histories, rows), N_CANDIDATES
-    )
-    titles = np.concatenate([np.zeros(0, np.int64), *(one.title_ids for one in lists)])
-    return np.repeat(data.user_ids[rows], [len(one.title_ids) for one in lists]), titles
-
-
-def _determined(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without the heads that have no AUC: their labels are all alike, as few outcomes are closed yet."""
-    heads = {name.removesuffix("_auc") for name in metrics if name.endswith("_auc") and "_user_" not in name}
-    return {name: value for name, value in metrics.items() if name.split("_")[0] in heads}
-
-
-def _two_stage_metrics(bench: Bench, retriever: Retriever, ranker: Ranker) -> tuple[Metric, ...]:
-    """Retrieved and then ranked lists for the same users and titles as popularity's."""
-    name = bench.desk.source.name
-    test = judged_only(retrieval_period(bench.desk, bench.split.test, bench.split.as_of), JUDGED_USERS)
-    rows = _candidate_rows(bench, retriever, test)
-    weights = ObjectiveWeights(play=1, completion=0, retention=0)
-    ranked = evaluate_two_stage(
-        retriever,
-        lambda m: objective(ranker.score(m), weights),
-        rows.matrix,
-        test,
-    )
-    found = [*as_metrics(ranked, name, "test")]
-    for label, ranking in popularity_lists(bench, test).items():
-        found += as_metrics(evaluate_popularity(ranking, test, (20,)), name, "test", f"{label}_")
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class CandidateRows:
-    """Ranking features of every (user, candidate) of the test users, computed in one go."""
-
-    features: Float32
-    row: Mapping[tuple[int, int], int]
-
-    def matrix(self, user_id: int, title_ids: Int64) -> Float32:
-        """(n, F) for one user's candidates, in their order."""
-        return self.features[[self.row[user_id, title] for title in title_ids.tolist()]]
-
-
-def _candidate_rows(bench: Bench, retriever: Retriever, test: RetrievalPeriod) -> CandidateRows:
-    users, titles = _candidate_pairs(retriever, test, judged(test).users)
-    spine = spine_of(users, titles, test.as_of)
-    service = bench.service("ranking")
-    made = training_set(spine, service, bench.desk.declarations, bench.desk.offline, [test.as_of],
-                        events=bench.desk.lake.register, threads=bench.desk.threads, scratch=bench.desk.scratch)  # fmt: skip
-    pairs = zip(users.tolist(), titles.tolist(), strict=True)
-    return CandidateRows(made.features, {pair: row for row, pair in enumerate(pairs)})
-
-
-def _told(stage: Stage) -> Progress:
     def tell(epoch: Epoch) -> None:
         if epoch.resumed:
             stage.say(f"goes on from a checkpoint, after epoch {epoch.number} of {epoch.of}")
@@ -378,10 +229,10 @@ def _told(stage: Stage) -> Progress:
     return tell
 
 
-def _against_popularity(metrics: Sequence[Metric], name: str) -> str:
+def against_popularity(metrics: Sequence[Metric], name: str) -> str:
     """One model's figure beside popularity's, for a person.
 
-    >>> _against_popularity([Metric("recall", 0.5, k=200), Metric("popularity_7d_recall", 0.4, k=200)], "recall_at_200")
+    >>> against_popularity([Metric("recall", 0.5, k=200), Metric("popularity_7d_recall", 0.4, k=200)], "recall_at_200")
     'recall_at_200 0.500 (popularity_7d 0.400)'
     """
     found = {metric.name: metric.value for metric in metrics}

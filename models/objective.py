@@ -27,6 +27,9 @@ class ObjectiveWeights(BaseModel):
     play: float = Field(1.0, ge=0, le=100, description="of the chance that the title is played")
     completion: float = Field(1.0, ge=0, le=100, description="of the share watched that showing it brings")
     retention: float = Field(0.5, ge=0, le=100, description="of the chance that the member stays")
+    choice: float = Field(
+        1.0, ge=0, le=100, description="of the chance that it is chosen over a typical candidate"
+    )
     diversity: float = Field(
         0.2, ge=0, le=1, description="of variety against score in re-ranking; 0 keeps the order of scores"
     )
@@ -37,17 +40,19 @@ class HeadScores:
     """Calibrated predictions of n titles for one user, each (n,) in 0..1; None where the model has no head.
 
     `play` is the chance of a play, were the title shown in the position the model serves at; `completion`
-    the share watched if played; `retention` the chance that the member stays.
+    the share watched if played; `retention` the chance that the member stays; `choice` the chance that the user,
+    given it and a typical one of these candidates, would choose it.
     """
 
     play: Float32
     completion: Float32 | None = None
     retention: Float32 | None = None
+    choice: Float32 | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:
         """The heads that are present."""
-        return tuple(head for head in ("play", "completion", "retention") if getattr(self, head) is not None)
+        return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) is not None)
 
 
 def objective_parts(scores: HeadScores, weights: ObjectiveWeights) -> dict[str, Float32]:
@@ -60,6 +65,7 @@ def objective_parts(scores: HeadScores, weights: ObjectiveWeights) -> dict[str, 
         "play": scores.play,
         "completion": None if scores.completion is None else scores.play * scores.completion,
         "retention": scores.retention,
+        "choice": scores.choice,
     }
     present = {head: gain for head, gain in gains.items() if gain is not None}
     total = sum(getattr(weights, head) for head in present)
@@ -69,7 +75,7 @@ def objective_parts(scores: HeadScores, weights: ObjectiveWeights) -> dict[str, 
 
 
 def objective(scores: HeadScores, weights: ObjectiveWeights) -> Float32:
-    """(w_p·P(play) + w_c·P(play)·E[share | play] + w_r·P(stays)) / (w_p + w_c + w_r), each title's, in 0..1.
+    """(w_p·P(play) + w_c·P(play)·E[share | play] + w_r·P(stays) + w_o·P(chosen)) / (w_p + w_c + w_r + w_o), in 0..1.
 
     Completion is predicted among plays, so it counts as often as the title is played. The weights of absent
     heads are left out of numerator and denominator alike.

@@ -67,15 +67,20 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["shared_bottom", "mmoe"] = Field(
-        "mmoe",
-        description="one body for all heads (Caruana 1997), or experts mixed per head (Ma et al. 2018)",
+    architecture: Literal["shared_bottom", "mmoe", "ple"] = Field(
+        "ple",
+        description="one body for all heads (Caruana 1997), experts mixed per head (Ma et al. 2018), or some of them "
+        "a head's own (Tang et al. 2020)",
     )
-    experts: int = Field(4, ge=1, le=64, description="of mmoe; shared_bottom has one as wide as all of them")
+    experts: int = Field(
+        2, ge=1, le=64, description="that all heads read; shared_bottom has one as wide as all of them"
+    )
+    own_experts: int = Field(1, ge=1, le=16, description="of ple: experts that each head has for itself")
+    levels: int = Field(1, ge=1, le=3, description="of ple: extraction layers; the first reads the features")
     hidden: int = Field(64, ge=1, description="width of an expert's first layer")
     output: int = Field(32, ge=1, description="width of what an expert hands to the heads")
     tower: int = Field(32, ge=1, description="width of a head's hidden layer")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the experts' hidden layers")
+    dropout: float = Field(0.2, ge=0, lt=1, description="of the experts' hidden layers")
     positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
     examination_learning_rate: float = Field(
         0.05, gt=0, description="of what each position adds to the play logit: few weights with far to go"
@@ -84,11 +89,14 @@ class RankerConfig(BaseModel):
     play_weight: float = Field(1.0, gt=0, description="of the play head's loss")
     completion_weight: float = Field(1.0, gt=0, description="of the completion head's loss")
     retention_weight: float = Field(1.0, gt=0, description="of the retention head's loss")
+    choice_weight: float = Field(
+        0.1, gt=0, description="of the loss of choosing among candidates, which is some ten times the others'"
+    )
     max_rows: int = Field(200_000, ge=1, description="training rows at most; more are sampled uniformly")
     rows_per_batch: int = Field(1024, ge=1, description="rows in a training step")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam at its peak; follows a cosine to zero")
+    learning_rate: float = Field(3e-3, gt=0, description="of Adam at its peak; follows a cosine to zero")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled (AdamW)")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is clipped to this length")
-    epochs: int = Field(6, ge=1, description="passes over the training rows at most")
+    epochs: int = Field(3, ge=1, description="passes over the training rows at most")
     patience: int = Field(1, ge=1, description="epochs without a better validation score before stopping")
     seed: int = Field(0, description="initial weights, sampled rows, the order of batches, dropout")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.calibration import Calibration, fit_calibration
+from models.choice import ChoiceSet, Fusion, choice_loss, fit_fusion
 from models.data import Float32, Int64, MalformedData, RankingSet
 from models.determinism import deterministic
 from models.devices import Hardware
@@ -29,6 +30,30 @@ from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
 _ROWS_JUDGED = 4_096  # at once
+_LISTS_AT_ONCE = 256  # so that temporaries stay small
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists to choose from as tensors: inputs (L, W, I) and log inclusions (L, W), the title played in column 0."""
+
+    inputs: Tensor
+    log_inclusion: Tensor
+
+    def __len__(self) -> int:
+        return len(self.log_inclusion)
+
+    def some(self, lists: Tensor) -> Lists:
+        """The lists with these numbers."""
+        return Lists(self.inputs[lists], self.log_inclusion[lists])
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What teaches the choice head: sampled lists to train on, and of a later period every candidate that was retrieved."""
+
+    train: ChoiceSet
+    validation: ChoiceSet
 
 
 @dataclass(frozen=True)
@@ -63,12 +88,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows: inputs (n, I), places (n,), labels (n,) by head, and each head's share of its batch's known labels."""
+    """Some rows: inputs (n, I), places (n,), labels (n,) by head, and each head's share of its batch's known labels.
+
+    With them go lists to choose from; the share of head `choice` is that of the batch's lists.
+    """
 
     inputs: Tensor
     place: Tensor
     labels: dict[str, Tensor]
     shares: dict[str, float] = field(default_factory=dict)
+    lists: Lists | None = None
 
 
 @deterministic()
@@ -78,6 +107,7 @@ def train_ranker(
     config: RankerConfig,
     signature: Signature,
     progress: Progress = lambda _: None,
+    choices: Choices | None = None,
     *,
     hardware: Hardware | None = None,
     checkpoint: Path | None = None,
@@ -85,7 +115,8 @@ def train_ranker(
     """Train a ranker from `config.seed`; the caller's random state is left alone.
 
     It has a head for play, and one for completion (among plays) and for retention where `train` holds
-    different labels of it. Every head is calibrated on `validation`.
+    different labels of it, and with `choices` one for what is chosen. Every head is calibrated on `validation`; the
+    choice head is weighed against the retriever's score on `choices.validation`.
 
     How far training has come is written to the file `checkpoint` after every epoch, and if that exists training goes
     on from there. Without `hardware` this process trains alone, on its processor.
@@ -94,7 +125,7 @@ def train_ranker(
         MalformedData: nothing to learn, or rows that do not fit the signature or the order of time.
         OtherRun, DamagedCheckpoint, Diverged: as `models.fitting.fit` says.
     """
-    _check(train, validation, signature)
+    _check(train, validation, signature, choices)
     hardware = hardware or Hardware()
     rng = np.random.default_rng(config.seed)
     chosen = None
@@ -102,45 +133,90 @@ def train_ranker(
         chosen = np.sort(rng.choice(len(train), config.max_rows, replace=False))
     inputs = fit_standardiser(train.features)
     rows = rows_of(train, inputs, config, chosen)
-    notebook = Notebook.at(checkpoint, config, hardware, signature, train, validation)
+    taught, held_out = (
+        (_lists_of(choices.train, inputs), _lists_of(choices.validation, inputs)) if choices else (None, None)
+    )
+    notebook = Notebook.at(checkpoint, config, hardware, signature, train, validation, choices)
     with torch.random.fork_rng(devices=hardware.gpus):
         torch.manual_seed(config.seed)
-        network = RankerNetwork(inputs.width, heads_in(rows), config)
-        lesson = lesson_of(rows, rows_of(validation, inputs, config), network.heads, config)
+        network = RankerNetwork(inputs.width, (*heads_in(rows), *(["choice"] if choices else [])), config)
+        judged = rows_of(validation, inputs, config)
+        lesson = lesson_of(rows, judged, network.heads, config, taught, held_out)
         fit(network, lesson, config, hardware, progress, notebook)
     known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")
     ranker = Ranker(network, inputs, dict.fromkeys(network.heads, Calibration()), position, config, signature)
-    ranker = replace(ranker, calibration=_calibrate(ranker, validation))
+    fusion = _fuse(network, held_out, choices.validation) if choices and held_out else None
+    ranker = replace(ranker, calibration=_calibrate(ranker, validation), fusion=fusion)
     return replace(ranker, metrics=evaluate_ranking(ranker, validation))
 
 
-def lesson_of(train: Rows, validation: Rows, heads: Sequence[str], config: RankerConfig) -> Lesson[Batch]:
+def lesson_of(
+    train: Rows,
+    validation: Rows,
+    heads: Sequence[str],
+    config: RankerConfig,
+    taught: Lists | None = None,
+    held_out: Lists | None = None,
+) -> Lesson[Batch]:
     """Multi-task learning by the sum of the heads' mean losses, in the loop of `models.fitting`.
 
-    for each batch of rows (x, place, labels):
+    for each batch of rows (x, place, labels) and of lists to choose from:
       1. score every head                        z = network(x, place)
-      2. weigh each head's loss over its labels  L = Σ_k w_k · mean BCE(z_k, y_k)
+      2. weigh each head's loss over its labels  L = Σ_k w_k · mean BCE(z_k, y_k) + w_o · mean choice loss(z_o)
     """
     weights = {head: float(getattr(config, f"{head}_weight")) for head in heads}
 
     def batches(rng: np.random.Generator, team: Team) -> Iterator[Batch]:
-        for rows in torch.split(torch.from_numpy(rng.permutation(len(train))), config.rows_per_batch):
-            yield train.share_of(rows, team)
+        parts = torch.split(torch.from_numpy(rng.permutation(len(train))), config.rows_per_batch)
+        for rows, lists in zip(parts, _list_parts(taught, len(parts), rng), strict=True):
+            batch = train.share_of(rows, team)
+            yield batch if taught is None else _with_lists(batch, taught, lists, team)
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         if not len(batch.place):  # fewer rows in the batch than members of the team
             return batch.inputs.new_zeros(())
-        logits = network(batch.inputs, batch.place)  # 1
-        parts = {head: weight * batch.shares[head] for head, weight in weights.items()}
-        return heads_loss(logits, batch.labels, parts)  # 2
+        return batch_loss(network, batch, weights)  # 1, 2
 
     def judge(network: nn.Module) -> Verdict:
-        value = _loss(network, validation, weights)
+        value = _loss(network, validation, held_out, weights)
         return Verdict(-value, {"loss": value})
 
     steps = -(-len(train) // config.rows_per_batch)
     return Lesson(partial(_optimizer, config=config), batches, steps, loss, judge)
+
+
+def batch_loss(network: nn.Module, batch: Batch, weights: Mapping[str, float]) -> Tensor:
+    """One member's part of a batch's loss; rows and lists go through the network together."""
+    lists, n = batch.lists, len(batch.place)
+    parts = {head: weight * batch.shares.get(head, 0.0) for head, weight in weights.items()}
+    if lists is None or not len(lists):
+        return _labelled_loss(network(batch.inputs, batch.place), batch.labels, parts)
+    inputs = torch.cat([batch.inputs, lists.inputs.flatten(0, 1)])
+    nowhere = batch.place.new_zeros(len(inputs) - n)
+    logits = network(inputs, torch.cat([batch.place, nowhere]))
+    choice = logits["choice"][n:].view_as(lists.log_inclusion)
+    labelled = _labelled_loss({head: logit[:n] for head, logit in logits.items()}, batch.labels, parts)
+    return labelled + parts["choice"] * choice_loss(choice, lists.log_inclusion)
+
+
+def _list_parts(lists: Lists | None, count: int, rng: np.random.Generator) -> Sequence[Tensor]:
+    """Numbers of lists for each of `count` batches, so that an epoch sees all of them once."""
+    order = np.arange(0) if lists is None else rng.permutation(len(lists))
+    return torch.from_numpy(order).tensor_split(count)
+
+
+def _with_lists(batch: Batch, lists: Lists, numbers: Tensor, team: Team) -> Batch:
+    """A member's rows with its share of the batch's lists."""
+    mine = team.share(numbers)
+    shares = {**batch.shares, "choice": len(mine) / max(len(numbers), 1)}
+    return replace(batch, shares=shares, lists=lists.some(mine))
+
+
+def _labelled_loss(
+    logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Mapping[str, float]
+) -> Tensor:
+    return heads_loss({head: logit for head, logit in logits.items() if head in labels}, labels, weights)
 
 
 def _optimizer(network: nn.Module, config: RankerConfig) -> torch.optim.Optimizer:
@@ -184,19 +260,46 @@ def _labels(data: RankingSet) -> dict[str, NDArray[np.float32]]:
     return {"play": data.play, "completion": completion, "retention": data.retention}
 
 
-def _loss(network: nn.Module, rows: Rows, weights: dict[str, float]) -> float:
-    """Over all rows, though no more than a batch is standardised at a time."""
+def _loss(network: nn.Module, rows: Rows, lists: Lists | None, weights: Mapping[str, float]) -> float:
+    """Over all rows and lists, though no more than a batch is standardised at a time."""
     network.eval()
     with torch.inference_mode():
         logits = [network(batch.inputs, batch.place) for batch in rows.in_order(_ROWS_JUDGED)]
         whole = {head: torch.cat([some[head] for some in logits]) for head in weights}
-        return heads_loss(whole, rows.labels, weights).item()
+        loss = _labelled_loss(whole, rows.labels, weights).item()
+        if lists is not None:
+            loss += weights["choice"] * choice_loss(choice_logits(network, lists), lists.log_inclusion).item()
+    return loss
+
+
+def choice_logits(network: nn.Module, lists: Lists) -> Tensor:
+    """(L, W) logits of the choice head."""
+    with torch.inference_mode():
+        parts = [
+            network(part.flatten(0, 1), torch.zeros(part.shape[0] * part.shape[1], dtype=torch.long))[
+                "choice"
+            ]
+            for part in torch.split(lists.inputs, _LISTS_AT_ONCE)
+        ]
+    return torch.cat(parts).view_as(lists.log_inclusion)
+
+
+def _fuse(network: nn.Module, lists: Lists, choices: ChoiceSet) -> Fusion:
+    """The choice head against the retriever's score, over the candidates of the validation period."""
+    logits = choice_logits(network, lists).numpy()
+    return fit_fusion(np.where(choices.there, logits, np.float32("nan")), choices.retrieval)
+
+
+def _lists_of(choices: ChoiceSet, inputs: Standardiser) -> Lists:
+    count, width = choices.log_inclusion.shape
+    flat = inputs.transform(choices.features.reshape(count * width, -1))
+    return Lists(torch.from_numpy(flat).view(count, width, -1), torch.from_numpy(choices.log_inclusion))
 
 
 def _calibrate(ranker: Ranker, validation: RankingSet) -> dict[str, Calibration]:
     """Each head fitted to its validation labels, at the positions they were seen at."""
     logits = ranker.logits(validation.features, validation.position)
-    fitted = {}
+    fitted: dict[str, Calibration] = {}
     for head, label in _labels(validation).items():
         known = ~np.isnan(label)
         if head in logits:
@@ -206,7 +309,7 @@ def _calibrate(ranker: Ranker, validation: RankingSet) -> dict[str, Calibration]
     return fitted
 
 
-def _check(train: RankingSet, validation: RankingSet, signature: Signature) -> None:
+def _check(train: RankingSet, validation: RankingSet, signature: Signature, choices: Choices | None) -> None:
     for name, data in (("training", train), ("validation", validation)):
         if data.features.shape[1:] != (signature.width,):
             raise MalformedData(
@@ -219,3 +322,8 @@ def _check(train: RankingSet, validation: RankingSet, signature: Signature) -> N
             f"training periods reach {train.period.max()}, validation starts at {validation.period.min()}: "
             "one time split parts them."
         )
+    for name, lists in (("training", choices.train), ("validation", choices.validation)) if choices else ():
+        if not len(lists) or lists.features.shape[2] != signature.width:
+            raise MalformedData(
+                f"{name} lists to choose from have shape {lists.features.shape}; at least one of {signature.width} features."
+            )

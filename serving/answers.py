@@ -54,6 +54,9 @@ class TitleScores(_Answer):
     play: float | None = Field(None, description="probability of a play, 0..1")
     completion: float | None = Field(None, description="expected share watched, 0..1")
     retention: float | None = Field(None, description="probability that the membership is kept, 0..1")
+    choice: float | None = Field(
+        None, description="probability to be chosen where only it and a typical candidate are there"
+    )
     objective: float | None = Field(None, description="the weighted sum of the heads")
     diversity_penalty: float | None = Field(None, description="taken off for likeness to titles above")
 

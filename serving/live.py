@@ -27,7 +27,7 @@ from serving.versions import Models, check, load, needed
 
 if TYPE_CHECKING:
     from models.artwork import ArtworkPolicy
-    from models.ranker import Ranker
+    from models.compiled import CompiledRanker
     from models.retrieval import Retriever
 
 logger = logging.getLogger(__name__)
@@ -47,13 +47,14 @@ class VersionNotLoaded(LookupError):
 class Live:
     """One snapshot generation, one set of live experiments, and the model versions that these ask for.
 
-    `available` are the titles that may be shown, ascending.
+    `available` are the titles that may be shown, ascending; `rankers` those of `models`, compiled over the catalogue.
     """
 
     reader: OnlineReader
     experiments: LiveExperiments
     assigner: Assigner
     models: Models
+    rankers: Mapping[str, CompiledRanker]
     available: Int64
     manifest: Manifest
 
@@ -82,9 +83,10 @@ class Live:
         """
         return _loaded(self.models.retrievers, "retriever", plan.versions.retriever)
 
-    def ranker(self, plan: Plan) -> Ranker:
+    def ranker(self, plan: Plan) -> CompiledRanker:
         """The plan's ranker; raises as `retriever` does."""
-        return _loaded(self.models.rankers, "ranker", plan.versions.ranker)
+        _loaded(self.models.rankers, "ranker", plan.versions.ranker)
+        return self.rankers[str(plan.versions.ranker)]
 
     def artwork(self, plan: Plan) -> ArtworkPolicy:
         """The plan's artwork policy; raises as `retriever` does."""
@@ -199,8 +201,26 @@ class LiveSource:
         versions = needed(self._manifest, experiments)
         check(versions, reader)
         models = load(versions, self.folders.bento, loaded)
+        rankers = compiled(models, reader)
         available = reader.catalogue.available(reader.as_of)
-        return Live(reader.pinned(), experiments, Assigner(experiments), models, available, self._manifest)
+        return Live(
+            reader.pinned(), experiments, Assigner(experiments), models, rankers, available, self._manifest
+        )
+
+
+NOBODY = -1
+"""A user of whom nothing is known: what a title's features are does not depend on who asks."""
+
+
+def compiled(models: Models, reader: OnlineReader) -> Mapping[str, CompiledRanker]:
+    """The rankers by ref, with all that they can know of the catalogue before anyone asks."""
+    if not models.rankers:
+        return {}
+    from models.compiled import CompiledRanker  # noqa: PLC0415  (loads torch)
+
+    titles = reader.catalogue.title_ids
+    features = reader.matrix("ranking", NOBODY, titles)
+    return {ref: CompiledRanker.of(ranker).over(titles, features) for ref, ranker in models.rankers.items()}
 
 
 def check_servable(folders: Folders, manifest: Manifest) -> None:

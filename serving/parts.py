@@ -66,8 +66,9 @@ class Parts:
         live, plan = self.live, self.live.plan(request.user_id)
         if not live.reader.knows_user(request.user_id):
             raise NewUser(request.user_id, live.reader.generation)
-        matrix = live.reader.matrix("ranking", request.user_id, self._titles(request), at=self.now)
-        heads = live.ranker(plan).score(matrix)
+        titles = self._titles(request)
+        matrix = live.reader.matrix("ranking", request.user_id, titles, at=self.now)
+        heads = live.ranker(plan).score(matrix, titles)
         return ScoresAnswer(
             user_id=request.user_id,
             version=str(plan.versions.ranker),

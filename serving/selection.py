@@ -96,7 +96,7 @@ class Selector:
             matrix = self.live.reader.matrix("ranking", self.user_id, found.title_ids, at=self.now)
             self.given.append(Given("ranking", found.title_ids, matrix))
         with self.watch.stage("rank"):
-            heads = self.live.ranker(self.plan).score(matrix)
+            heads = self.live.ranker(self.plan).score(matrix, found.title_ids, found.scores)
             values = objective(heads, self.plan.weights)
         with self.watch.stage("rerank"):
             vectors = self.live.retriever(self.plan).title_vectors(found.title_ids)

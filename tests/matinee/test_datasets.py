@@ -10,9 +10,10 @@ from events.lake import Lake
 from events.schema import TABLES
 from events.sources import MOVIELENS, WORLD
 from feature_repo.families import declare
-from matinee.datasets import CANDIDATES, ranking_spine
+from matinee.datasets import CANDIDATES, FirstPlays, choice_pairs, first_plays, ranking_spine
 from matinee.desk import Desk
-from matinee.periods import split
+from matinee.periods import Period, split
+from models.data import Candidates, Histories, RetrievalPeriod
 
 AS_OF = datetime(2026, 2, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -122,3 +123,79 @@ def test_rows_are_chosen_by_a_hash_so_the_same_ones_every_time(desk):
     assert first == again != other
     # 2000 rows kept with probability 1/4: within five standard deviations of 500
     assert abs(len(first) - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75)
+
+
+DAY = Period(AS_OF - timedelta(days=2), AS_OF - timedelta(days=1))
+
+
+def period(watched=((), ()), played=(), titles=range(100, 140)) -> RetrievalPeriod:
+    """Users 1 and 2 with what they watched before; `played` are (user's row, title id)."""
+    ids = np.array(titles, dtype=np.int64)
+    user, title = np.array(played, dtype=np.int64).reshape(-1, 2).T
+    blank = np.zeros((2, 0), np.float32)
+    return RetrievalPeriod(
+        DAY.start, np.array([1, 2]), blank, Histories.of_lists(watched), ids, np.zeros((len(ids), 0), np.float32),
+        user, np.searchsorted(ids, title),
+    )  # fmt: skip
+
+
+def play(
+    number: int, user: int, title: int, after: timedelta, later: timedelta = timedelta(0)
+) -> dict[str, object]:
+    return at(DAY.start + after, later, play_id=number, user_id=user, title_id=title)
+
+
+def test_a_first_play_is_within_the_period_of_a_title_that_was_there_and_unwatched(desk):
+    made = desk(plays=[
+        play(1, 1, 100, HOUR), play(2, 1, 100, 2 * HOUR),  # the second is no first play
+        play(3, 1, 101, HOUR),  # watched before
+        play(4, 1, 999, HOUR),  # not in the catalogue
+        play(5, 1, 102, timedelta(0)), play(6, 1, 103, timedelta(days=1)),  # its start counts, its end does not
+        play(7, 2, 104, HOUR, later=timedelta(days=3)),  # heard of after `as_of`
+    ])  # fmt: skip
+    found = first_plays(made, DAY, period(watched=((101,), ())), AS_OF, count=10, seed=0)
+    start = int(DAY.start.timestamp() * 1e6)
+    assert found.user.tolist() == [0, 0]
+    assert found.title_id.tolist() == [102, 100]
+    assert found.moment.tolist() == [start, start + 3_600_000_000]
+
+
+def test_of_many_plays_every_user_has_one_before_any_has_two(desk):
+    made = desk(plays=[
+        *(play(number, 1, 100 + number, number * HOUR) for number in range(6)), play(9, 2, 130, HOUR),
+    ])  # fmt: skip
+    for seed in range(4):
+        found = first_plays(made, DAY, period(), AS_OF, count=2, seed=seed)
+        assert sorted(found.user.tolist()) == [0, 1]
+    again = [first_plays(made, DAY, period(), AS_OF, count=3, seed=1).title_id.tolist() for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_beside_a_play_stand_candidates_and_others_none_of_them_played_or_watched():
+    data = period(watched=((101,), ()), played=[(0, 100), (0, 105), (1, 106)])
+    candidates = Candidates(np.arange(102, 112), np.arange(10, 0, -1).astype(np.float32))
+    plays = FirstPlays(np.array([0]), np.array([100]), np.array([7]))
+    pairs = choice_pairs(plays, data, [candidates], (4, 5), np.random.default_rng(0))
+    titles = pairs.title_id[0]
+    assert titles[0] == 100
+    assert set(titles[1:5]) <= set(range(102, 112)) - {105}
+    assert set(titles[5:]) <= set(range(112, 140))
+    assert (pairs.user_id == 1).all()
+    assert (pairs.moment == 7).all()
+    # of 9 candidates not played 4 stand there, of the 28 others (40 less 10 candidates, one watched, one played) 5
+    np.testing.assert_allclose(np.exp(pairs.log_inclusion[0]), [1, *[4 / 9] * 4, *[5 / 28] * 5], rtol=1e-6)
+    assert np.isnan(pairs.retrieval[0]).tolist() == [True, *[False] * 4, *[True] * 5]
+    assert pairs.retrieval[0, 1:5].tolist() == [
+        112 - title for title in titles[1:5]
+    ]  # the scores given above
+
+
+def test_a_list_with_too_few_titles_ends_early():
+    data = period(played=[(1, 103)])
+    candidates = Candidates(np.array([104, 103]), np.array([2.0, 1.0], np.float32))
+    plays = FirstPlays(np.array([1]), np.array([103]), np.array([7]))
+    pairs = choice_pairs(plays, data, [candidates], (3, 0), np.random.default_rng(0))
+    assert pairs.title_id.tolist() == [[103, 104, -1, -1]]
+    assert pairs.log_inclusion.tolist() == [[0, 0, np.inf, np.inf]]
+    assert pairs.retrieval[0, :2].tolist() == [1.0, 2.0]
+    assert np.isnan(pairs.retrieval[0, 2:]).all()

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from models.choice import ChoiceSet
 from models.data import Histories, RankingSet, RetrievalPeriod
 from models.settings import RankerConfig, RetrievalConfig
 from models.signature import Signature
 from models.threads import use_threads
-from models.train_ranker import train_ranker
+from models.train_ranker import Choices, train_ranker
 from models.train_retrieval import train_retrieval
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -153,11 +154,35 @@ def rows():
 def fit_ranker():
     """Train a ranker."""
 
-    def train(training, validation, **settings):
-        width = training.features.shape[1]
-        return train_ranker(training, validation, RANKER.model_copy(update=settings), signature(width))
+    def train(training, validation, choices=None, **settings):
+        width, config = training.features.shape[1], RANKER.model_copy(update=settings)
+        return train_ranker(training, validation, config, signature(width), choices=choices)
 
     return train
+
+
+def choice_lists(n, width, seed, *, known=1.0):
+    """Lists chosen from by softmax of 2·x₀ + `known`·r with every title there for certain; r is the retriever's score.
+
+    The retriever's score also stands in no feature, so that only it can tell.
+    """
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, width, 12)).astype(np.float32)
+    retrieval = rng.normal(size=(n, width)).astype(np.float32)
+    chosen = (2 * features[:, :, 0] + known * retrieval + rng.gumbel(size=(n, width))).argmax(axis=1)
+    order = np.argsort(np.arange(width) != chosen[:, None], axis=1, kind="stable")  # the chosen one first
+    features = np.take_along_axis(features, order[:, :, None], axis=1)
+    return ChoiceSet(features, np.zeros((n, width), np.float32), np.take_along_axis(retrieval, order, axis=1))
+
+
+@pytest.fixture(scope="session")
+def choices():
+    """Lists to train on and lists to validate with."""
+
+    def make(n=600, width=8, **knowledge):
+        return Choices(choice_lists(n, width, 1, **knowledge), choice_lists(n, width, 2, **knowledge))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from models.artifact import ArtifactError, digest
-from models.data import MalformedData
+from models.choice import choice_loss
+from models.data import MalformedData, RankingSet
 from models.evaluate import evaluate_ranking
 from models.inputs import WrongWidth
-from models.metrics import auc
-from models.network import RankerNetwork, places
 from models.ranker import Ranker
 from models.settings import RankerConfig
+from models.train_ranker import Choices, Lists, Rows, batches, rows_loss, rows_of, train_ranker
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,14 @@ def test_rankers_trained_on_shuffled_labels_score_like_chance(rows, fit_ranker, 
         return replace(data, play=rng.permutation(data.play), retention=rng.permutation(data.retention))
 
     found = {"play_auc": [], "retention_auc": []}
-    for seed in range(8):
+    for seed in range(16):
         rng = np.random.default_rng(seed)
         data = shuffled(rows(1500, seed=0), rng), shuffled(rows(800, seed=1, period=1), rng)
-        metrics = evaluate_ranking(fit_ranker(*data, epochs=2, seed=seed), test_rows)
+        metrics = evaluate_ranking(fit_ranker(*data, epochs=1, seed=seed), test_rows)
         for name, values in found.items():
             values.append(metrics[name])
     for values in found.values():  # a network fitted to noise points anywhere, so one may be lucky
-        assert abs(np.mean(values) - 0.5) < 3 * np.std(values) / np.sqrt(8)
+        assert abs(np.mean(values) - 0.5) < 3 * np.std(values) / np.sqrt(16)
         assert np.std(values) < 0.15
 
 
@@ -81,8 +82,7 @@ def test_a_position_in_the_log_does_not_pass_for_merit(rows, fit_ranker):
     """The examination curve falls by 0.4 in logits a place; titles are scored as if all stood first."""
     training = rows(12_000, seed=3, position_effect=0.4)
     model = fit_ranker(training, rows(4000, seed=4, period=1, position_effect=0.4))
-    table = model.network.examination.weight.detach().numpy().ravel()[1:11] * model.calibration["play"].slope
-    slope = np.polyfit(np.arange(10), table, 1)[0]
+    slope = np.polyfit(np.arange(10), examination(model, 10), 1)[0]
     assert slope == pytest.approx(-0.4, abs=0.1)
     features = training.features[:300]
     served = model.score(features)
@@ -93,17 +93,87 @@ def test_a_position_in_the_log_does_not_pass_for_merit(rows, fit_ranker):
     assert np.array_equal(served.retention, tenth.retention)
 
 
+def examination(model, places):
+    """What each place adds to the play logit."""
+    return model.network.examination.weight.detach().numpy().ravel()[1 : places + 1]
+
+
+SEEN = 1 / (1 + np.arange(12)) ** 0.7
+"""The chance that a place is looked at, of the click models below."""
+
+
+def in_odds(merit, seen):
+    """Being seen less multiplies the odds of a click."""
+    odds = seen * merit / (1 - merit)
+    return odds / (1 + odds)
+
+
+def in_chances(merit, seen):
+    """The position-based model (Richardson et al. 2007): looked at, and wanted if looked at."""
+    return seen * merit
+
+
+def clicked(n, seed, period=0, model=in_odds):
+    """Clicks, and the merit that no one sees.
+
+    A policy that knew something put the better titles first, so a place's click rate says both how much it is seen
+    and what stands there.
+    """
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, 12)).astype(np.float32)
+    merit = 1 / (1 + np.exp(-(1.2 * features[:, 0] + 0.8 * features[:, 1] - 2.5)))
+    order = np.argsort(-(features[:, 0] + rng.normal(size=n)).reshape(-1, len(SEEN)), axis=1)
+    position = np.argsort(order, axis=1).ravel()
+    play = (rng.random(n) < model(merit, SEEN[position])).astype(np.float32)
+    unknown = np.full(n, np.nan, np.float32)
+    rows = RankingSet(
+        features, play, unknown, unknown, position.astype(np.float32),
+        rng.integers(0, 50, n), np.arange(n), np.full(n, period),
+    )  # fmt: skip
+    return rows, merit
+
+
+@pytest.mark.parametrize(("model", "error"), [(in_odds, 0.05), (in_chances, 0.12)])
+def test_what_is_learnt_of_places_is_how_much_they_are_looked_at(fit_ranker, model, error):
+    """The term is one of logits: right where odds multiply, and too steep where chances do and merit is not small."""
+    training, validation = clicked(36_000, 0, 0, model)[0], clicked(12_000, 1, 1, model)[0]
+    found = examination(fit_ranker(training, validation, dropout=0.0), len(SEEN))
+    curve = np.exp(found - found[0])
+    assert np.corrcoef(np.log(curve), np.log(SEEN))[0, 1] > 0.97
+    rate = np.array([training.play[training.position == place].mean() for place in range(len(SEEN))])
+    counting = np.abs(rate / rate[0] - SEEN).mean()
+    assert np.abs(curve - SEEN).mean() < min(error, counting)
+
+
+@pytest.mark.parametrize("model", [in_odds, in_chances])
+def test_merit_is_ranked_as_if_every_place_were_looked_at_alike(fit_ranker, model):
+    """Merit leans 1.2 to .8 on its two features; of the first the policy's own preference must not be added."""
+    training, validation = clicked(36_000, 0, 0, model)[0], clicked(12_000, 1, 1, model)[0]
+    fresh, merit = clicked(6_000, 2, 2, model)
+    blind = [
+        replace(rows, position=np.full(len(rows), np.nan, np.float32)) for rows in (training, validation)
+    ]
+    aware, unaware = (
+        fit_ranker(*data, dropout=0.0).score(fresh.features).play for data in ((training, validation), blind)
+    )
+    assert spearmanr(aware, merit)[0] > max(0.97, spearmanr(unaware, merit)[0])
+    assert lean(aware, fresh.features) == pytest.approx(1.5, abs=0.2)
+    assert lean(unaware, fresh.features) > 1.8
+
+
+def lean(play, features):
+    """How many times as much the first feature counts as the second, in logits."""
+    z = np.log(play / (1 - play)).astype(np.float64)
+    weights, *_ = np.linalg.lstsq(np.column_stack([features[:, :2], np.ones(len(z))]), z, rcond=None)
+    return weights[0] / weights[1]
+
+
 def test_a_log_without_positions_is_served_without(rows, fit_ranker, tmp_path):
     unknown = lambda data: replace(data, position=np.full(len(data), np.nan, np.float32))  # noqa: E731
     model = fit_ranker(unknown(rows(2000, seed=0)), unknown(rows(1000, seed=1, period=1)), epochs=1)
     assert np.isnan(model.serving_position)
     model.save(tmp_path / "m")
     assert np.isnan(Ranker.load(tmp_path / "m").serving_position)
-
-
-def test_places_are_counted_from_one_capped_at_the_last_and_zero_where_unknown():
-    position = torch.tensor([0.0, 3.0, 99.0, float("nan")])
-    assert places(position, positions=10).tolist() == [1, 4, 10, 0]
 
 
 def test_a_saved_ranker_comes_back_bit_for_bit(ranker, test_rows, tmp_path):
@@ -140,39 +210,18 @@ def test_a_title_has_the_same_score_alone_and_among_others(ranker, test_rows):
     np.testing.assert_allclose(alone, together[:20], rtol=1e-5)
 
 
-def test_the_network_mixes_experts_as_the_paper_writes_it():
-    torch.manual_seed(0)
-    config = RankerConfig(experts=3, hidden=4, output=5, tower=2)
-    network = RankerNetwork(6, ("play", "retention"), config).eval()
-    x = torch.randn(7, 6)
-    logits = network(x, torch.zeros(7, dtype=torch.long))
-    first = network.first.weight.view(3, 4, 6), network.first.bias.view(3, 4)
-    gates = network.gates.weight.view(2, 3, 6), network.gates.bias.view(2, 3)
-    for k, head in enumerate(("play", "retention")):
-        for row in range(7):
-            weights = torch.softmax(gates[0][k] @ x[row] + gates[1][k], dim=0)
-            mixture = torch.zeros(5)
-            for e in range(3):
-                hidden = torch.relu(first[0][e] @ x[row] + first[1][e])
-                expert = torch.relu(network.second[e].T @ hidden + network.second_bias[e, 0])
-                mixture = mixture + weights[e] * expert
-            assert logits[head][row].item() == pytest.approx(network.towers[head](mixture).item(), abs=1e-5)
-
-
-def test_one_body_has_about_as_many_weights_as_the_experts_it_replaces():
-    size = lambda network: sum(p.numel() for p in (network.first.weight, network.second))  # noqa: E731
-    mixed = RankerNetwork(500, ("play",), RankerConfig(architecture="mmoe"))
-    shared = RankerNetwork(500, ("play",), RankerConfig(architecture="shared_bottom"))
-    assert size(mixed) <= size(shared) <= 1.3 * size(mixed)
-
-
-def test_validation_decides_which_epoch_is_kept(rows, fit_ranker):
-    """Sixteen rows are learnt by heart at once; the network kept is the one before that did harm."""
-    few = rows(60, seed=0)
-    validation = rows(3000, seed=1, period=1)
-    kept = fit_ranker(few, validation, epochs=60, patience=60, learning_rate=2e-2)
-    scores = kept.score(validation.features, validation.position)
-    assert auc(validation.play, scores.play) > 0.6
+def test_the_network_of_the_epoch_with_the_least_validation_loss_is_kept(rows, sign, choices):
+    """Sixty rows are learnt by heart at once, and what comes after does harm."""
+    few, validation, lists = rows(60, seed=0), rows(1000, seed=1, period=1), choices(n=40)
+    config = RankerConfig(hidden=16, output=8, tower=8, epochs=30, patience=30, learning_rate=2e-2)
+    losses = []
+    kept = train_ranker(
+        few, validation, config, sign(12), lambda epoch: losses.append(epoch.metrics["loss"]), lists
+    )
+    weights = {head: getattr(config, f"{head}_weight") for head in kept.heads}
+    held_out = rows_of(validation, kept.inputs, config, lists.validation)
+    assert rows_loss(kept.network, held_out, weights).item() == pytest.approx(min(losses), rel=1e-5)
+    assert min(losses) < losses[-1]
 
 
 @pytest.mark.parametrize(
@@ -184,8 +233,6 @@ def test_validation_decides_which_epoch_is_kept(rows, fit_ranker):
     ],
 )
 def test_rows_that_cannot_train_a_ranker_are_refused(rows, sign, change, message):
-    from models.train_ranker import train_ranker
-
     training = replace(rows(500, seed=0), **change)
     with pytest.raises(MalformedData, match=message):
         train_ranker(training, rows(500, seed=1, period=1), RankerConfig(), sign(12))
@@ -215,3 +262,107 @@ def test_a_ranker_does_not_load_as_anything_else(ranker, tmp_path):
     ranker.save(tmp_path / "m")
     with pytest.raises(ArtifactError, match="holds a ranker, not a retriever"):
         Retriever.load(tmp_path / "m")
+
+
+def test_what_is_chosen_is_told_by_features_and_retrieval_score_together(rows, fit_ranker, choices):
+    """Chosen by 2·x₀ + r: the network can know the first, only the retriever the second."""
+    lists = choices(n=3000, known=1.0)
+    model = fit_ranker(rows(8000, seed=0), rows(1000, seed=1, period=1), lists, choice_weight=1.0)
+    assert model.heads == ("play", "completion", "retention", "choice")
+    assert model.fusion.retrieval == pytest.approx(1.0, abs=0.2)
+    valid = lists.validation
+    first = {
+        "both": np.mean([best(model.score(x, retrieval=r).choice) for x, r in pairs(valid)]),
+        "network": np.mean([best(model.logits(x)["choice"]) for x, _ in pairs(valid)]),
+        "retriever": np.mean([best(r) for _, r in pairs(valid)]),
+        "truth": np.mean([best(2 * x[:, 0] + r) for x, r in pairs(valid)]),
+    }
+    assert first["both"] > 0.9 * first["truth"]
+    assert first["both"] > first["network"] > first["retriever"] + 0.1
+
+
+def best(scores):
+    """Whether the title that was played has the highest score."""
+    return np.argmax(scores) == 0
+
+
+def pairs(lists):
+    return zip(lists.features, lists.retrieval, strict=True)
+
+
+def test_a_retriever_that_knows_nothing_has_no_say(rows, fit_ranker, choices):
+    model = fit_ranker(rows(2000, seed=0), rows(1000, seed=1, period=1), choices(known=0.0), epochs=2)
+    assert model.fusion.retrieval < 0.15
+
+
+def test_choice_is_answered_where_retrieval_scores_are_given_and_is_not_among_labels(
+    rows, fit_ranker, choices, test_rows
+):
+    model = fit_ranker(rows(1000, seed=0), rows(500, seed=1, period=1), choices(n=100), epochs=1)
+    features = test_rows.features[:9]
+    assert model.score(features).choice is None
+    with_choice = model.score(features, retrieval=np.arange(9, dtype=np.float32))
+    assert with_choice.choice.shape == (9,)
+    assert np.array_equal(with_choice.play, model.score(features).play)
+    assert not [name for name in evaluate_ranking(model, test_rows) if name.startswith("choice")]
+    with pytest.raises(MalformedData, match="finite retrieval scores"):
+        model.score(features, retrieval=np.zeros(8, np.float32))
+
+
+def test_a_ranker_that_chooses_comes_back_bit_for_bit(rows, fit_ranker, choices, test_rows, tmp_path):
+    model = fit_ranker(
+        rows(1000, seed=0),
+        rows(500, seed=1, period=1),
+        choices(n=100),
+        epochs=1,
+        architecture="ple",
+        levels=2,
+    )
+    model = replace(model, about={"f": "user"})
+    identity = model.save(tmp_path / "m")
+    loaded = Ranker.load(tmp_path / "m")
+    scores = np.linspace(-1, 1, 20, dtype=np.float32)
+    mine, theirs = (m.score(test_rows.features[:20], retrieval=scores) for m in (model, loaded))
+    for head in model.heads:
+        assert getattr(mine, head).tobytes() == getattr(theirs, head).tobytes()
+    assert (loaded.fusion, loaded.about) == (model.fusion, {"f": "user"})
+    assert loaded.save(tmp_path / "again") == identity
+
+
+def test_with_lists_too_the_same_seed_trains_the_same_bits(rows, fit_ranker, choices, tmp_path):
+    data = rows(1000, seed=0), rows(500, seed=1, period=1), choices(n=100)
+    digests = [fit_ranker(*data, epochs=2, architecture="ple").save(tmp_path / str(n)) for n in range(2)]
+    assert digests[0] == digests[1]
+
+
+def test_lists_of_another_width_are_refused(rows, fit_ranker, choices):
+    lists = choices(n=10)
+    narrow = replace(lists.validation, features=lists.validation.features[:, :, :5])
+    with pytest.raises(MalformedData, match="validation lists"):
+        fit_ranker(rows(500, seed=0), rows(500, seed=1, period=1), Choices(lists.train, narrow))
+
+
+def test_every_row_and_every_list_is_met_once_in_an_epoch():
+    lists = Lists(torch.arange(11.0).view(11, 1, 1).expand(-1, 3, 1), torch.zeros(11, 3))
+    rows = Rows(torch.arange(25.0)[:, None], torch.arange(25), {"play": torch.arange(25.0)}, lists)
+    parts = list(batches(rows, 4))
+    assert [len(part) for part in parts] == [4] * 6 + [1]
+    assert sorted(torch.cat([part.inputs.ravel() for part in parts]).tolist()) == list(range(25))
+    assert all(torch.equal(part.inputs.ravel(), part.labels["play"]) for part in parts)
+    assert sorted(torch.cat([part.lists.inputs[:, 0, 0] for part in parts]).tolist()) == list(range(11))
+
+
+def test_rows_and_lists_go_through_the_network_together_as_they_would_apart(
+    ranker, rows, fit_ranker, choices
+):
+    model = fit_ranker(rows(500, seed=0), rows(500, seed=1, period=1), choices(n=50), epochs=1)
+    data, lists, weights = (
+        rows(40, seed=5),
+        choices(n=9).validation,
+        {"play": 1.0, "completion": 2.0, "retention": 0.5, "choice": 0.7},
+    )
+    taught = rows_of(data, model.inputs, model.config, lists)
+    apart = rows_loss(model.network, replace(taught, lists=None), weights)
+    logits = torch.from_numpy(np.stack([model.logits(x)["choice"] for x in lists.features]))
+    expected = apart + 0.7 * choice_loss(logits, torch.from_numpy(lists.log_inclusion))
+    assert rows_loss(model.network, taught, weights).item() == pytest.approx(expected.item(), rel=1e-5)

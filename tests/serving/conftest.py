@@ -24,6 +24,7 @@ from models.artwork import ArtworkPolicy
 from models.artwork_data import ArtworkImages, ArtworkLog
 from models.artwork_train import train_artwork
 from models.calibration import Calibration
+from models.choice import Fusion
 from models.data import Int64
 from models.inputs import fit_standardiser
 from models.network import RankerNetwork
@@ -220,9 +221,24 @@ def ranker(reader: OnlineReader, title_ids: Int64, seed: int) -> Ranker:
     torch.manual_seed(seed)
     config = RankerConfig()
     inputs = fit_standardiser(reader.matrix("ranking", FIRST_USER, title_ids))
-    network = RankerNetwork(inputs.width, HEADS, config).eval()
-    calibration = dict.fromkeys(HEADS, Calibration(1.0, 0.0))
-    return Ranker(network, inputs, calibration, float("nan"), config, signature(reader, "ranking"))
+    network = RankerNetwork(inputs.width, (*HEADS, "choice"), config).eval()
+    calibration = dict.fromkeys(HEADS, Calibration())
+    about = {
+        "user_profile": "user",
+        "user_activity": "user",
+        "title_profile": "title",
+        "title_activity": "title",
+    }
+    return Ranker(
+        network,
+        inputs,
+        calibration,
+        float("nan"),
+        config,
+        signature(reader, "ranking"),
+        Fusion(0.7, 0.5),
+        about,
+    )
 
 
 def artwork_policy(reader: OnlineReader, seed: int) -> ArtworkPolicy:

@@ -63,7 +63,7 @@ def test_a_page_is_what_retrieval_ranking_and_reranking_say_one_after_the_other(
     retriever, ranker = live.models.retrievers["retriever/1"], live.models.rankers["ranker/1"]
     watched = reader.history(3)
     found = retriever.candidates(reader.vector("retrieval_user", 3), watched, 40, exclude=watched)
-    heads = ranker.score(reader.matrix("ranking", 3, found.title_ids))
+    heads = ranker.score(reader.matrix("ranking", 3, found.title_ids), retrieval=found.scores)
     weights = ObjectiveWeights()
     values = objective(heads, weights)
     expected = rerank(values, retriever.title_vectors(found.title_ids), 10, weights.diversity)
@@ -71,7 +71,8 @@ def test_a_page_is_what_retrieval_ranking_and_reranking_say_one_after_the_other(
     for title, place, penalty in zip(page.titles, expected.order, expected.penalties, strict=True):
         assert title.scores.model_dump() == pytest.approx({
             "retrieval": found.scores[place], "play": heads.play[place], "completion": heads.completion[place],
-            "retention": heads.retention[place], "objective": values[place], "diversity_penalty": penalty,
+            "retention": heads.retention[place], "choice": heads.choice[place], "objective": values[place],
+            "diversity_penalty": penalty,
         })  # fmt: skip
 
 
