@@ -194,7 +194,7 @@ def saved(informed: Float64, uninformed: Float64, uniform: float, impressions_a_
     """
     lift = float(uninformed[-1]) - uniform
     if not lift > 0:
-        raise MalformedData(
+        raise NothingToExplore(
             f"{len(uninformed)} days teach nothing above uniform choice: nothing can be saved."
         )
     level = uniform + SHARE * lift

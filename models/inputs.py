@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 _HEAVY = 6.0  # a value this many standard deviations out marks a heavy tail; a normal sample of 10⁸ has none
+_LEAST = 1e-30  # a deviation below which a column counts as constant: its inverse would not fit a float32
 _BLOCK = 16_384  # rows standardised at once, so that temporaries stay in the cache
 
 
@@ -137,7 +138,10 @@ def _fit_column(column: Float32) -> tuple[float, float, float]:
     scale = _log_scale(known)
     if scale:
         known = _squash(known, scale)
-    return scale, float(known.mean()), 1 / float(known.std())
+    deviation = float(known.std())
+    if deviation < _LEAST:
+        return scale, float(known.mean()), 0.0
+    return scale, float(known.mean()), 1 / deviation
 
 
 def _log_scale(known: NDArray[np.float64]) -> float:

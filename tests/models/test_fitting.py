@@ -1,6 +1,7 @@
 """The loop itself, on a model small enough to be followed by hand."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from models.checkpoint import DamagedCheckpoint, OtherRun
 from models.devices import Hardware
-from models.fitting import Diverged, Lesson, Notebook, Verdict, fit
+from models.fitting import Best, Diverged, Lesson, Notebook, Verdict, fit
 from models.settings import RankerConfig
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
@@ -105,10 +106,10 @@ def test_the_loop_takes_the_steps_of_adamw_on_a_cosine_with_clipped_gradients(no
 def test_training_stops_after_patience_and_keeps_the_best_weights(scores, patience, epochs, best):
     told, seen, network = [], [], linear()
     settings = pace(epochs=len(scores) if len(scores) != 5 else 5, patience=patience)
-    verdict = fit(network, lesson(scripted(scores, seen)), settings, Hardware(), told.append)
+    found = fit(network, lesson(scripted(scores, seen)), settings, Hardware(), told.append)
     assert [epoch.number for epoch in told] == list(range(1, epochs + 1))
     assert torch.equal(network.weight, seen[best - 1])
-    assert verdict == Verdict(scores[best - 1], {"score": scores[best - 1]})
+    assert found == Best(best, Verdict(scores[best - 1], {"score": scores[best - 1]}))
     assert not network.training
 
 
@@ -189,10 +190,56 @@ def test_the_best_so_far_and_the_patience_that_is_left_survive(tmp_path):
     fit(linear(), lesson(scripted([5, 9, 1, 2, 3], seen)), settings, Hardware(), lambda _: None)
     interrupted_after(4, tmp_path / "c", scripted([5, 9, 1, 2]), settings)
     told, network = [], linear()
-    verdict = fit(network, lesson(scripted([3, 99])), settings, Hardware(), told.append, Notebook(tmp_path / "c", RUN))  # fmt: skip
+    found = fit(network, lesson(scripted([3, 99])), settings, Hardware(), told.append, Notebook(tmp_path / "c", RUN))  # fmt: skip
     assert [epoch.number for epoch in told] == [4, 5]
-    assert verdict.score == 9
+    assert (found.epoch, found.verdict.score) == (2, 9)
     assert torch.equal(network.weight, seen[1])
+
+
+def test_without_a_judge_the_last_epoch_is_the_best():
+    told, network = [], linear()
+    one = replace(lesson(), judge=None)
+    assert fit(network, one, pace(epochs=3, patience=1), Hardware(), told.append).epoch == 3
+    assert [epoch.metrics for epoch in told] == [{}, {}, {}]
+
+
+def test_the_average_follows_the_weights_step_by_step():
+    steps, network = [], linear()
+    twin = linear()
+
+    def seen(model, batch):
+        steps.append(model.weight.detach().clone())
+        return loss_of(model, batch)
+
+    fit(
+        network,
+        replace(lesson(scripted([1, 2]), seen), averaging=0.9),
+        pace(epochs=2),
+        Hardware(),
+        lambda _: None,
+    )
+    plain = linear()
+    fit(plain, lesson(scripted([1, 2])), pace(epochs=2), Hardware(), lambda _: None)
+    mean = twin.weight.detach().clone()  # steps[n] are the weights before step n + 1
+    for number, weight in enumerate([*steps[1:], plain.weight.detach()], start=1):
+        kept = min(0.9, number / (10 + number))
+        mean = kept * mean + (1 - kept) * weight
+    torch.testing.assert_close(network.weight.detach(), mean)
+
+
+def test_an_interrupted_average_goes_on_as_it_would_have(tmp_path):
+    whole, rest = linear(), linear()
+    averaged = replace(lesson(), averaging=0.9)
+    fit(whole, averaged, pace(epochs=4), Hardware(), lambda _: None)
+
+    def die(epoch):
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(linear(), averaged, pace(epochs=4), Hardware(), die, Notebook(tmp_path / "c", RUN))
+    fit(rest, averaged, pace(epochs=4), Hardware(), lambda _: None, Notebook(tmp_path / "c", RUN))
+    assert torch.equal(whole.weight, rest.weight)
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path):

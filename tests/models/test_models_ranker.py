@@ -9,10 +9,20 @@ from models.artifact import ArtifactError, digest
 from models.choice import choice_loss
 from models.data import MalformedData, RankingSet
 from models.evaluate import evaluate_ranking
-from models.inputs import WrongWidth
+from models.inputs import WrongWidth, fit_standardiser
+from models.parallel import Team
 from models.ranker import Ranker
 from models.settings import RankerConfig
-from models.train_ranker import Choices, Lists, Rows, batches, rows_loss, rows_of, train_ranker
+from models.train_ranker import (
+    Choices,
+    Lists,
+    _lists_of,
+    _loss,
+    batch_loss,
+    lesson_of,
+    rows_of,
+    train_ranker,
+)
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +229,8 @@ def test_the_network_of_the_epoch_with_the_least_validation_loss_is_kept(rows, s
         few, validation, config, sign(12), lambda epoch: losses.append(epoch.metrics["loss"]), lists
     )
     weights = {head: getattr(config, f"{head}_weight") for head in kept.heads}
-    held_out = rows_of(validation, kept.inputs, config, lists.validation)
-    assert rows_loss(kept.network, held_out, weights).item() == pytest.approx(min(losses), rel=1e-5)
+    held_out, choose_from = rows_of(validation, kept.inputs, config), _lists_of(lists.validation, kept.inputs)
+    assert _loss(kept.network, held_out, choose_from, weights) == pytest.approx(min(losses), rel=1e-5)
     assert min(losses) < losses[-1]
 
 
@@ -342,14 +352,18 @@ def test_lists_of_another_width_are_refused(rows, fit_ranker, choices):
         fit_ranker(rows(500, seed=0), rows(500, seed=1, period=1), Choices(lists.train, narrow))
 
 
-def test_every_row_and_every_list_is_met_once_in_an_epoch():
+def test_every_row_and_every_list_is_met_once_in_an_epoch(rows, sign):
+    data, config = rows(25, seed=0), RankerConfig(rows_per_batch=4)
+    inputs = fit_standardiser(data.features)
     lists = Lists(torch.arange(11.0).view(11, 1, 1).expand(-1, 3, 1), torch.zeros(11, 3))
-    rows = Rows(torch.arange(25.0)[:, None], torch.arange(25), {"play": torch.arange(25.0)}, lists)
-    parts = list(batches(rows, 4))
-    assert [len(part) for part in parts] == [4] * 6 + [1]
-    assert sorted(torch.cat([part.inputs.ravel() for part in parts]).tolist()) == list(range(25))
-    assert all(torch.equal(part.inputs.ravel(), part.labels["play"]) for part in parts)
+    taught = rows_of(data, inputs, config)
+    lesson = lesson_of(taught, taught, ("play", "choice"), config, lists, lists)
+    parts = list(lesson.batches(np.random.default_rng(0), Team()))
+    assert [len(part.place) for part in parts] == [4] * 6 + [1]
+    met = torch.cat([part.inputs for part in parts])
+    assert sorted(met[:, 0].tolist()) == sorted(inputs.transform(data.features)[:, 0].tolist())
     assert sorted(torch.cat([part.lists.inputs[:, 0, 0] for part in parts]).tolist()) == list(range(11))
+    assert all(part.shares["choice"] == (len(part.lists) > 0) for part in parts)
 
 
 def test_rows_and_lists_go_through_the_network_together_as_they_would_apart(
@@ -361,8 +375,10 @@ def test_rows_and_lists_go_through_the_network_together_as_they_would_apart(
         choices(n=9).validation,
         {"play": 1.0, "completion": 2.0, "retention": 0.5, "choice": 0.7},
     )
-    taught = rows_of(data, model.inputs, model.config, lists)
-    apart = rows_loss(model.network, replace(taught, lists=None), weights)
+    shares = dict.fromkeys(weights, 1.0)
+    some = replace(rows_of(data, model.inputs, model.config).some(torch.arange(40)), shares=shares)
+    together = replace(some, lists=_lists_of(lists, model.inputs))
+    apart = batch_loss(model.network, some, weights)
     logits = torch.from_numpy(np.stack([model.logits(x)["choice"] for x in lists.features]))
     expected = apart + 0.7 * choice_loss(logits, torch.from_numpy(lists.log_inclusion))
-    assert rows_loss(model.network, taught, weights).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert batch_loss(model.network, together, weights).item() == pytest.approx(expected.item(), rel=1e-5)
