@@ -15,7 +15,7 @@ from vowpalwabbit import Workspace
 
 Bandit = Literal["mabwiser TS", "mabwiser UCB1", "Vowpal Wabbit"]
 DRAWS = 60  # of Thompson sampling a day and title; each decides for a sixtieth of its impressions
-VW = "--cb_explore_adf --bag 8 --cb_type mtr --quiet --random_seed 1"  # of seven explorations tried the best at 3,000
+VW = "--cb_explore_adf --bag 8 --cb_type mtr --quiet --random_seed 1"  # of eight explorations tried the best at 3,000
 
 
 def peer(name: Bandit, tests: Packages, seed: int) -> Shares:
