@@ -42,8 +42,9 @@ def train_retrieval(
 ) -> Retriever:
     """Train a retriever from `config.seed`; the caller's random state is left alone.
 
-    It returns the weights with the best validation recall, over the catalogue of `validation`;
-    `with_titles` brings that up to date.
+    Validation says how many epochs are best and how much co-plays should weigh; with `refit` the towers then learn anew,
+    for so many epochs, from the periods that end with `validation`. `metrics` are those before that. The catalogue is that of
+    `validation`: `at` and `with_titles` bring it up to date.
 
     How far training has come is written to the file `checkpoint` after every epoch, and if that exists training goes
     on from there. Without `hardware` this process trains alone, on its processor.
