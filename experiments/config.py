@@ -60,15 +60,17 @@ class Parameter(Declaration):
 
     name: Name
     layer: Name
-    kind: Literal["model", "number", "choice"]
+    kind: Literal["model", "number", "whole", "choice"]
     default: str | float
-    bounds: tuple[float, float] | None = Field(None, description="of a number, both ends included")
+    bounds: tuple[float, float] | None = Field(
+        None, description="of a number, whole or not, both ends included"
+    )
     choices: tuple[str, ...] = Field((), description="of a choice")
     description: Text
 
     @model_validator(mode="after")
     def _default_is_allowed(self) -> Self:
-        if self.kind == "number" and self.bounds is None:
+        if self.kind in {"number", "whole"} and self.bounds is None:
             raise ValueError(f"parameter {self.name!r} is a number: give it bounds.")
         if (objection := self.objection(self.default)) is not None:
             raise ValueError(f"the default of {objection}")
@@ -78,7 +80,7 @@ class Parameter(Declaration):
         """Why `value` cannot be this parameter's; None when it can."""
         if self.kind == "model":
             return self._not_a_reference(value)
-        if self.kind == "number":
+        if self.kind in {"number", "whole"}:
             return self._not_within(value)
         known = ", ".join(self.choices)
         return None if value in self.choices else f"{self.name} is {value!r}; it may be one of: {known}."
@@ -90,8 +92,10 @@ class Parameter(Declaration):
 
     def _not_within(self, value: JSON) -> str | None:
         low, high = self.bounds or (-math.inf, math.inf)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            return f"{self.name} is {value!r}; it is a number from {low:g} to {high:g}."
+        number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        whole = self.kind == "whole"
+        if not number or (whole and value % 1):
+            return f"{self.name} is {value!r}; it is a {'whole ' if whole else ''}number from {low:g} to {high:g}."
         return None
 
 

@@ -33,6 +33,12 @@ class ObjectiveWeights(BaseModel):
     diversity: float = Field(
         0.2, ge=0, le=1, description="of variety against score in re-ranking; 0 keeps the order of scores"
     )
+    diversity_window: int = Field(
+        10,
+        ge=2,
+        le=1000,
+        description="titles in a row that are to differ; of a longer page the ends may be alike",
+    )
 
 
 @dataclass(frozen=True)

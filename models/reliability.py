@@ -82,7 +82,7 @@ def of_heads(model: RankingModel, rows: RankingSet) -> dict[str, Reliability]:
     return {
         head: reliability(known[head][0][known[head][1]], getattr(scores, head)[known[head][1]])
         for head in scores.heads
-        if known[head][1].any()
+        if head in known and known[head][1].any()
     }
 
 

@@ -101,7 +101,13 @@ class Page(_Answer):
                 "generation": "2026-03-02T000000Z-4be1",
                 "arms": [{"experiment": "more_diverse_pages", "arm": "diverse"}],
                 "versions": {"retriever": "retriever/3", "ranker": "ranker/3", "artwork": "artwork/2"},
-                "weights": {"play": 1.0, "completion": 0.5, "retention": 0.5, "diversity": 0.2},
+                "weights": {
+                    "play": 1.0,
+                    "completion": 0.5,
+                    "retention": 0.5,
+                    "diversity": 0.2,
+                    "diversity_window": 10,
+                },
                 "source": "ranked",
                 "degraded": [],
                 "stale": [],
@@ -128,7 +134,9 @@ class Page(_Answer):
     generation: str = Field(description="the snapshot of the online store")
     arms: tuple[ShownArm, ...]
     versions: Versions
-    weights: dict[str, float] = Field(description="objective weights in force")
+    weights: dict[str, float] = Field(
+        description="objective weights in force, and how many titles in a row differ"
+    )
     source: Source
     degraded: tuple[Degradation, ...] = ()
     stale: tuple[Stale, ...] = Field((), description="feature tables served past their freshness SLO")

@@ -100,7 +100,8 @@ class Selector:
             values = objective(heads, self.plan.weights)
         with self.watch.stage("rerank"):
             vectors = self.live.retriever(self.plan).title_vectors(found.title_ids)
-            page = rerank(values, vectors, self.size, self.plan.weights.diversity)
+            weights = self.plan.weights
+            page = rerank(values, vectors, self.size, weights.diversity, window=weights.diversity_window)
         scores = _scores(found, heads, values, page.order, page.penalties)
         return Selection("ranked", found.title_ids[page.order], scores)
 

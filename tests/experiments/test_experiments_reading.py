@@ -173,12 +173,20 @@ def test_experiments_of_two_layers_never_conflict(folder):
         ("number", "1", False),
         ("number", True, False),
         ("number", float("nan"), False),
+        ("number", 1.5, True),
+        ("whole", 2, True),
+        ("whole", 1.0, True),
+        ("whole", 1.5, False),
+        ("whole", 3, False),
+        ("whole", True, False),
+        ("whole", float("nan"), False),
+        ("whole", float("inf"), False),
         ("choice", "a", True),
         ("choice", "c", False),
     ],
 )
 def test_a_parameter_takes_only_values_of_its_kind(kind, value, allowed):
-    default = {"model": "m@x", "number": 1, "choice": "a"}[kind]
+    default = {"model": "m@x", "number": 1, "whole": 1, "choice": "a"}[kind]
     parameter = Parameter(
         name="p", layer="l", kind=kind, default=default, bounds=(0, 2), choices=("a", "b"), description="x"
     )

@@ -39,7 +39,10 @@ def test_without_a_weight_on_any_present_head_there_is_nothing_to_rank_by():
         objective(HeadScores(play=f32(0.3)), ObjectiveWeights(play=0, completion=1))
 
 
-@pytest.mark.parametrize("wrong", [{"play": -1}, {"diversity": 1.1}, {"completed": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"play": -1}, {"diversity": 1.1}, {"diversity_window": 1}, {"diversity_window": 10.5}, {"completed": 1}],
+)
 def test_weights_out_of_bounds_or_misspelt_are_refused(wrong):
     with pytest.raises(ValidationError):
         ObjectiveWeights(**wrong)

@@ -66,7 +66,13 @@ def test_a_page_is_what_retrieval_ranking_and_reranking_say_one_after_the_other(
     heads = ranker.score(reader.matrix("ranking", 3, found.title_ids), retrieval=found.scores)
     weights = ObjectiveWeights()
     values = objective(heads, weights)
-    expected = rerank(values, retriever.title_vectors(found.title_ids), 10, weights.diversity)
+    expected = rerank(
+        values,
+        retriever.title_vectors(found.title_ids),
+        10,
+        weights.diversity,
+        window=weights.diversity_window,
+    )
     assert shown(page) == found.title_ids[expected.order].tolist()
     for title, place, penalty in zip(page.titles, expected.order, expected.penalties, strict=True):
         assert title.scores.model_dump() == pytest.approx({
@@ -74,6 +80,27 @@ def test_a_page_is_what_retrieval_ranking_and_reranking_say_one_after_the_other(
             "retention": heads.retention[place], "choice": heads.choice[place], "objective": values[place],
             "diversity_penalty": penalty,
         })  # fmt: skip
+
+
+def test_an_arm_sets_how_many_titles_in_a_row_are_to_differ(world, homepage):
+    arms = [{"weights.diversity": 0.9, "weights.diversity_window": window} for window in (2, 1000)]
+    world.go_live(*arms)
+    home, reader = homepage(world), world.reader
+    retriever, ranker = (
+        home.source.current().models.retrievers["retriever/1"],
+        home.source.current().models.rankers["ranker/1"],
+    )
+    seen = {}
+    for user in range(1, 20):
+        page = ask(home, user_id=user, size=10)
+        window = page.weights["diversity_window"]
+        watched = reader.history(user)
+        found = retriever.candidates(reader.vector("retrieval_user", user), watched, 40, exclude=watched)
+        values = objective(ranker.score(reader.matrix("ranking", user, found.title_ids)), ObjectiveWeights())
+        expected = rerank(values, retriever.title_vectors(found.title_ids), 10, 0.9, window=int(window))
+        assert shown(page) == found.title_ids[expected.order].tolist()
+        seen[page.arms[0].arm] = window
+    assert seen == {"arm0": 2, "arm1": 1000}
 
 
 def test_a_page_says_what_it_was_made_of(world, homepage):
