@@ -25,6 +25,7 @@ from models.artwork_data import ArtworkImages, ArtworkLog
 from models.artwork_train import train_artwork
 from models.calibration import Calibration
 from models.choice import Fusion
+from models.coplays import no_coplays
 from models.data import Int64
 from models.inputs import fit_standardiser
 from models.network import RankerNetwork
@@ -201,7 +202,7 @@ def signature(reader: OnlineReader, service: str) -> Signature:
 
 def retriever(reader: OnlineReader, title_ids: Int64, seed: int) -> Retriever:
     torch.manual_seed(seed)
-    config = RetrievalConfig(dimension=16, hidden=32, history=5)
+    config = RetrievalConfig(dimension=16, hidden=32, history=5, coplays=4)
     users = reader.vectors("retrieval_user", np.arange(20, dtype=np.int64) + FIRST_USER)
     titles = reader.vectors("retrieval_title", title_ids)
     user_inputs, title_inputs = fit_standardiser(users), fit_standardiser(titles)
@@ -211,6 +212,7 @@ def retriever(reader: OnlineReader, title_ids: Int64, seed: int) -> Retriever:
         user_inputs,
         title_inputs,
         title_ids,
+        no_coplays(config.coplays),
         config,
     )
     user, title = signature(reader, "retrieval_user"), signature(reader, "retrieval_title")
