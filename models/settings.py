@@ -56,7 +56,9 @@ class RetrievalConfig(BaseModel):
         description="share that the average of the weights keeps at each step; 0 takes no average",
     )
     refit: bool = Field(
-        True, description="learn anew from the validation period too, for as many epochs as were best"
+        False,
+        description="learn anew from the validation period too, for as many epochs as were best; then no period is left "
+        "on which a ranker could learn how far to trust the retriever (docs/decisions/0030)",
     )
     validation_users: int = Field(2_000, ge=1, description="users of the validation period that are scored")
     seed: int = Field(0, description="initial weights, the order of batches, sampled negatives, dropout")
