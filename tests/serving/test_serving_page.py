@@ -96,7 +96,8 @@ def test_an_arm_sets_how_many_titles_in_a_row_are_to_differ(world, homepage):
         window = page.weights["diversity_window"]
         watched = reader.history(user)
         found = retriever.candidates(reader.vector("retrieval_user", user), watched, 40, exclude=watched)
-        values = objective(ranker.score(reader.matrix("ranking", user, found.title_ids)), ObjectiveWeights())
+        heavy = reader.matrix("ranking", user, found.title_ids)
+        values = objective(ranker.score(heavy, retrieval=found.scores), ObjectiveWeights())
         expected = rerank(values, retriever.title_vectors(found.title_ids), 10, 0.9, window=int(window))
         assert shown(page) == found.title_ids[expected.order].tolist()
         seen[page.arms[0].arm] = window
