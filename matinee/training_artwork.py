@@ -14,6 +14,7 @@ from matinee import recipes
 from matinee.bench import Bench
 from matinee.datasets import Float32, entity_matrix
 from matinee.desk import Desk, literal
+from matinee.figures import posterior_over_time
 from matinee.lineage import as_metrics, held
 from matinee.periods import Period
 from matinee.progress import Stage
@@ -24,6 +25,7 @@ from models.artwork import ArtworkPolicy
 from models.artwork_cold_start import Appeal, NothingToExplore, exploration_saved
 from models.artwork_data import ArtworkImages, ArtworkLog
 from models.artwork_evaluate import evaluate_artwork
+from models.artwork_history import belief_history
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
 from models.artwork_train import train_artwork
 from models.creative_quality import CreativeQuality, train_creative_quality
@@ -192,7 +194,19 @@ def fit_artwork(bench: Bench, behind: ModelVersion, folder: Path, config: Artwor
             *as_metrics(behind_it, source, "cross-validated"),
         ),
         upstream={"quality": behind.ref},
+        documents=_belief_figure(bench, policy),
     )
+
+
+def _belief_figure(bench: Bench, policy: ArtworkPolicy) -> dict[str, bytes]:
+    """What came to be believed of the images of the title that was shown most, period by period."""
+    periods = (*bench.split.train, bench.split.valid)
+    days = [(period.start.date(), artwork_log(bench, [period])) for period in periods]
+    titles, shown = np.unique(np.concatenate([log.title_id for _, log in days]), return_counts=True)
+    title = int(titles[shown.argmax()])
+    history = belief_history(policy.untaught(), days, title)
+    simulated = bench.desk.source.name == "world"
+    return {"beliefs.svg": posterior_over_time(history, f"title {title}", simulated=simulated)}
 
 
 def _value(fitted: Fitted, name: str) -> float:

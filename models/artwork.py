@@ -205,6 +205,14 @@ class ArtworkPolicy:
         scaled = self.contexts.transform(x)
         return np.concatenate([np.ones((len(x), 1), np.float32), scaled], axis=1)
 
+    def untaught(self) -> ArtworkPolicy:
+        """The policy as its prior alone has it, before any impression: where its history begins.
+
+        Titles' levels stay as they were learnt.
+        """
+        precision = np.tile(self.prior.precision.astype(np.float32), (len(self.artwork_ids), 1))
+        return replace(self, belief=Belief(self.prior_mean, precision), absorbed=())
+
     def save(self, folder: Path) -> str:
         """Write the model as a new folder; returns the folder's digest."""
         prior, titles = self.prior, self.titles

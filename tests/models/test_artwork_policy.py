@@ -176,6 +176,16 @@ def test_a_log_absorbed_before_changes_nothing(world, log, policy):
     assert once.absorbed == (log.digest, day.digest)
 
 
+def test_an_untaught_policy_believes_its_prior_and_can_be_taught_the_same_log_again(log, policy):
+    start = policy.untaught()
+    assert np.array_equal(start.belief.mean, policy.prior_mean)
+    assert start.absorbed == ()
+    again = start.absorb(log)
+    np.testing.assert_allclose(again.belief.precision, policy.belief.precision, rtol=0.05)
+    close = np.abs(again.belief.mean - policy.belief.mean) * np.sqrt(policy.belief.precision)
+    assert np.quantile(close, 0.95) < 0.2  # of a posterior standard deviation
+
+
 def test_another_days_log_only_adds_precision(world, policy):
     day = world.log(5, 2_000, first=10**6)
     after = policy.absorb(day)
