@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,11 @@ def popularity_windows(source: Source) -> dict[str, int | None]:
     """The windows of popularity that models stand beside, in days by name; None is all time."""
     days = sorted({*WINDOWS, source.windows[2]})
     return {**{f"popularity_{d}d": d for d in days}, "popularity_ever": None}
+
+
+def is_popularity(name: str) -> bool:
+    """Whether a peer's name is that of popularity over all users, and not of a slice of them."""
+    return re.fullmatch(r"popularity_(\d+d|ever)", name) is not None
 
 
 def evaluate_lists_of(

@@ -24,7 +24,7 @@ from matinee.datasets import (
     play_log,
     retrieval_period,
 )
-from matinee.evaluating import evaluate_retriever, evaluation_metrics
+from matinee.evaluating import evaluate_retriever, evaluation_metrics, is_popularity
 from matinee.lineage import (
     held,
     inputs_digest,
@@ -236,7 +236,6 @@ def against_popularity(metrics: Sequence[Metric], name: str) -> str:
     'recall_at_200 0.500 (popularity_7d 0.400)'
     """
     found = {metric.name: metric.value for metric in metrics}
-    others = ", ".join(
-        f"{key.removesuffix('_' + name)} {v:.3f}" for key, v in found.items() if key.endswith(f"_{name}")
-    )
+    peers = {key.removesuffix(f"_{name}"): value for key, value in found.items() if key.endswith(f"_{name}")}
+    others = ", ".join(f"{peer} {value:.3f}" for peer, value in peers.items() if is_popularity(peer))
     return f"{name} {found[name]:.3f}" + (f" ({others})" if others else "")
