@@ -6,7 +6,6 @@ Bernoulli draws from it. Half of the tests are past titles, from which priors ar
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from matinee.settings import Settings
 from models.artwork import ArtworkPolicy
 from models.artwork_cold_start import NewTitles, Saved, Traffic, learning_curve, saved, start_of
 from models.artwork_data import ArtworkImages, ArtworkLog
@@ -70,7 +70,7 @@ class Learned:
 
 def folder() -> Path:
     """Where the data of development lie."""
-    return Path(os.environ.get("MATINEE_DATA", "/work/shared/data")) / "upworthy"
+    return Settings().data / "upworthy"
 
 
 def packages() -> Packages:
