@@ -31,6 +31,11 @@ class Bench:
         """Where networks train, and with which other processes."""
         return hardware(self.device)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the users are of the built-in world."""
+        return self.desk.source.name == "world"
+
     def service(self, name: str) -> FeatureService:
         """A feature service of this source."""
         return self.desk.declarations.service(name)

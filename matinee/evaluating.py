@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,11 +70,6 @@ def popularity_windows(source: Source) -> dict[str, int | None]:
     return {**{f"popularity_{d}d": d for d in days}, "popularity_ever": None}
 
 
-def is_popularity(name: str) -> bool:
-    """Whether a peer's name is that of popularity over all users, and not of a slice of them."""
-    return re.fullmatch(r"popularity_(\d+d|ever)", name) is not None
-
-
 def evaluate_lists_of(
     bench: Bench,
     ours: str,
@@ -101,7 +95,7 @@ def evaluate_lists_of(
         comparisons={
             name: _comparisons(scores[ours], theirs) for name, theirs in scores.items() if name != ours
         },
-        simulated=bench.desk.source.name == "world",
+        simulated=bench.simulated,
     )
 
 

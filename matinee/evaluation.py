@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,11 @@ BySlice = Mapping[str, Mapping[str, Value]]
 
 class Incomplete(ValueError):
     """An evaluation says something of a model, slice or measure of which it has no figure."""
+
+
+def is_popularity(name: str) -> bool:
+    """Whether a peer's name is that of popularity over all users, and not of a slice of them."""
+    return re.fullmatch(r"popularity_(\d+d|ever)", name) is not None
 
 
 @dataclass(frozen=True)

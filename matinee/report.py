@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
+from matinee.evaluation import is_popularity
 from matinee.session import print_table
 from registry import ModelVersion, Registry
-
-_PEER = re.compile(r"popularity_(\d+d|ever)")
 
 
 def print_metrics(versions: Sequence[ModelVersion]) -> None:
@@ -30,7 +28,7 @@ def print_metrics(versions: Sequence[ModelVersion]) -> None:
 
 
 def _beside(name: str, metric: str) -> bool:
-    return bool(_PEER.fullmatch(name.removesuffix(f"_{metric}")))
+    return is_popularity(name.removesuffix(f"_{metric}"))
 
 
 def _figure(found: Mapping[str, float], name: str) -> str:

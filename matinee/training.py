@@ -24,7 +24,8 @@ from matinee.datasets import (
     play_log,
     retrieval_period,
 )
-from matinee.evaluating import evaluate_retriever, evaluation_metrics, is_popularity
+from matinee.evaluating import evaluate_retriever, evaluation_metrics
+from matinee.evaluation import is_popularity
 from matinee.lineage import (
     held,
     inputs_digest,
@@ -49,9 +50,6 @@ from models.train_retrieval import train_retrieval
 from registry import Metric, ModelVersion, Output, VersionDraft
 
 RETRIEVAL_KS = (20, 100, 200)
-N_CANDIDATES = 200
-JUDGED_USERS = 400
-"""Users of the test period whose two-stage lists are scored; every one costs 200 rows of heavy features."""
 
 
 class Saveable(Protocol):

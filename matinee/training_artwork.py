@@ -205,8 +205,7 @@ def _belief_figure(bench: Bench, policy: ArtworkPolicy) -> dict[str, bytes]:
     titles, shown = np.unique(np.concatenate([log.title_id for _, log in days]), return_counts=True)
     title = int(titles[shown.argmax()])
     history = belief_history(policy.untaught(), days, title)
-    simulated = bench.desk.source.name == "world"
-    return {"beliefs.svg": posterior_over_time(history, f"title {title}", simulated=simulated)}
+    return {"beliefs.svg": posterior_over_time(history, f"title {title}", simulated=bench.simulated)}
 
 
 def _value(fitted: Fitted, name: str) -> float:

@@ -78,14 +78,9 @@ def told(bench: Bench, fitted: Fitted, figures: Mapping[str, bytes]) -> Told:
             "recipe and inputs": inputs_digest(bench.desk, split, fitted.recipe),
         },
         figures=figures,
-        simulated=simulated(bench),
+        simulated=bench.simulated,
     )
 
 
-def simulated(bench: Bench) -> bool:
-    """Whether the users of a bench's source are of the built-in world."""
-    return bench.desk.source.name == "world"
-
-
 def _data(bench: Bench) -> str:
-    return bench.desk.source.name + (", simulated" if simulated(bench) else "")
+    return bench.desk.source.name + (", simulated" if bench.simulated else "")
