@@ -20,8 +20,7 @@ import lightgbm
 import numpy as np
 import torch
 
-from matinee import day as steps
-from matinee.context import Day
+from matinee.context import Day, fetched
 from matinee.datasets import play_log, ranking_set, retrieval_period
 from matinee.recipes import RANKING_ROWS
 from matinee.session import opened, print_table
@@ -92,7 +91,7 @@ def _both(head: str, rows: RankingSet) -> bool:
 def gathered(day: Day, rows: int) -> Data:
     """At most `rows` training rows of a workspace, and everything beside them."""
     bench, split = day.bench, day.split
-    retriever = AsItWas(Retriever.load(steps.fetched(day, "retriever")))
+    retriever = AsItWas(Retriever.load(fetched(day, "retriever")))
     found = None if bench.desk.source.has("impressions") else retrieved(bench, retriever)
     service = bench.service("ranking")
     train, valid, test_rows = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from events.world_config import WorldConfig
@@ -71,3 +72,10 @@ def load_world(day: Day) -> World:
     from events.world import World  # noqa: PLC0415  (only simulations need it)
 
     return World(world_config(day.settings))
+
+
+def fetched(day: Day, ref: str) -> Path:
+    """A version's files on disk, fetched from the artifact store once."""
+    version = day.registry.get(ref)
+    folder = day.workspace.root / "versions" / version.name / str(version.number)
+    return day.registry.fetch(version.ref, folder)

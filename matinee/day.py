@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -14,7 +13,7 @@ from events.lake import Ingest
 from feature_repo.compute import offline_path, run
 from feature_repo.materialize import PROJECT, materialize
 from feature_repo.snapshot import Generation, generations
-from matinee.context import Day, world_config
+from matinee.context import Day, fetched, world_config
 from matinee.desk import literal
 from matinee.gatekeeping import GateFailed, gate_note, record_gate
 from matinee.lineage import record_declarations
@@ -146,13 +145,6 @@ def train_ranker(day: Day, stage: Stage, retriever: str = "retriever") -> ModelV
     behind = day.registry.get(retriever)
     config = RankerConfig(seed=day.settings.seed)
     return train_ranker_version(day.bench, behind, fetched(day, behind.ref), config, stage)
-
-
-def fetched(day: Day, ref: str) -> Path:
-    """A version's files on disk, fetched from the artifact store once."""
-    version = day.registry.get(ref)
-    folder = day.workspace.root / "versions" / version.name / str(version.number)
-    return day.registry.fetch(version.ref, folder)
 
 
 def train_artwork(day: Day, stage: Stage) -> tuple[ModelVersion, ...]:

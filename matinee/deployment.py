@@ -6,8 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from experiments.live import LiveExperiments
-from matinee.context import Day
-from matinee.day import fetched
+from matinee.context import Day, fetched
 from matinee.progress import Stage
 from matinee.training import popularity_list
 from registry import BentoRecord

@@ -9,7 +9,7 @@ import numpy as np
 
 from events.sources import Source
 from matinee.bench import Bench
-from matinee.context import Day
+from matinee.context import Day, fetched
 from matinee.datasets import entity_matrix, play_log, retrieval_period
 from matinee.evaluation import Evaluation
 from matinee.lineage import as_metrics
@@ -19,6 +19,7 @@ from models.evaluate import (
     CandidateModel,
     Floats,
     ListScores,
+    PlayLog,
     popular_lists,
     popularity,
     retrieved_lists,
@@ -55,9 +56,9 @@ class Lists:
         }
 
 
-def popularity_lists(bench: Bench, period: RetrievalPeriod) -> dict[str, Int64]:
-    """Titles by plays in each window, and by plays of all time, as they were known when the period began."""
-    plays = play_log(bench.desk, period.as_of)
+def popularity_lists(bench: Bench, period: RetrievalPeriod, known: PlayLog | None = None) -> dict[str, Int64]:
+    """Titles by plays in each window, and by plays of all time, as they were `known` when the period began."""
+    plays = known or play_log(bench.desk, period.as_of)
     return {
         name: popularity(plays, period.as_of, days, period.title_ids)
         for name, days in popularity_windows(bench.desk.source).items()
@@ -78,12 +79,12 @@ def evaluate_lists_of(
     ks: tuple[int, ...],
 ) -> Evaluation:
     """Every model's lists of the judged users of `period`; `ours` is one of them, popularity is added."""
-    k = max(ks)
+    k, plays = max(ks), play_log(bench.desk, period.as_of)
     popular = {
-        name: popular_lists(ranking, period, k) for name, ranking in popularity_lists(bench, period).items()
+        name: popular_lists(ranking, period, k)
+        for name, ranking in popularity_lists(bench, period, plays).items()
     }
-    played = np.unique(play_log(bench.desk, period.as_of).title_id)
-    task = Lists(period, played, ks, content_vectors(bench, period))
+    task = Lists(period, np.unique(plays.title_id), ks, content_vectors(bench, period))
     scores = {name: task.measured(found) for name, found in {**lists, **popular}.items()}
     return Evaluation(
         source=bench.desk.source.name,
@@ -181,9 +182,7 @@ def evaluate_version(day: Day, ref: str) -> Evaluation:
         NotEvaluated: the version is of another kind of model.
     """
     version = day.registry.get(ref)
-    folder = day.registry.fetch(
-        version.ref, day.workspace.root / "versions" / version.name / str(version.number)
-    )
+    folder = fetched(day, version.ref)
     if (kind := artifact.kind(folder)) != RETRIEVER:
         raise NotEvaluated(version.ref, kind)
     period = retrieval_period(day.desk, day.split.test, day.split.as_of)

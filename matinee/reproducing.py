@@ -17,7 +17,7 @@ from typing import Any
 from matinee import day as steps
 from matinee.bench import Bench
 from matinee.checking import signature_of
-from matinee.context import Day
+from matinee.context import Day, fetched
 from matinee.lineage import event_digests, framework, service_record
 from matinee.progress import Stage
 from matinee.training import Fitted, fit_retriever, saved
@@ -172,7 +172,7 @@ def _compared(
     )
     inside: tuple[Difference, ...] = ()
     if files:
-        theirs = steps.fetched(day, version.ref)
+        theirs = fetched(day, version.ref)
         kind = artifact.kind(theirs)
         inside = differences(artifact.load(theirs, kind), artifact.load(made, kind))
     return Reproduction(
@@ -232,4 +232,4 @@ def _upstream(day: Day, version: ModelVersion, role: str) -> tuple[ModelVersion,
     if role not in version.upstream:
         raise NotReproducible(version.ref, (f"which {role} it was trained behind is not recorded",))
     ref = version.upstream[role]
-    return day.registry.get(ref), steps.fetched(day, ref)
+    return day.registry.get(ref), fetched(day, ref)
