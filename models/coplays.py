@@ -65,7 +65,7 @@ def fit_coplays(
     kept = np.sort(kept[viewers[kept] >= 2])
     if len(kept) < 2:
         return no_coplays(rank)
-    weights = _item_weights(played.matrix[:, kept], ridge)
+    weights = item_weights(played.matrix[:, kept], ridge)
     left, right = _factors(weights, rank, rng)
     return Coplays(played.title_ids[kept], left, right)
 
@@ -96,8 +96,12 @@ def _played(histories: Histories) -> _Played:
     return _Played(titles, matrix)
 
 
-def _item_weights(matrix: sp.csr_matrix, ridge: float) -> Float32:
-    """B of step 2, through the Cholesky factor of G + λI, which is positive definite."""
+def item_weights(matrix: sp.csr_matrix, ridge: float) -> Float32:
+    """EASE's B (T, T) of who played what (U, T), 0 or 1, through the Cholesky factor of G + λI (step 2 of `fit_coplays`).
+
+    Raises:
+        LinAlgError: λ is too small for the precision of a float32.
+    """
     gram: Float32 = (matrix.T @ matrix).toarray(order="F").astype(np.float32)
     gram[np.diag_indices(len(gram))] += np.float32(ridge)
     factor, failed = lapack.spotrf(gram, overwrite_a=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender
-from scipy.linalg import lapack
 
+from models.coplays import item_weights
 from peers.plays import Float32, Int64, Plays, Scorer
 
 
@@ -71,14 +71,7 @@ class Ease:
         """Invert the Gram matrix."""
         matrix = plays.matrix()
         known = np.flatnonzero(np.asarray(matrix.sum(axis=0)).ravel() >= 2)
-        gram = (matrix[:, known].T @ matrix[:, known]).toarray(order="F").astype(np.float32)
-        gram[np.diag_indices(len(known))] += np.float32(settings["ridge"])
-        factor, failed = lapack.spotrf(gram, overwrite_a=True)
-        inverse, failed_too = lapack.spotri(factor, overwrite_c=True)
-        if failed or failed_too:
-            raise np.linalg.LinAlgError("the Gram matrix is not positive definite")
-        weights = np.triu(inverse, 1)
-        weights = (weights + weights.T) / -np.diag(inverse)
+        weights = item_weights(matrix[:, known], settings["ridge"])
 
         def score(users: Int64) -> Float32:
             scores = np.full((len(users), plays.titles), np.float32(-1e9))
