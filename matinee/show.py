@@ -31,10 +31,23 @@ def print_page(page: Page, rows: int | None = None) -> None:
         "versions": ", ".join(ref for ref in page.versions.model_dump().values() if ref),
         "weights": ", ".join(f"{name} {value:g}" for name, value in page.weights.items()),
     })  # fmt: skip
-    columns = ("#", "title", "genres", "image", "p", "retr.", "play", "compl.", "ret.", "obj.", "div.")
+    columns = (
+        "#",
+        "title",
+        "genres",
+        "image",
+        "p",
+        "retr.",
+        "play",
+        "compl.",
+        "ret.",
+        "choice",
+        "obj.",
+        "div.",
+    )
     print_table("page", columns, [_title_row(title) for title in page.titles[:rows]])
     console.print(
-        "[dim]p: propensity of the image; retr.: retrieval score; play, compl., ret.: heads; obj.: what the page "
+        "[dim]p: propensity of the image; retr.: retrieval score; play, compl., ret., choice: heads; obj.: what the page "
         "is ranked by; div.: taken off for likeness to titles above[/dim]"
     )
 
@@ -43,7 +56,7 @@ def _title_row(title: ShownTitle) -> Sequence[object]:
     s = title.scores
     name = title.name if title.year is None else f"{title.name} ({title.year})"
     image = "" if title.artwork_id is None else str(title.artwork_id)
-    scores = (s.retrieval, s.play, s.completion, s.retention, s.objective, s.diversity_penalty)
+    scores = (s.retrieval, s.play, s.completion, s.retention, s.choice, s.objective, s.diversity_penalty)
     place, genres = str(title.position + 1), ", ".join(title.genres[:2])
     return (place, name, genres, image, _number(title.propensity), *(_number(value) for value in scores))
 

@@ -61,6 +61,16 @@ class TitleScores(_Answer):
     diversity_penalty: float | None = Field(None, description="taken off for likeness to titles above")
 
 
+class ArtworkDraw(_Answer):
+    """What the page's images were drawn with: beside image and arm set, all that a propensity follows from."""
+
+    policy: Literal["thompson", "uniform", "editorial"]
+    belief: str = Field(description="digest of what the artwork policy believed")
+    temper: float = Field(description="factor on the belief's standard deviations")
+    floor: float = Field(description="least probability of any image")
+    context: str = Field(description="digest of the user's context")
+
+
 class ShownTitle(_Answer):
     """One title of a page; position 0 is the first place."""
 
@@ -71,6 +81,7 @@ class ShownTitle(_Answer):
     genres: tuple[str, ...]
     artwork_id: int | None
     propensity: float | None = Field(description="probability that this image was drawn; null if none was")
+    arm_set: str | None = Field(None, description="digest of the images it was drawn from; null if none was")
     scores: TitleScores
 
 
@@ -138,6 +149,7 @@ class Page(_Answer):
         description="objective weights in force, and how many titles in a row differ"
     )
     source: Source
+    artwork_draw: ArtworkDraw | None = Field(None, description="null where no image was drawn")
     degraded: tuple[Degradation, ...] = ()
     stale: tuple[Stale, ...] = Field((), description="feature tables served past their freshness SLO")
     titles: tuple[ShownTitle, ...]

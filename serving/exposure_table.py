@@ -17,7 +17,14 @@ from feature_repo.durable import sync_folder
 from serving.exposures import SEGMENT_SUFFIX, ExposureRecord, records
 from serving.segments import is_closed
 
-_SCORES = ("retrieval", "play", "completion", "retention", "objective", "diversity_penalty")
+_SCORES = ("retrieval", "play", "completion", "retention", "choice", "objective", "diversity_penalty")
+_DRAW = {
+    "policy": pa.string(),
+    "belief": pa.string(),
+    "temper": pa.float64(),
+    "floor": pa.float64(),
+    "context": pa.string(),
+}
 _ARM = pa.struct([("experiment", pa.string()), ("arm", pa.string())])
 EXPOSURES = pa.schema(
     [
@@ -40,6 +47,8 @@ EXPOSURES = pa.schema(
         ("as_of", pa.timestamp("us", tz="UTC")),
         ("weights", pa.string()),  # JSON: name → weight
         *((f"{name}_score", pa.float64()) for name in _SCORES),
+        *((f"artwork_{name}", kind) for name, kind in _DRAW.items()),
+        ("artwork_arm_set", pa.string()),
     ]
 )
 """An exposure: the columns of an `impressions` event, then what explains it."""
@@ -87,7 +96,9 @@ def _read_once(folder: Path) -> pa.Table:
     tables = [pq.read_table(part).replace_schema_metadata() for part in parts]
     loose = (segment for segment in segments if segment.name not in done)
     tables.append(_table(record for segment in loose for record in records(segment)))
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables, promote_options="default").select(
+        EXPOSURES.names
+    )  # older parts lack columns
 
 
 def _segments(folder: Path) -> list[Path]:
@@ -131,6 +142,11 @@ def _rows(record: ExposureRecord) -> Iterator[dict[str, Any]]:
         "as_of": page.as_of,
         "weights": json.dumps(page.weights, sort_keys=True),
         **page.versions.model_dump(),
+        **(
+            {f"artwork_{name}": value for name, value in page.artwork_draw.model_dump().items()}
+            if page.artwork_draw
+            else {}
+        ),
     }
     for title in page.titles:
         scores = {f"{name}_score": getattr(title.scores, name) for name in _SCORES}
@@ -143,6 +159,7 @@ def _rows(record: ExposureRecord) -> Iterator[dict[str, Any]]:
                 "artwork_id": title.artwork_id,
                 "position": title.position,
                 "artwork_propensity": title.propensity,
+                "artwork_arm_set": title.arm_set,
             }
         )
 

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from models.data import Int64
+from serving.answers import ArtworkDraw
 from serving.live import Live
 from serving.plan import Plan
 from serving.samples import Given
+
+if TYPE_CHECKING:
+    from models.artwork import ArtworkChoice
 
 _DAY_ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Images:
-    """One image a title and the probability with which it was drawn; None where there is, or was, none."""
+class Image:
+    """What stands for one title. It was drawn with `propensity` from the images of which `arm_set` is the digest.
 
-    artwork_ids: tuple[int | None, ...]
-    propensities: tuple[float | None, ...]
+    All three are None where the title has no image; propensity and arm set are where none was drawn.
+    """
+
+    artwork_id: int | None = None
+    propensity: float | None = None
+    arm_set: str | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image for each title, in their order, and what they were drawn with; None where nothing was."""
+
+    images: tuple[Image, ...]
+    draw: ArtworkDraw | None = None
     given: tuple[Given, ...] = ()  # what the policy was given of the user
 
 
@@ -28,26 +45,34 @@ def choose_images(live: Live, plan: Plan, user_id: int, title_ids: Int64, now: d
         return editorial_images(live, title_ids)
     policy = live.artwork(plan)
     arms = [live.reader.catalogue.artworks(title_id) for title_id in title_ids.tolist()]
-    places = [place for place, images in enumerate(arms) if len(images)]
-    artwork_ids: list[int | None] = [None] * len(title_ids)
-    propensities: list[float | None] = [None] * len(title_ids)
-    given: tuple[Given, ...] = ()
-    if places:
-        context = live.reader.vector("artwork_context", user_id)
-        given = (Given.of_user("artwork_context", context),)
-        offered, epoch = [arms[place] for place in places], day_of(now)
-        choice = policy.choose(context, title_ids[places], offered, user_id, epoch, plan.artwork_policy)
-        drawn = zip(places, choice.artwork_ids.tolist(), choice.propensities.tolist(), strict=True)
-        for place, artwork_id, propensity in drawn:
-            artwork_ids[place], propensities[place] = artwork_id, propensity
-    return Images(tuple(artwork_ids), tuple(propensities), given)
+    places = [place for place, offered in enumerate(arms) if len(offered)]
+    images = [Image()] * len(title_ids)
+    if not places:
+        return Images(tuple(images))
+    context = live.reader.vector("artwork_context", user_id)
+    offered, epoch = [arms[place] for place in places], day_of(now)
+    choice = policy.choose(context, title_ids[places], offered, user_id, epoch, plan.artwork_policy)
+    for place, image in zip(places, _drawn(choice), strict=True):
+        images[place] = image
+    return Images(tuple(images), _draw(choice), (Given.of_user("artwork_context", context),))
+
+
+def _drawn(choice: ArtworkChoice) -> list[Image]:
+    columns = choice.artwork_ids.tolist(), choice.propensities.tolist(), choice.decision.arm_sets
+    return [Image(*row) for row in zip(*columns, strict=True)]
+
+
+def _draw(choice: ArtworkChoice) -> ArtworkDraw:
+    made = choice.decision
+    return ArtworkDraw(
+        policy=made.policy, belief=made.belief, temper=made.temper, floor=made.floor, context=made.context
+    )
 
 
 def editorial_images(live: Live, title_ids: Int64) -> Images:
     """Each title's first image: what is shown when nothing is drawn, so without propensities."""
     arms = [live.reader.catalogue.artworks(title_id) for title_id in title_ids.tolist()]
-    first = tuple(int(images[0]) if len(images) else None for images in arms)
-    return Images(first, (None,) * len(first))
+    return Images(tuple(Image(int(offered[0])) if len(offered) else Image() for offered in arms))
 
 
 def day_of(now: datetime) -> int:

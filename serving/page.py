@@ -72,6 +72,7 @@ class Homepage:
                 versions=_reached(plan.versions, selection.source, illustrated=problem is None),
                 weights=plan.weights.model_dump(),
                 source=selection.source,
+                artwork_draw=images.draw,
                 degraded=selection.degraded if problem is None else (*selection.degraded, problem),
                 stale=live.stale(now),
                 titles=_titles(live, selection, images),
@@ -131,8 +132,9 @@ def _titles(live: Live, selection: Selection, images: Images) -> tuple[ShownTitl
             name=catalogue.name(title_id),
             year=catalogue.year(title_id),
             genres=catalogue.genres(title_id),
-            artwork_id=images.artwork_ids[position],
-            propensity=images.propensities[position],
+            artwork_id=images.images[position].artwork_id,
+            propensity=images.images[position].propensity,
+            arm_set=images.images[position].arm_set,
             scores=selection.scores[position],
         )
         for position, title_id in enumerate(selection.title_ids.tolist())

@@ -93,8 +93,8 @@ class Parts:
             version=str(plan.versions.artwork),
             generation=live.reader.generation,
             title_ids=request.title_ids,
-            artwork_ids=images.artwork_ids,
-            propensities=images.propensities,
+            artwork_ids=tuple(image.artwork_id for image in images.images),
+            propensities=tuple(image.propensity for image in images.images),
             stale=live.stale(self.now),
         )
 

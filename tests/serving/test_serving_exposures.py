@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from serving.answers import Page, ShownArm, ShownTitle, TitleScores, Versions
@@ -138,6 +139,18 @@ def test_compaction_keeps_every_exposure_once_and_leaves_a_living_segment_alone(
     assert compact(tmp_path) not in (None, part)
     assert shown(tmp_path) == ["r1:0", "r1:1", "r2:0", "r2:1", "r3:0", "r3:1"]
     assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/*.parquet'").fetchall() == [(6,)]
+
+
+def test_a_part_compacted_before_a_column_was_added_is_still_read(tmp_path):
+    with ExposureLog(tmp_path, name="a") as log:
+        log.append(record("r1"))
+    part = compact(tmp_path)
+    whole = pq.read_table(part)
+    pq.write_table(whole.drop_columns(["choice_score", "artwork_arm_set"]), part)
+    with ExposureLog(tmp_path, name="b") as log:
+        log.append(record("r2"))
+    assert read(tmp_path).schema.equals(EXPOSURES)
+    assert shown(tmp_path) == ["r1:0", "r1:1", "r2:0", "r2:1"]
 
 
 def test_a_crash_between_writing_a_part_and_deleting_its_segments_repeats_nothing(tmp_path):

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from models.artwork import arm_set_digest, context_digest
 from models.diversity import rerank
 from models.objective import ObjectiveWeights, objective
 from serving.answers import PageRequest
@@ -142,6 +143,27 @@ def test_every_title_with_images_shows_one_of_them_with_its_propensity(world, ho
         else:
             assert title.artwork_id in range(title.title_id * 100, title.title_id * 100 + 5)
             assert 0 < title.propensity <= 1
+
+
+def test_a_logged_propensity_can_be_computed_again_from_what_is_logged_beside_it(world, homepage):
+    home = homepage(world)
+    ask(home, size=40)
+    live = home.source.current()
+    policy, context = live.models.artworks["artwork/1"], live.reader.vector("artwork_context", 1)
+    logged = [row for row in read(home.source.folders.exposures).to_pylist() if row["artwork_propensity"]]
+    assert logged
+    for row in logged:
+        offered = live.reader.catalogue.artworks(row["title_id"])
+        assert row["artwork_arm_set"] == arm_set_digest(offered[::-1])
+        chances = policy.probabilities(
+            context[None], offered[None], np.ones((1, len(offered)), bool), row["artwork_policy"]
+        )
+        assert row["artwork_propensity"] == chances[0, offered.tolist().index(row["artwork_id"])]
+        assert (row["artwork_belief"], row["artwork_context"]) == (
+            policy.belief_digest,
+            context_digest(context),
+        )
+        assert (row["artwork_temper"], row["artwork_floor"]) == (policy.config.temper, policy.config.floor)
 
 
 def test_a_user_keeps_an_image_for_the_day_and_a_page_for_the_snapshot(world, homepage):
