@@ -87,11 +87,14 @@ def of_heads(model: RankingModel, rows: RankingSet) -> dict[str, Reliability]:
 
 
 def wilson(frequency: float, rows: int) -> tuple[float, float]:
-    """The 95 % bounds of a chance that came true in this share of so many rows (Wilson, JASA 1927, score interval)."""
+    """The 95 % bounds of a chance that came true in this share of so many rows (Wilson, JASA 1927, score interval).
+
+    They hold the frequency itself, also where rounding would leave 1 - 1e-16 as the upper bound of 1.
+    """
     z2 = _Z**2 / rows
     middle = (frequency + z2 / 2) / (1 + z2)
     margin = math.sqrt(z2 * (frequency * (1 - frequency) + z2 / 4)) / (1 + z2)
-    return max(0.0, middle - margin), min(1.0, middle + margin)
+    return max(0.0, min(frequency, middle - margin)), min(1.0, max(frequency, middle + margin))
 
 
 def _bin(label: NDArray[np.float64], probability: NDArray[np.float64]) -> Bin:

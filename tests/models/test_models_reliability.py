@@ -50,6 +50,13 @@ def test_bounds_hold_the_frequency_and_stay_within_0_and_1():
         assert 0 <= part.low <= part.frequency <= part.high <= 1
 
 
+@pytest.mark.parametrize("frequency", [0.0, 1.0])
+def test_bounds_hold_a_frequency_of_0_or_1_whatever_the_rounding(frequency):
+    for rows in range(1, 200):
+        low, high = wilson(frequency, rows)
+        assert low <= frequency <= high
+
+
 def test_labels_between_0_and_1_are_averaged():
     (only,) = reliability(f32(0.25, 0.75), f32(0.5, 0.5), bins=1).bins
     assert only == Bin(0.5, 0.5, *wilson(0.5, 2), 2)
