@@ -170,11 +170,15 @@ def fill(
     for table in declared.service(SERVICE).tables:
         if table.stored:
             rows = pq.read_table(paths[table.name], partitioning=None)
-            rows = rows.take(pa.array(ids[table.entity.name])).combine_chunks()
-            view = store.get_feature_view(table.name)
-            keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
-            data = _convert_arrow_to_proto(rows, view, keys)
-            store.provider.online_write_batch(store.config, view, data, None)
+            written(store, table, rows.take(pa.array(ids[table.entity.name])).combine_chunks())
+
+
+def written(store: FeatureStore, table: FeatureTable, rows: pa.Table) -> None:
+    """Write rows of a table to Feast's online store."""
+    view = store.get_feature_view(table.name)
+    keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+    data = _convert_arrow_to_proto(rows, view, keys)
+    store.provider.online_write_batch(store.config, view, data, None)
 
 
 def through_feast(store: FeatureStore) -> Callable[[Asked], Any]:

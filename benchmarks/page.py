@@ -1,31 +1,61 @@
-"""Where a page's milliseconds go, and reading 200 x 780 features beside a bare gather and the SQL path.
+"""The page over HTTP under open-loop load, where its milliseconds go, and the same page in other ways.
 
-Needs the workspace that `make demo` leaves. In process, one thread; medians over many users of one run.
+Needs the workspace that `make demo` leaves. Server and load share the machine. Latency counts from when a request was due.
+Beside it in the same run: the page over stock Feast's `get_online_features` (SQLite) and the plain ranking module, and an
+empty BentoML endpoint, which is the floor of the framework; and reading 200 x full width beside a bare gather and SQL.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from online_read import Asked, a_store, through_feast, written
+from open_loop import Answered, Latency, Load, latency
 
+from feature_repo.compute import offline_path
 from feature_repo.reader import OnlineReader
 from feature_repo.training_set import training_set
 from matinee.context import Day
 from matinee.datasets import spine_of
-from matinee.recommending import known_users, looker, time_pages
+from matinee.deployment import newest_tag, serving
+from matinee.recommending import Looker, known_users, looker, time_pages
 from matinee.session import opened, print_table
 from matinee.show import print_timings
+from models.diversity import rerank
+from models.objective import objective
+from serving.images import choose_images
+from serving.running import Serving, free_port, served
 
-CANDIDATES = 200
+CANDIDATES, SIZE = 200, 40
+BUDGET_MS = 200.0
+WARM_S = 2.0
+EMPTY = """
+import bentoml
+
+@bentoml.service(workers=1, threads=16, traffic={"timeout": 10}, logging={"access": {"enabled": False}})
+class Empty:
+    @bentoml.api
+    def page(self, user_id: int, size: int = 40) -> dict[str, int]:
+        return {"user_id": user_id}
+"""
 
 
-def median_ms(work: Callable[[int], object], users: list[int]) -> float:
+def median_ms(work: Callable[[int], object], users: Sequence[int]) -> float:
     """The median time of `work` over users, after a tenth of them to warm up."""
     spent = []
     for user in users:
@@ -59,23 +89,187 @@ def reads(day: Day) -> dict[str, float]:
     }  # fmt: skip
 
 
+def over_feast(day: Day, look: Looker, users: Sequence[int]) -> dict[str, float]:
+    """Milliseconds of a page whose features stock Feast reads and whose ranker is the plain module; in process."""
+    live, plan_of = look.source.current(), look.source.current().plan
+    asked = {}
+    for user in users:
+        retriever, watched = live.retriever(plan_of(user)), live.reader.history(user)
+        features = live.reader.vector("retrieval_user", user)
+        asked[user] = retriever.candidates(features, watched, CANDIDATES, exclude=watched)
+    declared, names = (
+        day.workspace.declarations,
+        [n.replace(":", "__") for n in live.reader.digests("ranking")],
+    )
+    titles = np.unique(np.concatenate([found.title_ids for found in asked.values()])).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        store = a_store(
+            Path(folder), declared, {"type": "sqlite", "path": f"{folder}/stock.db"}, "page_bench"
+        )
+        service = declared.service("ranking")
+        wanted = {"user": pa.array(users), "title": pa.array(titles)}
+        for table in (t for t in service.tables if t.stored):
+            rows = pq.read_table(
+                offline_path(day.workspace.offline, table.name, day.as_of), partitioning=None
+            )
+            rows = rows.filter(pc.is_in(rows[table.entity.join_key], value_set=wanted[table.entity.name]))
+            written(store, table, rows.combine_chunks())
+        read = through_feast(store)
+
+        def features_of(user: int) -> object:
+            return read(Asked(user, asked[user].title_ids)).to_dict()
+
+        def page(user: int) -> object:
+            found, plan = asked[user], plan_of(user)
+            told = features_of(user)
+            matrix = np.array([told.get(name, [None] * len(found.title_ids)) for name in names], np.float32).T
+            ranker = live.models.rankers[str(plan.versions.ranker)]
+            values = objective(
+                ranker.score(np.ascontiguousarray(matrix), retrieval=found.scores), plan.weights
+            )
+            vectors = live.retriever(plan).title_vectors(found.title_ids)
+            chosen = rerank(
+                values, vectors, SIZE, plan.weights.diversity, window=plan.weights.diversity_window
+            )
+            return choose_images(live, plan, user, found.title_ids[chosen.order], day.as_of)
+
+        return {"page": median_ms(page, users), "of it get_online_features": median_ms(features_of, users)}
+
+
+def bodies(users: Sequence[int]) -> list[bytes]:
+    """A request of each user's page."""
+    return [json.dumps({"user_id": user, "size": SIZE}).encode() for user in users]
+
+
+class Program(Serving):
+    """A service in a file of its own instead of a Bento."""
+
+    @property
+    def command(self) -> list[str]:
+        """Told where the file lies."""
+        return [*super().command, "--working-dir", str(self.home)]
+
+
+@contextmanager
+def an_empty_service() -> Iterator[int]:
+    """The port of a BentoML service that does nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "empty.py").write_text(EMPTY)
+        (home / "bentos").mkdir()
+        empty = Program("empty:Empty", home, home / "bentos", port=free_port())
+        with served(empty, log=home / "log"):
+            yield empty.port
+
+
+def at_rate(port: int, asked: Sequence[bytes], rate: float, seconds: float) -> tuple[Latency, list[Answered]]:
+    """One run at one rate, after `WARM_S` seconds of the same."""
+    answers = Load("127.0.0.1", port, "/page").offered(asked, rate, seconds + WARM_S)
+    return latency(answers, seconds + WARM_S, WARM_S), answers
+
+
+def rising(
+    port: int, asked: Sequence[bytes], seconds: float, start: float = 20.0
+) -> list[tuple[float, Latency]]:
+    """Runs at rising rates, until a run has failures or its p99 is over the budget."""
+    found: list[tuple[float, Latency]] = []
+    rate = start
+    while True:
+        measured, answers = at_rate(port, asked, rate, seconds)
+        found.append((rate, measured))
+        print(f"  {rate:6.0f}/s offered: {measured.rate:6.1f}/s, p50 {measured.p50:.1f}, p99 {measured.p99:.1f}, {measured.failed} failed", flush=True)  # fmt: skip
+        if measured.failed:
+            print(f"  of these {statuses(answers)}")
+        if measured.failed or not measured.p99 <= BUDGET_MS:
+            return found
+        rate *= 1.2
+
+
+def statuses(answers: Sequence[Answered]) -> str:
+    """How often each status came; of those without one, why."""
+    bad = [a for a in answers if a.status != 200]
+    return str(Counter(f"{a.status} {a.body[:120].decode('latin-1')}" for a in bad))
+
+
+def by_stage(answers: Sequence[Answered]) -> dict[str, dict[str, float]]:
+    """Milliseconds of each stage as the pages themselves say."""
+    spent: dict[str, list[float]] = {}
+    for answer in answers:
+        if answer.status == 200 and answer.due >= WARM_S:
+            for stage, ms in json.loads(answer.body)["timings_ms"].items():
+                spent.setdefault(stage, []).append(ms)
+    return {
+        s: dict(zip(("p50", "p99"), np.percentile(ms, (50, 99)).tolist(), strict=True))
+        for s, ms in spent.items()
+    }
+
+
+def sources(answers: Sequence[Answered]) -> dict[str, int]:
+    """How far pages got."""
+    found: dict[str, int] = {}
+    for answer in answers:
+        if answer.status == 200:
+            source = json.loads(answer.body)["source"]
+            found[source] = found.get(source, 0) + 1
+    return found
+
+
+def over_http(day: Day, users: Sequence[int], rate: float, seconds: float) -> dict[str, object]:
+    """The served page at one rate, at rising ones, and an empty endpoint at the first."""
+    asked = bodies(users)
+    with an_empty_service() as port:
+        floor, _ = at_rate(port, asked, rate, seconds / 3)
+    with tempfile.TemporaryDirectory() as folder:
+        bento = serving(day, newest_tag(day, "homepage"), free_port(), day.as_of)
+        with served(bento, log=Path(folder) / "log"):
+            page, answers = at_rate(bento.port, asked, rate, seconds)
+            stages, reached = by_stage(answers), sources(answers)
+            print(f"rates, until p99 is over {BUDGET_MS:.0f} ms:")
+            rates = rising(bento.port, asked, max(8.0, seconds / 6))
+    rows = [
+        [name, f"{m.p50:.2f}", f"{m.p99:.2f}", f"{m.worst:.1f}", m.failed, m.requests]
+        for name, m in ((f"page at {rate:g}/s", page), (f"empty endpoint at {rate:g}/s", floor))
+    ]
+    print_table(
+        "over HTTP, ms from when a request was due",
+        ("what", "p50", "p99", "worst", "failed", "requests"),
+        rows,
+    )
+    print_table("stages", ("stage", "p50 ms", "p99 ms"), [[s, f"{m['p50']:.2f}", f"{m['p99']:.2f}"] for s, m in stages.items()])  # fmt: skip
+    within = [r for r, m in rates if not m.failed and m.p99 <= BUDGET_MS]
+    return {
+        "page": asdict(page), "empty": asdict(floor), "stages_ms": stages, "sources": reached,
+        "rates": [{"offered": r, **asdict(m)} for r, m in rates], "highest_rate_within_budget": max(within, default=0.0),
+    }  # fmt: skip
+
+
 def main() -> None:
     """Measure, print, and end with RESULT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--feast-users", type=int, default=12, help="pages over stock Feast")
+    given = parser.parse_args()
     with opened("world") as day:
+        users = known_users(day)
+        http = over_http(day, users[:2000], given.rate, given.seconds)
         with looker(day) as look:
-            timings = time_pages(look, known_users(day)[:320], 40)
+            timings = time_pages(look, users[:320], SIZE)
+            feast = over_feast(day, look, users[: given.feast_users])
         read = reads(day)
     print_timings(timings)
+    ours = next(t.p50 for t in timings.stages if t.stage == "whole page")
+    rows = [["ours", f"{ours:.2f}", "1"]]
+    rows += [
+        [f"stock Feast, plain module: {what}", f"{ms:.1f}", f"{ms / ours:.1f}"] for what, ms in feast.items()
+    ]
+    print_table("a page in process", ("how", "p50 ms", "x ours"), rows)
     print_table(
         "reading 200 x full width", ("how", "p50 ms"), [[how, f"{ms:.3f}"] for how, ms in read.items()]
     )
     stages = {t.stage: {"p50": t.p50, "p99": t.p99} for t in timings.stages}
-    print(
-        "RESULT "
-        + json.dumps(
-            {"features": timings.features, "titles": timings.titles, "page_ms": stages, "read_ms": read}
-        )
-    )
+    shape = {"features": timings.features, "titles": timings.titles, "candidates": timings.candidates}
+    print("RESULT " + json.dumps({"benchmark": "page", **shape, "http": http, "in_process_ms": stages, "over_feast_ms": feast, "read_ms": read}))  # fmt: skip
 
 
 if __name__ == "__main__":
