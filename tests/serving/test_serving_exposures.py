@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -195,35 +193,53 @@ def test_after_half_a_line_on_a_full_disk_the_log_goes_on_in_a_new_segment(tmp_p
     assert shown(tmp_path) == ["r1:0", "r1:1", "r3:0", "r3:1"]
 
 
-WRITER = """
-import sys, threading
+LIVES = 100
+KILLED_WRITERS = """
+import os, random, signal, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_serving_exposures import record
 from serving.exposures import ExposureLog
-log = ExposureLog(Path(sys.argv[1]), name=sys.argv[3])
-def show(worker):
-    for number in range(100_000):
-        log.append(record(f"{sys.argv[3]}-{worker}-{number}", n_titles=3))
-        sys.stdout.write(f"{sys.argv[3]}-{worker}-{number}\\n"); sys.stdout.flush()
-for worker in range(3): threading.Thread(target=show, args=(worker,)).start()
+from serving.exposure_table import compact
+
+def shows(life, acknowledged):
+    log = ExposureLog(Path(sys.argv[1]), name=f"life-{life:03d}", max_segment_bytes=20_000)
+    def show(worker):
+        for number in range(100_000):
+            log.append(record(f"{life}-{worker}-{number}", n_titles=3))
+            os.write(acknowledged, f"{life}-{worker}-{number}\\n".encode())
+    for worker in range(3):
+        threading.Thread(target=show, args=(worker,)).start()
+
+draw = random.Random(0)
+for life in range(int(sys.argv[3])):
+    end, acknowledged = os.pipe()
+    writer = os.fork()
+    if not writer:
+        shows(life, acknowledged)
+        signal.pause()
+    os.close(acknowledged)
+    time.sleep(draw.uniform(0.005, 0.08))
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    with os.fdopen(end, "rb") as told:
+        sys.stdout.write("".join(line.decode() for line in told if line.endswith(b"\\n")))
+    if life % 10 == 9:
+        compact(Path(sys.argv[1]))
 """
 
 
-def test_kill_minus_nine_loses_no_acknowledged_exposure_and_repeats_none(tmp_path):
-    acknowledged: list[str] = []
-    for life in ("first", "second", "third"):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent), life]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout is not None
-            acknowledged += [writer.stdout.readline().strip() for _ in range(40)]
-            os.kill(writer.pid, signal.SIGKILL)
-            acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
-        compact(tmp_path)
+@pytest.mark.slow
+def test_a_hundred_kills_under_load_lose_no_acknowledged_exposure_and_repeat_none(tmp_path):
+    command = [sys.executable, "-c", KILLED_WRITERS, str(tmp_path), str(Path(__file__).parent), str(LIVES)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    acknowledged = told.stdout.split()
     found = shown(tmp_path)
     assert len(found) == len(set(found))
-    missing = {f"{request}:{place}" for request in acknowledged for place in range(3)} - set(found)
-    assert not missing
+    assert not {f"{request}:{place}" for request in acknowledged for place in range(3)} - set(found)
+    lives = {int(request.split("-")[0]) for request in acknowledged}
+    assert len(lives) > LIVES / 2  # some were killed before their first page
+    assert list(tmp_path.glob("part-*.parquet"))
 
 
 def test_the_table_is_what_an_impressions_event_needs():
