@@ -28,10 +28,10 @@ class ObjectiveWeights(BaseModel):
     completion: float = Field(1.0, ge=0, le=100, description="of the share watched that showing it brings")
     retention: float = Field(0.5, ge=0, le=100, description="of the chance that the member stays")
     choice: float = Field(
-        1.0, ge=0, le=100, description="of the chance that it is chosen over a typical candidate"
+        8.0, ge=0, le=100, description="of the chance that it is chosen over a typical candidate"
     )
     diversity: float = Field(
-        0.2, ge=0, le=1, description="of variety against score in re-ranking; 0 keeps the order of scores"
+        0.1, ge=0, le=1, description="of variety against score in re-ranking; 0 keeps the order of scores"
     )
     diversity_window: int = Field(
         10,
