@@ -58,7 +58,7 @@ class Homepage:
     ) -> tuple[Page, Sequence[Given]]:
         """The page, and what its models were given."""
         with watch.timed("assign"):
-            plan = live.plan(request.user_id)
+            plan = live.plan(request.user_id, request.context)
         selector = Selector(live, plan, request.user_id, request.size, now, watch)
         selection = selector.select()
         images, problem = _illustrate(live, plan, request.user_id, selection, now, watch)
@@ -68,8 +68,10 @@ class Homepage:
                 user_id=request.user_id,
                 as_of=live.reader.as_of,
                 generation=live.reader.generation,
+                live_set=live.declared.id,
                 arms=plan.arms,
                 versions=_reached(plan.versions, selection.source, illustrated=problem is None),
+                canary=plan.canary,
                 weights=plan.weights.model_dump(),
                 source=selection.source,
                 degraded=selection.degraded if problem is None else (*selection.degraded, problem),

@@ -34,7 +34,8 @@ from serving.answers import (
 from serving.deadline import Deadline
 from serving.exposures import ExposureLog
 from serving.json_only import JsonOnly
-from serving.live import Folders, LiveSource, check_servable
+from serving.live import LiveSource, check_servable
+from serving.live_set import Folders
 from serving.manifest import Manifest, NotABento
 from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles

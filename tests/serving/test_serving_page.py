@@ -17,7 +17,8 @@ from serving.answers import PageRequest
 from serving.deadline import Deadline, DeadlineExceeded, Stopwatch
 from serving.exposure_table import read
 from serving.exposures import ExposureLog
-from serving.live import Folders, LiveSource
+from serving.live import LiveSource
+from serving.live_set import Folders
 from serving.page import Homepage
 
 NOW = datetime(2026, 3, 2, 18, 30, tzinfo=UTC)

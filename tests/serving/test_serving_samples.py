@@ -19,7 +19,8 @@ from serving.answers import PageRequest
 from serving.deadline import Deadline
 from serving.exposure_table import read
 from serving.exposures import ExposureLog
-from serving.live import Folders, LiveSource
+from serving.live import LiveSource
+from serving.live_set import Folders
 from serving.page import NOT_SAMPLED, Homepage
 from serving.samples import (
     LAYOUTS,
