@@ -20,6 +20,7 @@ class Images:
     artwork_ids: tuple[int | None, ...]
     propensities: tuple[float | None, ...]
     given: tuple[Given, ...] = ()  # what the policy was given of the user
+    drawn: bool = True  # by a policy, as far as there are images; else by the editors
 
 
 def choose_images(live: Live, plan: Plan, user_id: int, title_ids: Int64, now: datetime) -> Images:
@@ -47,7 +48,7 @@ def editorial_images(live: Live, title_ids: Int64) -> Images:
     """Each title's first image: what is shown when nothing is drawn, so without propensities."""
     arms = [live.reader.catalogue.artworks(title_id) for title_id in title_ids.tolist()]
     first = tuple(int(images[0]) if len(images) else None for images in arms)
-    return Images(first, (None,) * len(first))
+    return Images(first, (None,) * len(first), drawn=False)
 
 
 def day_of(now: datetime) -> int:
