@@ -31,6 +31,10 @@ class Deadline:
         """A deadline `budget_ms` from now."""
         return cls(clock() + budget_ms / 1000, budget_ms, clock)
 
+    def earlier(self, seconds: float) -> Deadline:
+        """The deadline of a request that came `seconds` ago."""
+        return replace(self, at=self.at - seconds)
+
     def part(self, share: float) -> Deadline:
         """The moment at which `share` of the budget is over."""
         return replace(self, at=self.at - (1 - share) * self.budget_ms / 1000)

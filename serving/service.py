@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from feature_repo.snapshot import SnapshotError
 from models.signature import SignatureMismatch
 from serving import metrics
+from serving.admission import Admitted, since_arrival
 from serving.answers import (
     ArtworkAnswer,
     CandidatesAnswer,
@@ -79,7 +80,7 @@ def service(name: str) -> Callable[[C], C]:
         name=name,
         workers=1,
         threads=16,
-        traffic={"timeout": 10, "max_concurrency": 64},
+        traffic={"timeout": 10},  # how many may come is for `Admitted` to say, which answers with Retry-After
         logging={"access": {"enabled": False}},
         envs=[{"name": "MATINEE_HOME"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
     )
@@ -87,6 +88,7 @@ def service(name: str) -> Callable[[C], C]:
     def decorate(kind: C) -> C:
         declared = declare(kind)
         declared.add_asgi_middleware(JsonOnly)
+        declared.add_asgi_middleware(Admitted)
         return cast("C", declared)
 
     return decorate
@@ -180,8 +182,8 @@ class Homepage(Process):
     def page(self, request: PageRequest, /) -> Page:
         """The page of one user; its exposures are on disk when it is answered."""
         live, now = self.source.current(), self.now()
-        budget_ms = live.manifest.defaults.budget_ms
-        page = self._core.page(request, now, Deadline.within(budget_ms, time.monotonic))
+        deadline = Deadline.within(live.manifest.defaults.budget_ms, time.monotonic)
+        page = self._core.page(request, now, deadline.earlier(since_arrival(time.monotonic)))
         metrics.count(page, self.source.refusals)
         metrics.count_freshness("homepage", live.freshness, page.stale, now)
         return page
