@@ -107,6 +107,9 @@ class Defaults(BaseModel):
     n_candidates: int = Field(200, ge=1, description="titles that go from retrieval to ranking")
     budget_ms: float = Field(1000.0, gt=0, description="a request's deadline")
     stage_shares: StageShares = StageShares()
+    shadow_share: float = Field(
+        0.1, gt=0, le=1, description="share of the time that shadow versions may compute, between pages"
+    )
     sample_share: float = Field(
         0.01,
         ge=0,

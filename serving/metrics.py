@@ -44,6 +44,11 @@ SLO_SECONDS = Gauge(
 SHED = Counter("matinee_shed", "Requests turned away with 503: the queue was full, or they had waited.", ["reason"])
 RUNNING = Gauge("matinee_running", "Requests being worked on.", multiprocess_mode="livesum")
 WAITING = Gauge("matinee_waiting", "Requests waiting to be worked on.", multiprocess_mode="livesum")
+SHADOWS = Counter(
+    "matinee_shadows",
+    "Pages for shadow versions to judge: judged, failed, nothing to judge, or left out as full or late.",
+    ["outcome"],
+)
 OUT = Gauge(
     "matinee_abandoned_threads",
     "Threads of stages that nobody waits for any longer and that have not come back.",

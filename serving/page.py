@@ -33,6 +33,7 @@ from serving.selection import (
     rank,
     retrieve,
 )
+from serving.shadows import ShownPage
 
 NOT_LOGGED = "exposures were not logged"
 NOT_SAMPLED = "feature vectors were not logged"
@@ -69,7 +70,7 @@ class Homepage:
     """Makes pages: retrieve a few hundred titles, rank them, show the best with an image each, log it all.
 
     Pages are made one at a time, as two would share the same core; waiting for the disk overlaps. Of some requests
-    `samples` keeps what the models were given; without it, of none.
+    `samples` keeps what the models were given; without it, of none. `on_shown` is told of every page that was made.
     """
 
     source: LiveSource
@@ -78,7 +79,13 @@ class Homepage:
     samples: SampleLog | None = None
     stages: Stages = Stages()
     guard: Guard = field(default_factory=lambda: Guard(innocent=(NewUser, NothingFound)))
+    on_shown: Callable[[ShownPage], None] | None = None
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a page is being made at this moment."""
+        return self._turn.locked()
 
     def page(self, request: PageRequest, now: datetime, deadline: Deadline) -> Page:
         """The page of `request.user_id` at `now`, acknowledged only once its exposures are on disk.
@@ -91,6 +98,8 @@ class Homepage:
             self._log(asked, ExposureRecord(event_timestamp=now, page=page), watch),
             self._sample(asked, page, selection.given, watch),
         )
+        if self.on_shown is not None:
+            self.on_shown(ShownPage(asked, selection, page))
         degraded = (*page.degraded, *(problem for problem in problems if problem is not None))
         return page.model_copy(update={"timings_ms": dict(watch.timings_ms), "degraded": degraded})
 

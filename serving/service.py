@@ -42,6 +42,8 @@ from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles
 from serving.samples import SampleLog
 from serving.selection import NewUser
+from serving.shadow_log import ShadowLog
+from serving.shadows import Shadows
 from serving.versions import made_otherwise
 
 logger = logging.getLogger(__name__)
@@ -176,7 +178,16 @@ class Homepage(Process):
         folders, name = self.source.folders, writer_name()
         self._exposures = ExposureLog(folders.exposures, name=name)
         self._samples = SampleLog(folders.samples, name=name, share=self.sample_share)
-        self._core = HomepageCore(self.source, self._exposures, lambda: uuid.uuid4().hex, self._samples)
+        self._judgements = ShadowLog(folders.shadows, name=name)
+        share = self.source.current().manifest.defaults.shadow_share
+        self._shadows = Shadows(self._judgements, lambda: self._core.busy, share)
+        self._core = HomepageCore(
+            self.source,
+            self._exposures,
+            lambda: uuid.uuid4().hex,
+            self._samples,
+            on_shown=self._shadows.offer,
+        )
 
     @endpoint
     def page(self, request: PageRequest, /) -> Page:
@@ -191,8 +202,9 @@ class Homepage(Process):
     @at_shutdown
     def close_logs(self) -> None:
         """Finish what is being written."""
-        self._exposures.close()
-        self._samples.close()
+        self._shadows.close()
+        for log in (self._exposures, self._samples, self._judgements):
+            log.close()
 
 
 @service("retriever")

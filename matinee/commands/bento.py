@@ -110,6 +110,22 @@ def canary(ref: Annotated[str, typer.Argument(help="Such as ranker/4.")], source
         _print_rollout(day, end_canary(day, ref) if share is None else declare(day, ref, share))
 
 
+@app.command()
+def shadows(source: Source = None, as_json: AsJson = False) -> None:
+    """How often shadow versions would have shown the same as those that were shown."""
+    from dataclasses import asdict
+
+    from serving.shadow_log import agreements, records
+
+    with opened(source) as day:
+        found = agreements(records(day.workspace.shadows))
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    columns = ("kind", "shadow", "shown", "pages", "same first", "same titles", "same images")
+    print_table("shadows", columns, [list(asdict(one).values()) for one in found])
+
+
 def _print_rollout(day: Day, rollout: Rollout) -> None:
     from matinee.rolling_out import not_in_newest_bento
 
