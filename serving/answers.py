@@ -155,6 +155,7 @@ class Page(_Answer):
     source: Source
     degraded: tuple[Degradation, ...] = ()
     stale: tuple[Stale, ...] = Field((), description="feature tables served past their freshness SLO")
+    quality: float = Field(1.0, description="share of the candidates that were weighed up, below 1 under load")
     titles: tuple[ShownTitle, ...]
     timings_ms: dict[str, float] = Field(description="per stage, in the order they ran")
 

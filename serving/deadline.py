@@ -43,6 +43,10 @@ class Deadline:
         """Seconds that are left; negative when it is over."""
         return self.at - self.clock()
 
+    def spent_s(self) -> float:
+        """Seconds since the request came."""
+        return self.budget_ms / 1000 - self.left_s()
+
     def check(self, stage: str) -> None:
         """Raise `DeadlineExceeded` if the time is up."""
         if self.clock() >= self.at:

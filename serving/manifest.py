@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.objective import ObjectiveWeights
+from serving.quality_factor import QualityConfig
 
 MANIFEST = "manifest.json"
 Kind = Literal["retriever", "ranker", "artwork"]
@@ -107,6 +108,9 @@ class Defaults(BaseModel):
     n_candidates: int = Field(200, ge=1, description="titles that go from retrieval to ranking")
     budget_ms: float = Field(1000.0, gt=0, description="a request's deadline")
     stage_shares: StageShares = StageShares()
+    adaptive_quality: QualityConfig | None = Field(
+        None, description="rank fewer candidates while pages come near their deadline; null: always all"
+    )
     shadow_share: float = Field(
         0.1, gt=0, le=1, description="share of the time that shadow versions may compute, between pages"
     )

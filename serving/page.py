@@ -17,6 +17,7 @@ from serving.exposures import ExposureRecord
 from serving.guard import Guard, StageSkipped
 from serving.images import Images, choose_images, editorial_images
 from serving.live import Live, LiveSource
+from serving.quality_factor import Quality
 from serving.samples import Given, SampleLog, sample_of
 from serving.segments import LogClosed
 from serving.selection import (
@@ -70,7 +71,8 @@ class Homepage:
     """Makes pages: retrieve a few hundred titles, rank them, show the best with an image each, log it all.
 
     Pages are made one at a time, as two would share the same core; waiting for the disk overlaps. Of some requests
-    `samples` keeps what the models were given; without it, of none. `on_shown` is told of every page that was made.
+    `samples` keeps what the models were given; without it, of none. `on_shown` is told of every page that was made. With
+    `quality`, fewer candidates are weighed up while pages come near their deadline.
     """
 
     source: LiveSource
@@ -80,6 +82,7 @@ class Homepage:
     stages: Stages = Stages()
     guard: Guard = field(default_factory=lambda: Guard(innocent=(NewUser, NothingFound)))
     on_shown: Callable[[ShownPage], None] | None = None
+    quality: Quality | None = None
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -98,6 +101,8 @@ class Homepage:
             self._log(asked, ExposureRecord(event_timestamp=now, page=page), watch),
             self._sample(asked, page, selection.given, watch),
         )
+        if self.quality is not None:
+            self.quality.observe(1000 * deadline.spent_s(), deadline.budget_ms)
         if self.on_shown is not None:
             self.on_shown(ShownPage(asked, selection, page))
         degraded = (*page.degraded, *(problem for problem in problems if problem is not None))
@@ -127,9 +132,10 @@ class Homepage:
         live = self.source.current()
         with watch.timed("assign"):
             plan = live.plan(request.user_id, request.context)
-        return Asked(
-            live, plan, request.user_id, request.size, live.manifest.defaults.n_candidates, now
-        )
+        wanted = live.manifest.defaults.n_candidates
+        if self.quality is not None:
+            wanted = self.quality.factor.of(wanted, request.size)
+        return Asked(live, plan, request.user_id, request.size, wanted, now)
 
     def _chosen(self, asked: Asked, watch: Stopwatch) -> tuple[Selection, Images, Degradation | None]:
         """Titles and images, each the best that could be had in time."""
@@ -171,6 +177,7 @@ class Homepage:
             source=selection.source,
             degraded=selection.degraded if problem is None else (*selection.degraded, problem),
             stale=live.stale(asked.now),
+            quality=round(asked.n_candidates / live.manifest.defaults.n_candidates, 3),
             titles=_titles(live, selection, images),
             timings_ms=dict(watch.timings_ms),
         )

@@ -41,6 +41,7 @@ from serving.manifest import Manifest, NotABento
 from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles
 from serving.samples import SampleLog
+from serving.quality_factor import Quality, QualityFactor
 from serving.selection import NewUser
 from serving.shadow_log import ShadowLog
 from serving.shadows import Shadows
@@ -179,14 +180,16 @@ class Homepage(Process):
         self._exposures = ExposureLog(folders.exposures, name=name)
         self._samples = SampleLog(folders.samples, name=name, share=self.sample_share)
         self._judgements = ShadowLog(folders.shadows, name=name)
-        share = self.source.current().manifest.defaults.shadow_share
-        self._shadows = Shadows(self._judgements, lambda: self._core.busy, share)
+        defaults = self.source.current().manifest.defaults
+        steering = defaults.adaptive_quality
+        self._shadows = Shadows(self._judgements, lambda: self._core.busy, defaults.shadow_share)
         self._core = HomepageCore(
             self.source,
             self._exposures,
             lambda: uuid.uuid4().hex,
             self._samples,
             on_shown=self._shadows.offer,
+            quality=None if steering is None else Quality(QualityFactor(steering)),
         )
 
     @endpoint
