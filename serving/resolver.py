@@ -38,8 +38,15 @@ class Resolver:
     An arm that names a version has it; of the others, a canary takes its share, by a hash of its own.
     """
 
-    def __init__(self, experiments: LiveExperiments, defaults: Defaults, canaries: Iterable[Canary]) -> None:
-        """Compile; raises nothing that `versions.needed` would not have raised."""
+    def __init__(
+        self,
+        experiments: LiveExperiments,
+        defaults: Defaults,
+        canaries: Iterable[Canary],
+        remembered: int = REMEMBERED,
+    ) -> None:
+        """Compile; what arms set is checked when versions are (`versions.needed`)."""
+        self._remembered = remembered
         self._assigner = Assigner(experiments)
         self._defaults = defaults
         self._canaries = tuple((canary.kind, canary.ref, canary.seed, canary.edge) for canary in canaries)
@@ -80,7 +87,7 @@ class Resolver:
     def _setting(self, parameters: Mapping[str, JSON]) -> Setting:
         key = frozenset(parameters.items())
         if (known := self._settings.get(key)) is None:
-            if len(self._settings) >= REMEMBERED:
+            if len(self._settings) >= self._remembered:
                 self._settings = {}
             known = self._settings[key] = setting_of(parameters, self._defaults)
         return known
