@@ -96,7 +96,7 @@ class Admission:
         except asyncio.CancelledError:
             if turn in self._waiting:
                 self._waiting.remove(turn)
-            elif not turn.cancelled():  # its turn had come as well
+            elif not turn.cancelled() and turn.exception() is None:  # its turn had come as well
                 self._leave()
             raise
         finally:
