@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import accumulate
@@ -15,6 +13,7 @@ from pydantic import AwareDatetime
 from experiments.checking import conflict, problems_of
 from experiments.config import BUCKETS, JSON, Declaration, Experiment, ExperimentBook
 from experiments.reading import InvalidConfig
+from feature_repo.durable import replace_file
 
 Resolve = Callable[[str], str]
 """`ranker@champion` → `ranker/7`; raises LookupError where the reference means nothing."""
@@ -83,14 +82,7 @@ class LiveExperiments(Declaration):
 
     def write(self, path: Path) -> None:
         """Replace the file at `path` in one step, so that a reader sees the old value or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(self.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
+        replace_file(path, self.to_json())
 
     def named(self, name: str) -> LiveExperiment:
         """The live experiment called `name`."""

@@ -169,6 +169,7 @@ def promote(day: Day, versions: Sequence[ModelVersion], stage: Stage) -> None:
         stage.note = ", ".join(moved)
     else:
         stage.skip("every champion stands")
+    publish_champions(day)
 
 
 def run_day(day: Day, stages: Stages) -> tuple[ModelVersion, ...]:

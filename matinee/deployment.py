@@ -8,10 +8,12 @@ from pathlib import Path
 from experiments.live import LiveExperiments
 from matinee.context import Day, fetched
 from matinee.progress import Stage
+from matinee.publishing import publish_champions
 from matinee.training import popularity_list
 from registry import BentoRecord
 from serving.bento import BuiltBento, build
 from serving.manifest import NEEDS, Defaults, ServiceName
+from serving.rollout import Rollout
 from serving.running import Serving
 
 KINDS = ("retriever", "ranker", "artwork")
@@ -51,18 +53,19 @@ def services_of(day: Day) -> tuple[ServiceName, ...]:
 
 
 def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
-    """Build a Bento of the champions and of every version a live arm asks for, and record it."""
+    """Build a Bento of the champions and of every version that a live arm, a shadow or a canary asks for, and record it."""
     have = champions(day)
     defaults = Defaults(
         **{kind: ref for kind, ref in have.items() if kind in NEEDS[service]},
         popular=tuple(popularity_list(day.bench, day.as_of).tolist()),
     )
-    live = LiveExperiments.read(day.workspace.live).references
-    wanted = {ref for ref in (*have.values(), *live) if ref.split("/")[0] in NEEDS[service]}
+    asked = LiveExperiments.read(day.workspace.live).references + Rollout.read(day.workspace.rollout).references
+    wanted = {ref for ref in (*have.values(), *asked) if ref.split("/")[0] in NEEDS[service]}
     folders: dict[str, Path] = {ref: fetched(day, ref) for ref in sorted(wanted)}
     frameworks = {ref: day.registry.get(ref).signature.framework for ref in folders}
     built = build(service, folders, defaults, day.workspace.root, day.workspace.bentos, frameworks)
     day.registry.record_bento(BentoRecord(built.tag, built.digest, tuple(folders)))
+    publish_champions(day)  # so that services follow what this Bento has for defaults, whoever moved the alias
     stage.note = f"{built.tag} with {', '.join(folders)}"
     return built
 

@@ -20,7 +20,8 @@ from models.threads import use_threads
 from serving.answers import Page, PageRequest
 from serving.deadline import Deadline
 from serving.exposures import ExposureLog
-from serving.live import Folders, LiveSource
+from serving.live import LiveSource
+from serving.live_set import Folders
 from serving.manifest import Manifest
 from serving.page import Homepage
 

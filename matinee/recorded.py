@@ -18,6 +18,7 @@ from matinee.planning import Plan, State, Version, plan_day
 from matinee.recipes import recipes
 from models import artifact
 from registry import ModelVersion, Registry
+from serving.rollout import Rollout
 
 
 def plan_of(day: Day, as_ofs: Sequence[datetime] | None = None) -> Plan:
@@ -51,7 +52,9 @@ def state_of(day: Day, tables: Sequence[Step], models: Sequence[str]) -> State:
         trained=partial(_trained, day.registry),
         newest={model: version for model in models if (version := _newest(day.registry, model, source))},
         bentos=_bentos(day.registry),
-        asked=frozenset(LiveExperiments.read(day.workspace.live).references),
+        asked=frozenset(
+            LiveExperiments.read(day.workspace.live).references + Rollout.read(day.workspace.rollout).references
+        ),
     )  # fmt: skip
 
 

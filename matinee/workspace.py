@@ -99,6 +99,21 @@ class Workspace:
         return self.root / "live" / "experiments.json"
 
     @property
+    def champions(self) -> Path:
+        """The champions that running services follow."""
+        return self.root / "live" / "champions.json"
+
+    @property
+    def rollout(self) -> Path:
+        """The shadows and canaries that running services follow."""
+        return self.root / "live" / "rollout.json"
+
+    @property
+    def shadows(self) -> Path:
+        """The log of what shadow versions would have done."""
+        return self.root / "shadows"
+
+    @property
     def lake(self) -> Lake:
         """The raw events."""
         return Lake(self.root / "events", self.root / "quarantine")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -23,6 +24,10 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
 MANIFEST = "manifest.json"
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
 _PART = re.compile(r"[a-z][a-z0-9_]*\.(safetensors|json)")
 
 
@@ -87,6 +92,22 @@ def encode_arrays(arrays: Arrays) -> bytes:
     return content
 
 
+def decode_arrays(content: memoryview) -> Arrays:
+    """The arrays that `encode_arrays` wrote, as views into `content`.
+
+    A safetensors file is the length of its header (8 bytes, little-endian), the header as JSON, and the arrays' bytes, row
+    after row, each aligned to its item (https://github.com/huggingface/safetensors, "Format").
+    """
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(bytes(content[8 : 8 + length]))
+    data = content[8 + length :]
+    return {
+        name: np.ndarray(told["shape"], _DTYPES[told["dtype"]], buffer=data, offset=told["data_offsets"][0])
+        for name, told in header.items()
+        if name != "__metadata__"
+    }
+
+
 def encode_document(value: object) -> bytes:
     """A JSON value as UTF-8, keys sorted; NaN and infinity are refused."""
     return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
@@ -94,6 +115,9 @@ def encode_document(value: object) -> bytes:
 
 def load(folder: Path, kind: str) -> Artifact:
     """Read an artifact, verifying every byte against its manifest.
+
+    Arrays are mapped, not copied: processes that load the same folder share its pages. They can be written to, which
+    copies the pages written (`MAP_PRIVATE`); the file stays as it is.
 
     Raises:
         ArtifactError: no manifest, another kind, a part missing, unlisted, or from another version.
@@ -107,12 +131,12 @@ def load(folder: Path, kind: str) -> Artifact:
     return Artifact(
         kind=kind,
         arrays={
-            name.removesuffix(".safetensors"): safetensors.numpy.load(content)
+            name.removesuffix(".safetensors"): decode_arrays(content)
             for name, content in contents.items()
             if name.endswith(".safetensors")
         },
         documents={
-            name.removesuffix(".json"): json.loads(content)
+            name.removesuffix(".json"): json.loads(bytes(content))
             for name, content in contents.items()
             if name.endswith(".json")
         },
@@ -170,12 +194,20 @@ def _refuse_other_files(folder: Path, parts: set[str]) -> None:
         raise ArtifactError(folder, f"holds {', '.join(unlisted)}, which its manifest does not list.")
 
 
-def _verified(folder: Path, name: str, expected: str) -> bytes:
+def _verified(folder: Path, name: str, expected: str) -> memoryview:
     if not _PART.fullmatch(name):
         raise ArtifactError(folder, f"lists a part named {name!r}.")
-    content = (folder / name).read_bytes()
+    content = _mapped(folder / name)
     if (found := hashlib.sha256(content).hexdigest()) != expected:
         raise ArtifactError(
             folder, f"{name} belongs to another version or is damaged ({found[:12]}…, not {expected[:12]}…)."
         )
     return content
+
+
+def _mapped(path: Path) -> memoryview:
+    """A file's bytes; the mapping lives as long as anything that looks into it."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

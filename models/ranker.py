@@ -141,7 +141,7 @@ def _network(
     network = RankerNetwork(width, heads, config)
     state = {name.removeprefix("network."): torch.from_numpy(array) for name, array in weights.items()}
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=True)  # the mapped arrays themselves, not copies
     except RuntimeError as problem:
         raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
     return network.eval()

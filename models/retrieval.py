@@ -308,7 +308,7 @@ def _towers(folder: Path, weights: artifact.Arrays, config: RetrievalConfig) -> 
             if name.startswith(prefix)
         }
         try:
-            module.load_state_dict(state)
+            module.load_state_dict(state, assign=True)  # the mapped arrays themselves, not copies
         except RuntimeError as problem:
             raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
         module.eval()

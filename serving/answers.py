@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 MAX_TITLES = 500
 """Titles that one request may name or ask for."""
@@ -13,6 +14,16 @@ MAX_TITLES = 500
 Id = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 """`user_id`, `title_id` or `artwork_id`: a BIGINT that is not negative."""
 Source = Literal["ranked", "retrieved", "popular"]
+Canaried = Literal["retriever", "ranker", "artwork"]
+
+
+Context = Annotated[
+    Mapping[
+        Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)] | StrictBool | StrictInt
+    ],
+    Field(max_length=32),
+]
+"""What a client knows of the moment, by name."""
 
 
 class _Request(BaseModel):
@@ -30,6 +41,7 @@ class PageRequest(_Request):
 
     user_id: Id
     size: int = Field(40, ge=1, le=200, strict=True, description="titles wanted; fewer come when fewer exist")
+    context: Context = Field({}, description="attributes that experiments target, such as a country")
 
 
 class ShownArm(_Answer):
@@ -110,6 +122,7 @@ class Page(_Answer):
                 "user_id": 17,
                 "as_of": "2026-03-02T00:00:00Z",
                 "generation": "2026-03-02T000000Z-4be1",
+                "live_set": "8d0f3c1ab27e",
                 "arms": [{"experiment": "more_diverse_pages", "arm": "diverse"}],
                 "versions": {"retriever": "retriever/3", "ranker": "ranker/3", "artwork": "artwork/2"},
                 "weights": {
@@ -144,8 +157,10 @@ class Page(_Answer):
     user_id: int
     as_of: datetime = Field(description="the features know what was known before this time (UTC)")
     generation: str = Field(description="the snapshot of the online store")
+    live_set: str = Field("", description="of experiments, defaults, shadows and canaries in force: one id for them all")
     arms: tuple[ShownArm, ...]
     versions: Versions
+    canary: tuple[Canaried, ...] = Field((), description="kinds of model whose canary version this page was planned with")
     weights: dict[str, float] = Field(
         description="objective weights in force, and how many titles in a row differ"
     )
@@ -153,6 +168,7 @@ class Page(_Answer):
     artwork_draw: ArtworkDraw | None = Field(None, description="null where no image was drawn")
     degraded: tuple[Degradation, ...] = ()
     stale: tuple[Stale, ...] = Field((), description="feature tables served past their freshness SLO")
+    quality: float = Field(1.0, description="share of the candidates that were weighed up, below 1 under load")
     titles: tuple[ShownTitle, ...]
     timings_ms: dict[str, float] = Field(description="per stage, in the order they ran")
 
@@ -172,6 +188,7 @@ class CandidatesAnswer(_Answer):
     user_id: int
     version: str
     generation: str
+    live_set: str = ""
     title_ids: tuple[int, ...]
     scores: tuple[float, ...]
     stale: tuple[Stale, ...] = ()
@@ -192,6 +209,7 @@ class ScoresAnswer(_Answer):
     user_id: int
     version: str
     generation: str
+    live_set: str = ""
     title_ids: tuple[int, ...]
     play: tuple[float, ...]
     completion: tuple[float, ...] | None
@@ -205,6 +223,7 @@ class ArtworkAnswer(_Answer):
     user_id: int
     version: str
     generation: str
+    live_set: str = ""
     title_ids: tuple[int, ...]
     artwork_ids: tuple[int | None, ...]
     propensities: tuple[float | None, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Clock = Callable[[], float]
 """Seconds that never run backwards, such as `time.monotonic`."""
@@ -30,6 +30,22 @@ class Deadline:
     def within(cls, budget_ms: float, clock: Clock) -> Deadline:
         """A deadline `budget_ms` from now."""
         return cls(clock() + budget_ms / 1000, budget_ms, clock)
+
+    def earlier(self, seconds: float) -> Deadline:
+        """The deadline of a request that came `seconds` ago."""
+        return replace(self, at=self.at - seconds)
+
+    def part(self, share: float) -> Deadline:
+        """The moment at which `share` of the budget is over."""
+        return replace(self, at=self.at - (1 - share) * self.budget_ms / 1000)
+
+    def left_s(self) -> float:
+        """Seconds that are left; negative when it is over."""
+        return self.at - self.clock()
+
+    def spent_s(self) -> float:
+        """Seconds since the request came."""
+        return self.budget_ms / 1000 - self.left_s()
 
     def check(self, stage: str) -> None:
         """Raise `DeadlineExceeded` if the time is up."""

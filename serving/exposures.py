@@ -42,14 +42,19 @@ class CorruptSegment(ValueError):
         )
 
 
-def encode(record: ExposureRecord) -> bytes:
-    """One checksummed line."""
+def checksummed(record: BaseModel) -> bytes:
+    """One line: `<crc32 in hex> <record as JSON>`."""
     body = record.model_dump_json().encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
-def records(segment: Path) -> Iterator[ExposureRecord]:
-    """The records of a segment; a torn last line was never acknowledged and is left out.
+def encode(record: ExposureRecord) -> bytes:
+    """One checksummed line."""
+    return checksummed(record)
+
+
+def intact(segment: Path) -> Iterator[bytes]:
+    """What `checksummed` lines of a segment hold; a torn last line was never acknowledged and is left out.
 
     Raises:
         CorruptSegment: another line than the last fails its checksum.
@@ -61,6 +66,12 @@ def records(segment: Path) -> Iterator[ExposureRecord]:
             if number < len(lines) - 1 or lines[-1]:
                 raise CorruptSegment(segment, number)
             return
+        yield body
+
+
+def records(segment: Path) -> Iterator[ExposureRecord]:
+    """The records of a segment; raises as `intact` does."""
+    for body in intact(segment):
         yield ExposureRecord.model_validate_json(body)
 
 

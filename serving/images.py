@@ -37,6 +37,7 @@ class Images:
     images: tuple[Image, ...]
     draw: ArtworkDraw | None = None
     given: tuple[Given, ...] = ()  # what the policy was given of the user
+    drawn: bool = True  # by a policy, as far as there are images; else by the editors
 
 
 def choose_images(live: Live, plan: Plan, user_id: int, title_ids: Int64, now: datetime) -> Images:
@@ -72,7 +73,8 @@ def _draw(choice: ArtworkChoice) -> ArtworkDraw:
 def editorial_images(live: Live, title_ids: Int64) -> Images:
     """Each title's first image: what is shown when nothing is drawn, so without propensities."""
     arms = [live.reader.catalogue.artworks(title_id) for title_id in title_ids.tolist()]
-    return Images(tuple(Image(int(offered[0])) if len(offered) else Image() for offered in arms))
+    images = tuple(Image(int(offered[0])) if len(offered) else Image() for offered in arms)
+    return Images(images, drawn=False)
 
 
 def day_of(now: datetime) -> int:

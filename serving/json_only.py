@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -27,7 +27,7 @@ class JsonOnly:
         if scope["type"] == "http" and scope["method"] == "POST":
             refusal = refuse({name.lower(): value for name, value in scope["headers"]})
             if refusal is not None:
-                await _answer(send, *refusal)
+                await answer(send, *refusal)
                 return
         await self.app(scope, receive, send)
 
@@ -45,8 +45,9 @@ def refuse(headers: dict[bytes, bytes]) -> tuple[int, str] | None:
     return None
 
 
-async def _answer(send: Send, status: int, reason: str) -> None:
+async def answer(send: Send, status: int, reason: str, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Say why there is no other answer; `more` are headers."""
     body = json.dumps({"error": reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from experiments.assignment import Assigner
+from experiments.assignment import NO_CONTEXT
+from experiments.config import JSON
 from experiments.live import LiveExperiments
 from feature_repo.deltas import DamagedDeltas
 from feature_repo.freshness import Freshness, freshness_of
@@ -21,8 +22,12 @@ from feature_repo.snapshot import SnapshotError, pointer
 from models.data import Int64
 from models.signature import SignatureMismatch
 from serving.answers import Stale
-from serving.manifest import Manifest
-from serving.plan import Plan, plan_of
+from serving.champions import Champions
+from serving.live_set import Folders, LiveSet
+from serving.manifest import NEEDS, Manifest
+from serving.plan import Plan
+from serving.resolver import Objective, Resolver
+from serving.rollout import Rollout
 from serving.versions import Models, check, load, needed
 
 if TYPE_CHECKING:
@@ -32,7 +37,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.25
-_SNAPSHOT, _EXPERIMENTS, _DELTAS = "snapshot", "experiments", "deltas"
+What = Literal["snapshot", "experiments", "champions", "rollout"]
+"""What a process follows; each is refused by its name. Rows written since the snapshot are `deltas`."""
+_DELTAS = "deltas"
+REFUSED = (SnapshotError, SignatureMismatch, LookupError, ValueError, OSError)
+"""What is raised by something new that cannot be served."""
 M = TypeVar("M")
 
 
@@ -45,18 +54,27 @@ class VersionNotLoaded(LookupError):
 
 @dataclass(frozen=True)
 class Live:
-    """One snapshot generation, one set of live experiments, and the model versions that these ask for.
+    """One snapshot generation, one set of declarations, and the model versions that these ask for.
 
     `available` are the titles that may be shown, ascending; `rankers` those of `models`, compiled over the catalogue.
     """
 
     reader: OnlineReader
-    experiments: LiveExperiments
-    assigner: Assigner
+    declared: LiveSet
+    resolver: Resolver
     models: Models
     rankers: Mapping[str, CompiledRanker]
     available: Int64
-    manifest: Manifest
+
+    @property
+    def manifest(self) -> Manifest:
+        """The Bento's, with the champions that hold now for defaults."""
+        return self.declared.manifest
+
+    @property
+    def experiments(self) -> LiveExperiments:
+        """What runs."""
+        return self.declared.experiments
 
     @cached_property
     def freshness(self) -> tuple[Freshness, ...]:
@@ -71,9 +89,11 @@ class Live:
             if f.breached(now)
         )
 
-    def plan(self, user_id: int) -> Plan:
+    def plan(
+        self, user_id: int, context: Mapping[str, JSON] = NO_CONTEXT, objective: Objective = "homepage"
+    ) -> Plan:
         """The user's arms and what they ask for."""
-        return plan_of(self.assigner.assign(user_id), self.manifest.defaults)
+        return self.resolver.resolve(objective, user_id, context)
 
     def retriever(self, plan: Plan) -> Retriever:
         """The plan's retriever.
@@ -99,48 +119,35 @@ def _loaded(models: Mapping[str, M], kind: str, ref: str | None) -> M:
     return models[ref]
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where a serving process finds things: `bento` what it was built from, the others in the workspace."""
-
-    bento: Path
-    online: Path
-    experiments: Path  # the file live/experiments.json
-    exposures: Path
-    samples: Path
-
-    @classmethod
-    def of(cls, bento: Path, home: Path) -> Self:
-        """The workspace's layout under `home`."""
-        return cls(
-            bento, home / "online", home / "live" / "experiments.json", home / "exposures", home / "samples"
-        )
-
-
 class LiveSource:
     """Hands out the current `Live`, whole: a request keeps the one it got.
 
-    `look` takes up a newer snapshot, other live experiments, and rows written since the snapshot. What cannot be served (other features, a version
-    that is not in the Bento, a damaged file) is refused and logged, and the last good one stays.
+    `look` takes up a newer snapshot, other experiments, champions, shadows or canaries, and rows written since the
+    snapshot. What cannot be served (other features, a version that is nowhere, a damaged file) is refused and logged,
+    and the last good one stays. What is new at once is tried together first, as one may need the other: a champion
+    trained on new features, and the snapshot that has them.
     """
 
     def __init__(self, folders: Folders, manifest: Manifest) -> None:
-        """Load what is live now.
+        """Load what is live now. Where champions or a roll-out cannot be served, the Bento's own defaults are.
 
         Raises:
-            SnapshotError, SignatureMismatch, LookupError, ValueError: it cannot be served, and there is no older
-                one to stay with; the message says what would help.
+            SnapshotError, SignatureMismatch, LookupError, ValueError: snapshot, experiments or the Bento cannot be
+                served, and there is no older one to stay with; the message says what would help.
         """
         self.refusals: dict[str, str] = {}
         self.folders, self._manifest = folders, manifest
-        self._tried: dict[str, str | None] = {
-            _SNAPSHOT: str(pointer(folders.online)),
-            _EXPERIMENTS: _stamp(folders.experiments),
+        self._stamps: dict[What, Callable[[], str]] = {
+            "snapshot": lambda: str(pointer(folders.online)),
+            "experiments": lambda: _stamp(folders.experiments),
+            "champions": lambda: _stamp(folders.champions),
+            "rollout": lambda: _stamp(folders.rollout),
         }
+        self._tried: dict[What, str | None] = {what: stamp() for what, stamp in self._stamps.items()}
         self._reader = OnlineReader.open(folders.online)
         if self._reader.fault is not None:  # it has fallen back on an older snapshot
-            self.refusals[_SNAPSHOT] = str(self._reader.fault)
-        self._live = self._made(self._reader, LiveExperiments.read(folders.experiments), Models())
+            self.refusals["snapshot"] = str(self._reader.fault)
+        self._live = self._first()
 
     def current(self) -> Live:
         """What to answer from now."""
@@ -148,27 +155,54 @@ class LiveSource:
 
     def look(self) -> None:
         """Take up what has changed since the last look; a few microseconds if nothing has."""
-        self._attempt(_SNAPSHOT, lambda: str(pointer(self.folders.online)), self._with_snapshot)
         self._follow()
-        self._attempt(_EXPERIMENTS, lambda: _stamp(self.folders.experiments), self._with_experiments)
+        if changed := self._changed():
+            waiting = [what for what in self._stamps if what in self.refusals and self._tried[what] is not None]
+            self._take_up(tuple(dict.fromkeys((*changed, *waiting))))
 
     def keep_looking(self, stop: threading.Event) -> None:
         """Look every `LOOK_EVERY_S` until `stop` is set."""
         while not stop.wait(LOOK_EVERY_S):
             self.look()
 
-    def _attempt(self, what: str, stamp: Callable[[], str], renewed: Callable[[], Live]) -> None:
-        before, self._tried[what] = self._tried[what], None
+    def _changed(self) -> tuple[What, ...]:
+        found = []
+        for what, stamp in self._stamps.items():
+            before, self._tried[what] = self._tried[what], None
+            try:
+                self._tried[what] = stamp()
+            except (SnapshotError, OSError) as problem:
+                self._refuse(what, str(problem))
+                continue
+            if self._tried[what] != before:
+                found.append(what)
+        return tuple(found)
+
+    def _take_up(self, new: tuple[What, ...]) -> None:
+        """All that is new together, else one after the other."""
+        if len(new) > 1 and self._attempt(new) is None:
+            return
+        for what in new:
+            if (problem := self._attempt((what,))) is not None:
+                self._refuse(what, problem)
+
+    def _attempt(self, new: tuple[What, ...]) -> str | None:
+        """Make what is `new` current; if it cannot be served, say why and change nothing."""
         try:
-            self._tried[what] = stamp()
-            if self._tried[what] == before:
-                return
-            self._live = renewed()
-        except (SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
-            self._refuse(what, str(problem))
-        else:
+            reader = self._newest_reader() if "snapshot" in new else self._reader
+            self._live = self._made(reader.pinned(), self._newest(new), self._live)
+        except REFUSED as problem:
+            return str(problem)
+        self._reader = reader
+        for what in new:
             self.refusals.pop(what, None)
-            logger.info("new %s taken up: snapshot %s", what, self._live.reader.generation)
+        logger.info(
+            "new %s taken up: snapshot %s, live set %s",
+            ", ".join(new),
+            self._live.reader.generation,
+            self._live.declared.id,
+        )
+        return None
 
     def _follow(self) -> None:
         """Rows written since the snapshot change neither models nor experiments: only the reader is another."""
@@ -185,48 +219,90 @@ class LiveSource:
             logger.error("new %s refused, the last good one stays: %s", what, why)
         self.refusals[what] = why
 
-    def _with_snapshot(self) -> Live:
+    def _newest_reader(self) -> OnlineReader:
         reader = self._reader.pinned()
         with suppress(DamagedDeltas):  # `_follow` is about to say so
             reader.refresh()
-        made = self._made(reader, self._live.experiments, self._live.models)
-        self._reader = reader
-        return made
+        return reader
 
-    def _with_experiments(self) -> Live:
-        experiments = LiveExperiments.read(self.folders.experiments)
-        return self._made(self._live.reader, experiments, self._live.models)
-
-    def _made(self, reader: OnlineReader, experiments: LiveExperiments, loaded: Models) -> Live:
-        versions = needed(self._manifest, experiments)
-        check(versions, reader)
-        models = load(versions, self.folders.bento, loaded)
-        rankers = compiled(models, reader)
-        available = reader.catalogue.available(reader.as_of)
-        return Live(
-            reader.pinned(), experiments, Assigner(experiments), models, rankers, available, self._manifest
+    def _newest(self, new: tuple[What, ...]) -> LiveSet:
+        """What holds now, what is `new` read again."""
+        folders, held = self.folders, self._live.declared
+        return LiveSet.of(
+            folders,
+            self._manifest,
+            LiveExperiments.read(folders.experiments) if "experiments" in new else held.experiments,
+            Champions.read(folders.champions) if "champions" in new else held.champions,
+            Rollout.read(folders.rollout) if "rollout" in new else held.rollout,
         )
+
+    def _first(self) -> Live:
+        try:
+            return self._made(self._reader.pinned(), declared(self.folders, self._manifest), None)
+        except REFUSED:
+            experiments = LiveExperiments.read(self.folders.experiments)
+            plain = LiveSet.of(self.folders, self._manifest, experiments)
+            self._live = self._made(self._reader.pinned(), plain, None)
+        self._take_up(("champions", "rollout"))  # to say which of them it was
+        return self._live
+
+    def _made(self, reader: OnlineReader, declared: LiveSet, before: Live | None) -> Live:
+        """Raises one of `REFUSED` where it cannot be served."""
+        versions = needed(declared.manifest, declared.experiments, declared.rollout)
+        check(versions, reader)
+        models = load(versions, self.folders.bento, Models() if before is None else before.models)
+        known = {} if before is None or before.reader.generation != reader.generation else before.rankers
+        resolver = Resolver(
+            declared.experiments,
+            declared.manifest.defaults,
+            [canary for canary in declared.rollout.canaries if canary.kind in NEEDS[declared.manifest.service]],
+        )
+        available = reader.catalogue.available(reader.as_of)
+        return Live(reader, declared, resolver, models, compiled(models, reader, known), available)
+
+
+def declared(folders: Folders, manifest: Manifest) -> LiveSet:
+    """Everything that the workspace declares live now, over a Bento's manifest.
+
+    Raises:
+        ChampionNotHere, AnotherLedger: a champion cannot be a default here.
+        ValueError: a file is damaged.
+    """
+    experiments = LiveExperiments.read(folders.experiments)
+    champions, rollout = Champions.read(folders.champions), Rollout.read(folders.rollout)
+    return LiveSet.of(folders, manifest, experiments, champions, rollout)
 
 
 NOBODY = -1
 """A user of whom nothing is known: what a title's features are does not depend on who asks."""
 
 
-def compiled(models: Models, reader: OnlineReader) -> Mapping[str, CompiledRanker]:
-    """The rankers by ref, with all that they can know of the catalogue before anyone asks."""
-    if not models.rankers:
-        return {}
+def compiled(
+    models: Models, reader: OnlineReader, known: Mapping[str, CompiledRanker]
+) -> Mapping[str, CompiledRanker]:
+    """The rankers by ref, with all that they can know of the catalogue before anyone asks; those in `known` know it."""
+    made = {ref: ranker for ref, ranker in known.items() if ref in models.rankers}
+    if len(made) == len(models.rankers):
+        return made
     from models.compiled import CompiledRanker  # noqa: PLC0415  (loads torch)
 
     titles = reader.catalogue.title_ids
     features = reader.matrix("ranking", NOBODY, titles)
-    return {ref: CompiledRanker.of(ranker).over(titles, features) for ref, ranker in models.rankers.items()}
+    new = {ref: ranker for ref, ranker in models.rankers.items() if ref not in made}
+    return made | {ref: CompiledRanker.of(ranker).over(titles, features) for ref, ranker in new.items()}
 
 
 def check_servable(folders: Folders, manifest: Manifest) -> None:
     """Raise what `LiveSource` would, apart from damaged artifacts, without loading a model."""
     reader = OnlineReader.open(folders.online)
-    check(needed(manifest, LiveExperiments.read(folders.experiments)), reader)
+    try:
+        _check(declared(folders, manifest), reader)
+    except REFUSED:
+        _check(LiveSet.of(folders, manifest, LiveExperiments.read(folders.experiments)), reader)
+
+
+def _check(live: LiveSet, reader: OnlineReader) -> None:
+    check(needed(live.manifest, live.experiments, live.rollout), reader)
 
 
 def _stamp(path: Path) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.objective import ObjectiveWeights
+from serving.quality_factor import QualityConfig
 
 MANIFEST = "manifest.json"
 Kind = Literal["retriever", "ranker", "artwork"]
@@ -66,6 +68,33 @@ class PackedVersion(BaseModel):
     )
 
 
+class StageShares(BaseModel):
+    """By which share of a request's budget each stage must be done. What a stage leaves unused goes on to the next.
+
+    A stage that is not done by then is abandoned, and the next best answer is served.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    turn: float = Field(0.25, gt=0, lt=1, description="waiting for other pages of the process")
+    retrieve: float = Field(0.5, gt=0, lt=1, description="the user's features, and candidates")
+    rank: float = Field(0.85, gt=0, lt=1, description="features of user and candidates, scores, diversity")
+    artwork: float = Field(0.92, gt=0, lt=1, description="an image for each title")
+    log: float = Field(
+        0.98,
+        gt=0,
+        lt=1,
+        description="exposures on disk; what lies between artwork and this is left to the log in any case",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        moments = list(self.model_dump().values())
+        if any(later <= earlier for earlier, later in pairwise(moments)):
+            raise ValueError(f"stages follow each other, so their shares must grow; they are {moments}.")
+        return self
+
+
 class Defaults(BaseModel):
     """What holds where no live experiment says otherwise."""
 
@@ -78,6 +107,13 @@ class Defaults(BaseModel):
     popular: tuple[int, ...] = Field((), description="title ids, most popular first: a new user's page")
     n_candidates: int = Field(200, ge=1, description="titles that go from retrieval to ranking")
     budget_ms: float = Field(1000.0, gt=0, description="a request's deadline")
+    stage_shares: StageShares = StageShares()
+    adaptive_quality: QualityConfig | None = Field(
+        None, description="rank fewer candidates while pages come near their deadline; null: always all"
+    )
+    shadow_share: float = Field(
+        0.1, gt=0, le=1, description="share of the time that shadow versions may compute, between pages"
+    )
     sample_share: float = Field(
         0.01,
         ge=0,

@@ -20,7 +20,7 @@ STAGE_SECONDS = Histogram(
 )
 REFUSED = Gauge(
     "matinee_refused",
-    "1 while a newer snapshot or experiment file is refused and the last good one stays.",
+    "1 while something newer is refused and the last good one stays.",
     ["what"],
     multiprocess_mode="max",
 )
@@ -41,10 +41,25 @@ SLO_SECONDS = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+SHED = Counter("matinee_shed", "Requests turned away with 503: the queue was full, or they had waited.", ["reason"])
+RUNNING = Gauge("matinee_running", "Requests being worked on.", multiprocess_mode="livesum")
+WAITING = Gauge("matinee_waiting", "Requests waiting to be worked on.", multiprocess_mode="livesum")
+SHADOWS = Counter(
+    "matinee_shadows",
+    "Pages for shadow versions to judge: judged, failed, nothing to judge, or left out as full or late.",
+    ["outcome"],
+)
+OUT = Gauge(
+    "matinee_abandoned_threads",
+    "Threads of stages that nobody waits for any longer and that have not come back.",
+    ["stage"],
+    multiprocess_mode="livesum",
+)
+
 
 def count(page: Page, refusals: Collection[str]) -> None:
     """Count one page and its stages; `refusals` are what is refused at this moment."""
-    for what in ("snapshot", "experiments"):
+    for what in ("snapshot", "experiments", "champions", "rollout", "deltas"):
         REFUSED.labels(what).set(what in refusals)
     PAGES.labels(page.source).inc()
     for problem in page.degraded:

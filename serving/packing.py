@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import get_args
 
-from models import artifact
-from serving.manifest import REQUIRES, Defaults, Kind, PackedVersion, ServiceName, VersionNotPacked
-from serving.versions import Models, load, reads
+from serving.manifest import REQUIRES, Defaults, PackedVersion, ServiceName, VersionNotPacked
+from serving.versions import Models, described, kind_of, load
 
 VERSIONS = "versions"
 Frameworks = Mapping[str, Mapping[str, str]]
@@ -50,24 +47,15 @@ def pack_versions(
     for kind, ref in refs.items():
         if ref not in versions:
             raise VersionNotPacked(kind, ref, "the defaults", versions)
-    packed = [_copied(ref, versions[ref], context) for ref in sorted(versions)]
-    trained_on = reads(load(packed, context, Models()))
-    return tuple(
-        version.model_copy(
-            update={"reads": trained_on[version.ref], "framework": dict(frameworks.get(version.ref, {}))}
-        )
-        for version in packed
-    )
+    packed = [
+        _copied(ref, versions[ref], context, frameworks.get(ref, {})) for ref in sorted(versions)
+    ]
+    load(packed, context, Models())  # each is one whole model
+    return tuple(packed)
 
 
-def _copied(ref: str, source: Path, context: Path) -> PackedVersion:
+def _copied(ref: str, source: Path, context: Path, framework: Mapping[str, str]) -> PackedVersion:
     folder = f"{VERSIONS}/{ref}"
+    kind_of(source)
     shutil.copytree(source, context / folder)
-    return PackedVersion(ref=ref, kind=_kind(source), digest=artifact.digest(source), folder=folder, reads={})
-
-
-def _kind(source: Path) -> Kind:
-    kind: Kind = json.loads((source / artifact.MANIFEST).read_text("utf-8"))["kind"]
-    if kind not in get_args(Kind):
-        raise artifact.ArtifactError(source, f"is a {kind!r}; a Bento holds {', '.join(get_args(Kind))}.")
-    return kind
+    return described(ref, context / folder, framework).model_copy(update={"folder": folder})

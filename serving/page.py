@@ -4,23 +4,66 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 
+from models.data import Candidates, Int64
 from serving.answers import Degradation, Page, PageRequest, ShownTitle, Source, Versions
 from serving.deadline import Deadline, Stopwatch
-from serving.exposures import ExposureLog, ExposureRecord
+from serving.exposures import ExposureRecord
+from serving.guard import Guard, StageSkipped
 from serving.images import Images, choose_images, editorial_images
 from serving.live import Live, LiveSource
-from serving.plan import Plan
+from serving.quality_factor import Quality
 from serving.samples import Given, SampleLog, sample_of
 from serving.segments import LogClosed
-from serving.selection import STAGE_FAULTS, Selection, Selector, noted
+from serving.selection import (
+    STAGE_FAULTS,
+    Asked,
+    Found,
+    NewUser,
+    NothingFound,
+    Ranked,
+    Selection,
+    Selector,
+    most_popular,
+    noted,
+    rank,
+    retrieve,
+)
+from serving.shadows import ShownPage
 
 NOT_LOGGED = "exposures were not logged"
 NOT_SAMPLED = "feature vectors were not logged"
+
+
+def illustrate(asked: Asked, title_ids: Int64, watch: Stopwatch) -> Images:
+    """An image for each title, as the plan's policy draws it."""
+    with watch.stage("artwork"):
+        return choose_images(asked.live, asked.plan, asked.user_id, title_ids, asked.now)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a page is made by. Any of them may fail, or take too long: see `Guard`."""
+
+    retrieve: Callable[[Asked, Stopwatch], Found] = retrieve
+    rank: Callable[[Asked, Candidates, Stopwatch], Ranked] = rank
+    illustrate: Callable[[Asked, Int64, Stopwatch], Images] = illustrate
+
+
+class Exposures(Protocol):
+    """Where pages are logged: `append` returns once the page is on disk."""
+
+    def append(self, record: ExposureRecord) -> None:
+        """Log one page.
+
+        Raises:
+            OSError, LogClosed: it could not be.
+        """
 
 
 @dataclass(frozen=True)
@@ -28,77 +71,150 @@ class Homepage:
     """Makes pages: retrieve a few hundred titles, rank them, show the best with an image each, log it all.
 
     Pages are made one at a time, as two would share the same core; waiting for the disk overlaps. Of some requests
-    `samples` keeps what the models were given; without it, of none.
+    `samples` keeps what the models were given; without it, of none. `on_shown` is told of every page that was made. With
+    `quality`, fewer candidates are weighed up while pages come near their deadline.
     """
 
     source: LiveSource
-    exposures: ExposureLog
+    exposures: Exposures
     new_request_id: Callable[[], str]
     samples: SampleLog | None = None
+    stages: Stages = Stages()
+    guard: Guard = field(default_factory=lambda: Guard(innocent=(NewUser, NothingFound)))
+    on_shown: Callable[[ShownPage], None] | None = None
+    quality: Quality | None = None
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a page is being made at this moment."""
+        return self._turn.locked()
 
     def page(self, request: PageRequest, now: datetime, deadline: Deadline) -> Page:
         """The page of `request.user_id` at `now`, acknowledged only once its exposures are on disk.
 
-        When a log fails the page is served all the same, and says so.
+        When a log fails, or would take longer than there is time, the page is served all the same, and says so.
         """
         watch = Stopwatch(deadline)
-        with self._turn:
-            live = self.source.current()
-            page, given = self._compose(live, request, now, watch)
+        page, asked, selection = self._made(request, now, watch)
         problems = (
-            self._log(ExposureRecord(event_timestamp=now, page=page), watch),
-            self._sample(live, page, given, now, watch),
+            self._log(asked, ExposureRecord(event_timestamp=now, page=page), watch),
+            self._sample(asked, page, selection.given, watch),
         )
+        if self.quality is not None:
+            self.quality.observe(1000 * deadline.spent_s(), deadline.budget_ms)
+        if self.on_shown is not None:
+            self.on_shown(ShownPage(asked, selection, page))
         degraded = (*page.degraded, *(problem for problem in problems if problem is not None))
         return page.model_copy(update={"timings_ms": dict(watch.timings_ms), "degraded": degraded})
 
-    def _compose(
-        self, live: Live, request: PageRequest, now: datetime, watch: Stopwatch
-    ) -> tuple[Page, Sequence[Given]]:
-        """The page, and what its models were given."""
-        with watch.timed("assign"):
-            plan = live.plan(request.user_id)
-        selector = Selector(live, plan, request.user_id, request.size, now, watch)
-        selection = selector.select()
-        images, problem = _illustrate(live, plan, request.user_id, selection, now, watch)
-        with watch.timed("assemble"):
-            page = Page(
-                request_id=self.new_request_id(),
-                user_id=request.user_id,
-                as_of=live.reader.as_of,
-                generation=live.reader.generation,
-                arms=plan.arms,
-                versions=_reached(plan.versions, selection.source, illustrated=problem is None),
-                weights=plan.weights.model_dump(),
-                source=selection.source,
-                artwork_draw=images.draw,
-                degraded=selection.degraded if problem is None else (*selection.degraded, problem),
-                stale=live.stale(now),
-                titles=_titles(live, selection, images),
-                timings_ms=dict(watch.timings_ms),
-            )
-        return page, (*selector.given, *images.given)
-
-    def _log(self, record: ExposureRecord, watch: Stopwatch) -> Degradation | None:
+    def _made(self, request: PageRequest, now: datetime, watch: Stopwatch) -> tuple[Page, Asked, Selection]:
+        """The page of its turn; where that does not come in time, the one that is made without models."""
+        share = self.source.current().manifest.defaults.stage_shares.turn
+        with watch.timed("wait"):
+            mine = self._turn.acquire(timeout=max(0.0, watch.deadline.part(share).left_s()))
         try:
-            with watch.timed("log"):
+            asked = self._asked(request, now, watch)
+            if mine:
+                selection, images, problem = self._chosen(asked, watch)
+            else:
+                late = Degradation(stage="wait", reason="deadline")
+                selection = most_popular(asked, watch, late)
+                images, problem = editorial_images(asked.live, selection.title_ids), None
+            with watch.timed("assemble"):
+                page = self._assembled(asked, selection, images, problem, watch)
+        finally:
+            if mine:
+                self._turn.release()
+        return page, asked, selection
+
+    def _asked(self, request: PageRequest, now: datetime, watch: Stopwatch) -> Asked:
+        live = self.source.current()
+        with watch.timed("assign"):
+            plan = live.plan(request.user_id, request.context)
+        wanted = live.manifest.defaults.n_candidates
+        if self.quality is not None:
+            wanted = self.quality.factor.of(wanted, request.size)
+        return Asked(live, plan, request.user_id, request.size, wanted, now)
+
+    def _chosen(self, asked: Asked, watch: Stopwatch) -> tuple[Selection, Images, Degradation | None]:
+        """Titles and images, each the best that could be had in time."""
+        shares, stages = asked.live.manifest.defaults.stage_shares, self.stages
+        selector = Selector(asked, watch, self.guard, shares, stages.retrieve, stages.rank)
+        selection = selector.select()
+        title_ids = selection.title_ids
+        try:
+            images = self.guard.run(
+                "artwork",
+                asked.plan.versions.artwork,
+                lambda inner: stages.illustrate(asked, title_ids, inner),
+                watch,
+                (shares.rank, shares.artwork),
+            )
+        except STAGE_FAULTS as fault:
+            return selection, editorial_images(asked.live, title_ids), noted(fault, "artwork")
+        return replace(selection, given=(*selection.given, *images.given)), images, None
+
+    def _assembled(
+        self,
+        asked: Asked,
+        selection: Selection,
+        images: Images,
+        problem: Degradation | None,
+        watch: Stopwatch,
+    ) -> Page:
+        live, plan = asked.live, asked.plan
+        return Page(
+            request_id=self.new_request_id(),
+            user_id=asked.user_id,
+            as_of=live.reader.as_of,
+            generation=live.reader.generation,
+            live_set=live.declared.id,
+            arms=plan.arms,
+            versions=_reached(plan.versions, selection.source, illustrated=images.drawn),
+            canary=plan.canary,
+            weights=plan.weights.model_dump(),
+            source=selection.source,
+            artwork_draw=images.draw,
+            degraded=selection.degraded if problem is None else (*selection.degraded, problem),
+            stale=live.stale(asked.now),
+            quality=round(asked.n_candidates / live.manifest.defaults.n_candidates, 3),
+            titles=_titles(live, selection, images),
+            timings_ms=dict(watch.timings_ms),
+        )
+
+    def _log(self, asked: Asked, record: ExposureRecord, watch: Stopwatch) -> Degradation | None:
+        shares = asked.live.manifest.defaults.stage_shares
+
+        def write(inner: Stopwatch) -> None:
+            with inner.timed("log"):
                 self.exposures.append(record)
-        except (OSError, LogClosed) as problem:
+
+        try:
+            grace = shares.log - shares.artwork
+            self.guard.run("log", None, write, watch, (shares.artwork, shares.log), grace)
+        except (OSError, LogClosed, StageSkipped) as problem:
             noted(problem, "log")
             return Degradation(stage="log", reason=NOT_LOGGED)
         return None
 
     def _sample(
-        self, live: Live, page: Page, given: Sequence[Given], now: datetime, watch: Stopwatch
+        self, asked: Asked, page: Page, given: Sequence[Given], watch: Stopwatch
     ) -> Degradation | None:
-        if self.samples is None or not given or not self.samples.wants(page.request_id):
+        samples, reader = self.samples, asked.live.reader
+        if samples is None or not given or not samples.wants(page.request_id):
             return None
         shown = np.array([title.title_id for title in page.titles], dtype=np.int64)
+
+        def write(inner: Stopwatch) -> None:
+            with inner.timed("sample"):
+                samples.append(sample_of(page.request_id, page.user_id, asked.now, reader, given, shown))
+
+        shares = asked.live.manifest.defaults.stage_shares
         try:
-            with watch.timed("sample"):
-                self.samples.append(sample_of(page.request_id, page.user_id, now, live.reader, given, shown))
-        except (OSError, LogClosed) as problem:
+            grace = shares.log - shares.artwork
+            self.guard.run("sample", None, write, watch, (shares.artwork, shares.log), grace)
+        except (OSError, LogClosed, StageSkipped) as problem:
             noted(problem, "sample")
             return Degradation(stage="sample", reason=NOT_SAMPLED)
         return None
@@ -111,16 +227,6 @@ def _reached(planned: Versions, source: Source, *, illustrated: bool) -> Version
         ranker=planned.ranker if source == "ranked" else None,
         artwork=planned.artwork if illustrated else None,
     )
-
-
-def _illustrate(
-    live: Live, plan: Plan, user_id: int, selection: Selection, now: datetime, watch: Stopwatch
-) -> tuple[Images, Degradation | None]:
-    try:
-        with watch.stage("artwork"):
-            return choose_images(live, plan, user_id, selection.title_ids, now), None
-    except STAGE_FAULTS as problem:
-        return editorial_images(live, selection.title_ids), noted(problem, "artwork")
 
 
 def _titles(live: Live, selection: Selection, images: Images) -> tuple[ShownTitle, ...]:

@@ -51,6 +51,7 @@ class Parts:
             user_id=request.user_id,
             version=str(plan.versions.retriever),
             generation=live.reader.generation,
+            live_set=live.declared.id,
             title_ids=tuple(found.title_ids.tolist()),
             scores=tuple(found.scores.tolist()),
             stale=live.stale(self.now),
@@ -73,6 +74,7 @@ class Parts:
             user_id=request.user_id,
             version=str(plan.versions.ranker),
             generation=live.reader.generation,
+            live_set=live.declared.id,
             title_ids=request.title_ids,
             play=tuple(heads.play.tolist()),
             completion=_numbers(heads.completion),
@@ -86,12 +88,13 @@ class Parts:
         Raises:
             UnknownTitles: the snapshot has no such titles.
         """
-        live, plan = self.live, self.live.plan(request.user_id)
+        live, plan = self.live, self.live.plan(request.user_id, objective="artwork")
         images = choose_images(live, plan, request.user_id, self._titles(request), self.now)
         return ArtworkAnswer(
             user_id=request.user_id,
             version=str(plan.versions.artwork),
             generation=live.reader.generation,
+            live_set=live.declared.id,
             title_ids=request.title_ids,
             artwork_ids=tuple(image.artwork_id for image in images.images),
             propensities=tuple(image.propensity for image in images.images),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from experiments.assignment import Assignment
+from experiments.config import JSON
 from models.objective import ObjectiveWeights
 from serving.answers import ShownArm, Versions
-from serving.manifest import Defaults
+from serving.manifest import Defaults, Kind
 
 Draw = Literal["thompson", "uniform", "editorial"]
 """How an image is drawn from what the artwork model knows."""
@@ -26,17 +27,27 @@ class UnreadableParameter(ValueError):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Resolved: nothing in it moves while the page is made."""
+class Setting:
+    """What parameters come to: versions and weights in force."""
 
-    arms: tuple[ShownArm, ...]
     versions: Versions
     weights: ObjectiveWeights
     artwork_policy: Draw = "thompson"
 
 
-def plan_of(assignment: Assignment, defaults: Defaults) -> Plan:
-    """What the user's arms ask for; where they are silent, what `defaults` do.
+@dataclass(frozen=True)
+class Plan:
+    """Resolved: nothing in it moves while the page is made. `canary` are the kinds of model served as a canary."""
+
+    arms: tuple[ShownArm, ...]
+    versions: Versions
+    weights: ObjectiveWeights
+    artwork_policy: Draw = "thompson"
+    canary: tuple[Kind, ...] = ()
+
+
+def setting_of(parameters: Mapping[str, JSON], defaults: Defaults) -> Setting:
+    """What arms set; where they are silent, what `defaults` do.
 
     Raises:
         UnreadableParameter: an arm sets a parameter or a value that no page can follow.
@@ -44,7 +55,7 @@ def plan_of(assignment: Assignment, defaults: Defaults) -> Plan:
     versions: dict[str, str] = dict(defaults.refs().items())
     weights = defaults.weights.model_dump()
     artwork_policy: Draw = "thompson"
-    for name, value in assignment.parameters.items():
+    for name, value in parameters.items():
         if name in _VERSIONS:
             versions[name] = str(value)
         elif name.removeprefix(_WEIGHT) in weights and name.startswith(_WEIGHT):
@@ -58,9 +69,4 @@ def plan_of(assignment: Assignment, defaults: Defaults) -> Plan:
                 f"{_DRAW} ({', '.join(get_args(Draw))})",
             )
             raise UnreadableParameter(name, value, ", ".join(known))
-    return Plan(
-        arms=tuple(ShownArm(experiment=experiment, arm=arm) for experiment, arm in assignment.arms),
-        versions=Versions(**versions),
-        weights=ObjectiveWeights.model_validate(weights),
-        artwork_policy=artwork_policy,
-    )
+    return Setting(Versions(**versions), ObjectiveWeights.model_validate(weights), artwork_policy)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -13,7 +14,9 @@ from models.diversity import rerank
 from models.objective import HeadScores, objective
 from serving.answers import Degradation, Source, TitleScores
 from serving.deadline import DeadlineExceeded, Stopwatch
+from serving.guard import Guard, StageSkipped
 from serving.live import Live
+from serving.manifest import StageShares
 from serving.plan import Plan
 from serving.samples import Given
 
@@ -48,73 +51,136 @@ class Selection:
     title_ids: Int64
     scores: tuple[TitleScores, ...]
     degraded: tuple[Degradation, ...] = ()
+    candidates: Candidates | None = None  # what retrieval found; None if it did not get so far
+    given: tuple[Given, ...] = ()  # what models were given on the way
 
 
 @dataclass(frozen=True)
-class Selector:
-    """Selects `size` titles for one user at `now`, from one moment's features and models.
-
-    `given` gathers what the models were given on the way.
-    """
+class Asked:
+    """One request at `now`, over one moment's features and models; `n_candidates` go from retrieval to ranking."""
 
     live: Live
     plan: Plan
     user_id: int
     size: int
+    n_candidates: int
     now: datetime
+
+
+@dataclass(frozen=True)
+class Found:
+    """What retrieval found, and what its model was given."""
+
+    candidates: Candidates
+    given: tuple[Given, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Titles in page order with their scores, and what the ranker was given."""
+
+    title_ids: Int64
+    scores: tuple[TitleScores, ...]
+    given: tuple[Given, ...] = ()
+
+
+def retrieve(asked: Asked, watch: Stopwatch) -> Found:
+    """Unwatched titles of the catalogue, best first.
+
+    Raises:
+        NewUser: the snapshot has no features of the user.
+        NothingFound: no title is left.
+        VersionNotLoaded: the plan's retriever is not there.
+    """
+    live = asked.live
+    with watch.stage("features"):
+        features = known_user(live, "retrieval_user", asked.user_id)
+        watched = live.reader.history(asked.user_id)
+    with watch.stage("retrieve"):
+        found = live.retriever(asked.plan).candidates(features, watched, asked.n_candidates, exclude=watched)
+        found = within(found, live.available)
+    if len(found.title_ids) == 0:
+        raise NothingFound(asked.user_id, str(asked.plan.versions.retriever))
+    return Found(found, (Given.of_user("retrieval_user", features),))
+
+
+def rank(asked: Asked, found: Candidates, watch: Stopwatch) -> Ranked:
+    """The best `asked.size` of what was found, diversified.
+
+    Raises:
+        VersionNotLoaded: the plan's ranker is not there.
+    """
+    live, weights = asked.live, asked.plan.weights
+    with watch.stage("rank_features"):
+        matrix = live.reader.matrix("ranking", asked.user_id, found.title_ids, at=asked.now)
+    with watch.stage("rank"):
+        heads = live.ranker(asked.plan).score(matrix, found.title_ids, found.scores)
+        values = objective(heads, weights)
+    with watch.stage("rerank"):
+        vectors = live.retriever(asked.plan).title_vectors(found.title_ids)
+        page = rerank(values, vectors, asked.size, weights.diversity, window=weights.diversity_window)
+    scores = _scores(found, heads, values, page.order, page.penalties)
+    return Ranked(found.title_ids[page.order], scores, (Given("ranking", found.title_ids, matrix),))
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Selects titles by stages that are kept inside their share of the budget, and by the next best of a stage that fails."""
+
+    asked: Asked
     watch: Stopwatch
-    given: list[Given] = field(default_factory=list)
+    guard: Guard
+    shares: StageShares
+    retrieve: Callable[[Asked, Stopwatch], Found]
+    rank: Callable[[Asked, Candidates, Stopwatch], Ranked]
 
     def select(self) -> Selection:
         """The best titles; a stage that fails or comes too late leaves the choice to the next best one."""
+        asked, versions, shares = self.asked, self.asked.plan.versions, self.shares
         try:
-            found = self._retrieve()
+            found = self.guard.run(
+                "retrieve",
+                versions.retriever,
+                lambda watch: self.retrieve(asked, watch),
+                self.watch,
+                (shares.turn, shares.retrieve),
+            )
         except STAGE_FAULTS as problem:
-            return self._most_popular(noted(problem, self.watch.at))
-        if self.plan.versions.ranker is None:  # this source has no ranker
-            return self._as_retrieved(found)
+            return most_popular(asked, self.watch, noted(problem, self.watch.at))
+        if versions.ranker is None:  # this source has no ranker
+            return _as_retrieved(asked, found)
         try:
-            return self._ranked(found)
+            ranked = self.guard.run(
+                "rank",
+                versions.ranker,
+                lambda watch: self.rank(asked, found.candidates, watch),
+                self.watch,
+                (shares.retrieve, shares.rank),
+            )
         except STAGE_FAULTS as problem:
-            return self._as_retrieved(found, noted(problem, self.watch.at))
+            return _as_retrieved(asked, found, noted(problem, self.watch.at))
+        given = (*found.given, *ranked.given)
+        return Selection("ranked", ranked.title_ids, ranked.scores, (), found.candidates, given)
 
-    def _retrieve(self) -> Candidates:
-        with self.watch.stage("features"):
-            features = known_user(self.live, "retrieval_user", self.user_id)
-            watched = self.live.reader.history(self.user_id)
-            self.given.append(Given.of_user("retrieval_user", features))
-        with self.watch.stage("retrieve"):
-            retriever, wanted = self.live.retriever(self.plan), self.live.manifest.defaults.n_candidates
-            found = retriever.candidates(features, watched, wanted, exclude=watched)
-            found = within(found, self.live.available)
-        if len(found.title_ids) == 0:
-            raise NothingFound(self.user_id, str(self.plan.versions.retriever))
-        return found
 
-    def _ranked(self, found: Candidates) -> Selection:
-        with self.watch.stage("rank_features"):
-            matrix = self.live.reader.matrix("ranking", self.user_id, found.title_ids, at=self.now)
-            self.given.append(Given("ranking", found.title_ids, matrix))
-        with self.watch.stage("rank"):
-            heads = self.live.ranker(self.plan).score(matrix, found.title_ids, found.scores)
-            values = objective(heads, self.plan.weights)
-        with self.watch.stage("rerank"):
-            vectors = self.live.retriever(self.plan).title_vectors(found.title_ids)
-            weights = self.plan.weights
-            page = rerank(values, vectors, self.size, weights.diversity, window=weights.diversity_window)
-        scores = _scores(found, heads, values, page.order, page.penalties)
-        return Selection("ranked", found.title_ids[page.order], scores)
+def _as_retrieved(asked: Asked, found: Found, *why: Degradation) -> Selection:
+    best = Candidates(found.candidates.title_ids[: asked.size], found.candidates.scores[: asked.size])
+    scores = tuple(TitleScores(retrieval=score) for score in best.scores.tolist())
+    return Selection("retrieved", best.title_ids, scores, why, found.candidates, found.given)
 
-    def _as_retrieved(self, found: Candidates, *why: Degradation) -> Selection:
-        scores = tuple(TitleScores(retrieval=score) for score in found.scores[: self.size].tolist())
-        return Selection("retrieved", found.title_ids[: self.size], scores, why)
 
-    def _most_popular(self, why: Degradation) -> Selection:
-        with self.watch.timed("popular"):
-            titles = np.array(self.live.manifest.defaults.popular, dtype=np.int64)
-            titles = titles[np.isin(titles, self.live.available)]
-            titles = titles[~np.isin(titles, self.live.reader.history(self.user_id))][: self.size]
-        return Selection("popular", titles, (TitleScores(),) * len(titles), (why,))
+def most_popular(asked: Asked, watch: Stopwatch, *why: Degradation) -> Selection:
+    """What is popular and available; without what the user has watched, as far as that can be read."""
+    live = asked.live
+    with watch.timed("popular"):
+        titles = np.array(live.manifest.defaults.popular, dtype=np.int64)
+        titles = titles[np.isin(titles, live.available)]
+        try:
+            titles = titles[~np.isin(titles, live.reader.history(asked.user_id))]
+        except STAGE_FAULTS as problem:
+            why = (*why, noted(problem, "history"))
+        titles = titles[: asked.size]
+    return Selection("popular", titles, (TitleScores(),) * len(titles), why)
 
 
 def known_user(live: Live, service: str, user_id: int) -> Float32:
@@ -144,6 +210,8 @@ def noted(problem: Exception, stage: str) -> Degradation:
         case DeadlineExceeded():
             logger.warning("deadline at stage %s: %s", stage, problem)
             return Degradation(stage=stage, reason="deadline")
+        case StageSkipped():
+            return Degradation(stage=stage, reason=problem.reason)
     logger.error("stage %s failed", stage, exc_info=problem)
     return Degradation(stage=stage, reason=type(problem).__name__)
 

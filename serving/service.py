@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from feature_repo.snapshot import SnapshotError
 from models.signature import SignatureMismatch
 from serving import metrics
+from serving.admission import Admitted, since_arrival
 from serving.answers import (
     ArtworkAnswer,
     CandidatesAnswer,
@@ -34,12 +35,16 @@ from serving.answers import (
 from serving.deadline import Deadline
 from serving.exposures import ExposureLog
 from serving.json_only import JsonOnly
-from serving.live import Folders, LiveSource, check_servable
+from serving.live import LiveSource, check_servable
+from serving.live_set import Folders
 from serving.manifest import Manifest, NotABento
 from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles
 from serving.samples import SampleLog
+from serving.quality_factor import Quality, QualityFactor
 from serving.selection import NewUser
+from serving.shadow_log import ShadowLog
+from serving.shadows import Shadows
 from serving.versions import made_otherwise
 
 logger = logging.getLogger(__name__)
@@ -78,7 +83,7 @@ def service(name: str) -> Callable[[C], C]:
         name=name,
         workers=1,
         threads=16,
-        traffic={"timeout": 10, "max_concurrency": 64},
+        traffic={"timeout": 10},  # how many may come is for `Admitted` to say, which answers with Retry-After
         logging={"access": {"enabled": False}},
         envs=[{"name": "MATINEE_HOME"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
     )
@@ -86,6 +91,7 @@ def service(name: str) -> Callable[[C], C]:
     def decorate(kind: C) -> C:
         declared = declare(kind)
         declared.add_asgi_middleware(JsonOnly)
+        declared.add_asgi_middleware(Admitted)
         return cast("C", declared)
 
     return decorate
@@ -173,14 +179,25 @@ class Homepage(Process):
         folders, name = self.source.folders, writer_name()
         self._exposures = ExposureLog(folders.exposures, name=name)
         self._samples = SampleLog(folders.samples, name=name, share=self.sample_share)
-        self._core = HomepageCore(self.source, self._exposures, lambda: uuid.uuid4().hex, self._samples)
+        self._judgements = ShadowLog(folders.shadows, name=name)
+        defaults = self.source.current().manifest.defaults
+        steering = defaults.adaptive_quality
+        self._shadows = Shadows(self._judgements, lambda: self._core.busy, defaults.shadow_share)
+        self._core = HomepageCore(
+            self.source,
+            self._exposures,
+            lambda: uuid.uuid4().hex,
+            self._samples,
+            on_shown=self._shadows.offer,
+            quality=None if steering is None else Quality(QualityFactor(steering)),
+        )
 
     @endpoint
     def page(self, request: PageRequest, /) -> Page:
         """The page of one user; its exposures are on disk when it is answered."""
         live, now = self.source.current(), self.now()
-        budget_ms = live.manifest.defaults.budget_ms
-        page = self._core.page(request, now, Deadline.within(budget_ms, time.monotonic))
+        deadline = Deadline.within(live.manifest.defaults.budget_ms, time.monotonic)
+        page = self._core.page(request, now, deadline.earlier(since_arrival(time.monotonic)))
         metrics.count(page, self.source.refusals)
         metrics.count_freshness("homepage", live.freshness, page.stale, now)
         return page
@@ -188,8 +205,9 @@ class Homepage(Process):
     @at_shutdown
     def close_logs(self) -> None:
         """Finish what is being written."""
-        self._exposures.close()
-        self._samples.close()
+        self._shadows.close()
+        for log in (self._exposures, self._samples, self._judgements):
+            log.close()
 
 
 @service("retriever")

@@ -6,24 +6,26 @@ PyTorch is imported when a model is loaded, and no earlier: what only checks sho
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
-from experiments.assignment import Assignment
 from experiments.live import LiveExperiments
 from feature_repo.reader import OnlineReader
 from models import artifact
 from models.signature import Signature, SignatureMismatch
 from serving.manifest import NEEDS, Kind, Manifest, PackedVersion
-from serving.plan import plan_of
+from serving.plan import setting_of
+from serving.rollout import Rollout
 
 if TYPE_CHECKING:
     from models.artwork import ArtworkPolicy
     from models.ranker import Ranker
     from models.retrieval import Retriever
+
+M = TypeVar("M")
 
 
 class FeaturesDiffer(SignatureMismatch):
@@ -45,8 +47,8 @@ class Models:
     artworks: Mapping[str, ArtworkPolicy] = field(default_factory=dict)
 
 
-def needed(manifest: Manifest, experiments: LiveExperiments) -> tuple[PackedVersion, ...]:
-    """Every version that a request may meet: the defaults and what live arms ask for.
+def needed(manifest: Manifest, experiments: LiveExperiments, rollout: Rollout) -> tuple[PackedVersion, ...]:
+    """Every version that a request may meet: the defaults, what live arms ask for, shadows and canaries.
 
     Raises:
         UnreadableParameter: an arm sets what no page can follow.
@@ -58,9 +60,12 @@ def needed(manifest: Manifest, experiments: LiveExperiments) -> tuple[PackedVers
     }
     for experiment in experiments.experiments:
         for arm in experiment.arms:
-            refs = plan_of(Assignment((), arm.parameters), defaults).versions.model_dump()
+            refs = setting_of(arm.parameters, defaults).versions.model_dump()
             asks = f"arm {arm.name!r} of live experiment {experiment.name!r}"
             asked = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | asked
+    for entry in (*rollout.canaries, *rollout.shadows):
+        if entry.kind in kinds:
+            asked = {(entry.kind, entry.ref): f"the {type(entry).__name__.lower()} {entry.ref}"} | asked
     return tuple(manifest.find(kind, ref, asked_by) for (kind, ref), asked_by in asked.items())
 
 
@@ -104,19 +109,20 @@ def load(versions: Iterable[PackedVersion], folder: Path, loaded: Models) -> Mod
     from models.ranker import Ranker  # noqa: PLC0415
     from models.retrieval import Retriever  # noqa: PLC0415
 
-    wanted: dict[Kind, dict[str, Path]] = {"retriever": {}, "ranker": {}, "artwork": {}}
+    wanted: dict[Kind, dict[str, PackedVersion]] = {"retriever": {}, "ranker": {}, "artwork": {}}
     for version in versions:
-        wanted[version.kind][version.ref] = _intact(version, folder)
+        wanted[version.kind][version.ref] = version
+
+    def taken(kind: Kind, there: Mapping[str, M], read: Callable[[Path], M]) -> dict[str, M]:
+        return {
+            ref: there[ref] if ref in there else read(_intact(version, folder))
+            for ref, version in wanted[kind].items()
+        }
+
     return Models(
-        {
-            ref: loaded.retrievers.get(ref) or Retriever.load(path)
-            for ref, path in wanted["retriever"].items()
-        },
-        {ref: loaded.rankers.get(ref) or Ranker.load(path) for ref, path in wanted["ranker"].items()},
-        {
-            ref: loaded.artworks.get(ref) or ArtworkPolicy.load(path)
-            for ref, path in wanted["artwork"].items()
-        },
+        taken("retriever", loaded.retrievers, Retriever.load),
+        taken("ranker", loaded.rankers, Ranker.load),
+        taken("artwork", loaded.artworks, ArtworkPolicy.load),
     )
 
 
@@ -128,15 +134,41 @@ def _intact(version: PackedVersion, folder: Path) -> Path:
     return path
 
 
-def reads(models: Models) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
-    """Ref → feature service → feature → digest: what each model was trained on."""
-    signatures: dict[str, dict[str, Signature]] = {
-        ref: {"retrieval_user": model.user_signature, "retrieval_title": model.title_signature}
-        for ref, model in models.retrievers.items()
-    }
-    signatures |= {ref: {"ranking": model.signature} for ref, model in models.rankers.items()}
-    signatures |= {ref: {"artwork_context": model.signature} for ref, model in models.artworks.items()}
-    return {
-        ref: {name: dict(zip(s.features, s.digests, strict=True)) for name, s in services.items()}
-        for ref, services in signatures.items()
-    }
+def described(ref: str, folder: Path, framework: Mapping[str, str]) -> PackedVersion:
+    """A version as its own folder describes it, every byte checked, without making a model of it.
+
+    Raises:
+        ArtifactError: the folder is not one whole artifact of a kind that is served.
+    """
+    kind = kind_of(folder)
+    return PackedVersion(
+        ref=ref,
+        kind=kind,
+        digest=artifact.digest(folder),
+        folder=str(folder),
+        reads=_reads(kind, artifact.load(folder, kind).documents["signature"]),
+        framework=dict(framework),
+    )
+
+
+def kind_of(folder: Path) -> Kind:
+    """Which kind of model a folder holds.
+
+    Raises:
+        ArtifactError: none, or one that is not served.
+    """
+    kind = artifact.kind(folder)
+    if kind not in get_args(Kind):
+        raise artifact.ArtifactError(folder, f"is a {kind!r}; a Bento holds {', '.join(get_args(Kind))}.")
+    return cast("Kind", kind)
+
+
+def _reads(kind: Kind, signature: Any) -> Mapping[str, Mapping[str, str]]:
+    """Feature service → feature → digest: what a model was trained on, from the signature in its artifact."""
+    services = {
+        "retriever": lambda: {"retrieval_user": signature["user"], "retrieval_title": signature["title"]},
+        "ranker": lambda: {"ranking": signature},
+        "artwork": lambda: {"artwork_context": signature},
+    }[kind]()
+    signed = {name: Signature.from_json(value) for name, value in services.items()}
+    return {name: dict(zip(s.features, s.digests, strict=True)) for name, s in signed.items()}

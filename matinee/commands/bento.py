@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matinee.commands.verification import Clock, WhichClock
 from matinee.session import AsJson, AsOf, Source, console, opened, print_json, print_table, staged
 from serving.manifest import NEEDS
+
+if TYPE_CHECKING:
+    from matinee.context import Day
+    from serving.rollout import Rollout
 
 app = typer.Typer(
     no_args_is_help=True, help="Bentos: build services with their model versions inside, serve a built one."
@@ -63,3 +67,74 @@ def serve(tag: Annotated[str, typer.Argument(help="NAME:TAG; the newest homepage
     )
     console.print(f"serving {made.tag} at {made.base_url}, {runs}", highlight=False)
     raise typer.Exit(serve_bento(made))
+
+
+@app.command()
+def champions(source: Source = None, follow: Annotated[float | None, typer.Option(min=0.1, metavar="SECONDS", help="Go on, looking at the ledger so often, until interrupted.")] = None) -> None:  # fmt: skip
+    """Publish the ledger's champions to running services, as `models promote` does: for aliases that were moved elsewhere."""
+    import time
+
+    from matinee.publishing import publish_champions
+
+    with opened(source) as day:
+        while True:
+            if changed := publish_champions(day):
+                console.print(f"published: {', '.join(changed)}", highlight=False)
+            if follow is None:
+                return
+            time.sleep(follow)
+
+
+@app.command()
+def shadow(ref: Annotated[str, typer.Argument(help="Such as ranker/4.")], source: Source = None,
+           off: Annotated[bool, typer.Option("--off", help="Let it go.")] = False) -> None:  # fmt: skip
+    """Let a version score what users are shown, unseen; running services take it up. What it says: `bento shadows`."""
+    from matinee.rolling_out import end_shadow
+    from matinee.rolling_out import shadow as declare
+
+    with opened(source) as day:
+        _print_rollout(day, end_shadow(day, ref) if off else declare(day, ref))
+
+
+@app.command()
+def canary(ref: Annotated[str, typer.Argument(help="Such as ranker/4.")], source: Source = None,
+           share: Annotated[float | None, typer.Option(min=0, max=1, help="Of the users, such as .05.")] = None,
+           off: Annotated[bool, typer.Option("--off", help="Serve everybody the default again.")] = False) -> None:  # fmt: skip
+    """Serve a version to a share of the users, always the same ones; running services take it up."""
+    from matinee.rolling_out import canary as declare
+    from matinee.rolling_out import end_canary
+
+    if off == (share is not None) or share == 0:
+        raise typer.BadParameter("give a --share above 0, or --off.")
+    with opened(source) as day:
+        _print_rollout(day, end_canary(day, ref) if share is None else declare(day, ref, share))
+
+
+@app.command()
+def shadows(source: Source = None, as_json: AsJson = False) -> None:
+    """How often shadow versions would have shown the same as those that were shown."""
+    from dataclasses import asdict
+
+    from serving.shadow_log import agreements, records
+
+    with opened(source) as day:
+        found = agreements(records(day.workspace.shadows))
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    columns = ("kind", "shadow", "shown", "pages", "same first", "same titles", "same images")
+    print_table("shadows", columns, [list(asdict(one).values()) for one in found])
+
+
+def _print_rollout(day: Day, rollout: Rollout) -> None:
+    from matinee.rolling_out import not_in_newest_bento
+
+    rows = [["shadow", entry.ref, ""] for entry in rollout.shadows]
+    rows += [["canary", entry.ref, f"{entry.share:.2%}"] for entry in rollout.canaries]
+    print_table("on their way", ("as", "version", "share"), rows)
+    if missing := not_in_newest_bento(day, rollout):
+        console.print(
+            f"The newest Bento lacks {', '.join(missing)}: services refuse this roll-out until one with it is built "
+            "(`matinee bento build`) and served.",
+            highlight=False,
+        )

@@ -131,12 +131,15 @@ def _headline(version: ModelVersion) -> str:
 def promote(ref: str, alias: str = "champion", source: Source = None,
             expect: Annotated[int | None, typer.Option(help="Move only if the alias stands on this number now.")] = None,
             by: str = "cli", reason: str = "promoted by hand") -> None:  # fmt: skip
-    """Point an alias at a version, on the evidence recorded with it."""
+    """Point an alias at a version, on the evidence recorded with it. Running services follow the champions."""
+    from matinee.publishing import publish_champions
+
     with opened(source) as day:
         if expect is None:
             version = day.registry.promote(ref, alias, by=by, reason=reason)
         else:
             version = day.registry.promote(ref, alias, expect=expect, by=by, reason=reason)
+        publish_champions(day)
     console.print(f"{version.name}@{alias} is {version.ref}", highlight=False)
 
 

@@ -32,7 +32,8 @@ from registry import NoEvidence
 from serving.answers import PageRequest
 from serving.deadline import Deadline
 from serving.exposures import ExposureLog
-from serving.live import Folders, LiveSource
+from serving.live import LiveSource
+from serving.live_set import Folders
 from serving.manifest import Manifest
 from serving.page import Homepage
 from serving.samples import SampleLog, newest

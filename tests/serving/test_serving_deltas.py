@@ -12,7 +12,8 @@ from feature_repo import deltas
 from feature_repo.materialize import PROJECT, RECORD, entity_keys
 from feature_repo.packed import pack
 from feature_repo.record import Kind, Layout, View, ensure, opened, upsert
-from serving.live import Folders, LiveSource
+from serving.live import LiveSource
+from serving.live_set import Folders
 
 USER = 3
 

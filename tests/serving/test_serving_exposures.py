@@ -219,11 +219,13 @@ for life in range(int(sys.argv[3])):
         shows(life, acknowledged)
         signal.pause()
     os.close(acknowledged)
-    time.sleep(draw.uniform(0.005, 0.08))
+    first = b"" if life % 4 == 0 else os.read(end, 1)  # one in four is killed wherever it stands
+    time.sleep(draw.uniform(0.0, 0.05))
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
     with os.fdopen(end, "rb") as told:
-        sys.stdout.write("".join(line.decode() for line in told if line.endswith(b"\\n")))
+        whole = (first + told.read()).splitlines(keepends=True)
+        sys.stdout.write("".join(line.decode() for line in whole if line.endswith(b"\\n")))
     if life % 10 == 9:
         compact(Path(sys.argv[1]))
 """
@@ -238,7 +240,7 @@ def test_a_hundred_kills_under_load_lose_no_acknowledged_exposure_and_repeat_non
     assert len(found) == len(set(found))
     assert not {f"{request}:{place}" for request in acknowledged for place in range(3)} - set(found)
     lives = {int(request.split("-")[0]) for request in acknowledged}
-    assert len(lives) > LIVES / 2  # some were killed before their first page
+    assert len(lives) >= 0.75 * LIVES
     assert list(tmp_path.glob("part-*.parquet"))
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from models.artifact import ArtifactError
 from models.signature import SignatureMismatch
-from serving.live import Folders, LiveSource, check_servable
+from serving.live import LiveSource, check_servable
+from serving.live_set import Folders
 from serving.manifest import Manifest, NotABento, VersionNotPacked
 from serving.plan import UnreadableParameter
 from serving.versions import FeaturesDiffer

@@ -18,7 +18,8 @@ from serving.answers import PageRequest
 from serving.deadline import Deadline, DeadlineExceeded, Stopwatch
 from serving.exposure_table import read
 from serving.exposures import ExposureLog
-from serving.live import Folders, LiveSource
+from serving.live import LiveSource
+from serving.live_set import Folders
 from serving.page import Homepage
 
 NOW = datetime(2026, 3, 2, 18, 30, tzinfo=UTC)
@@ -117,6 +118,7 @@ def test_a_page_says_what_it_was_made_of(world, homepage):
     assert page.weights == ObjectiveWeights().model_dump()
     assert [title.position for title in page.titles] == list(range(7))
     stages = [
+        "wait",
         "assign",
         "features",
         "retrieve",
@@ -285,7 +287,7 @@ class Ticking:
 
 def test_the_less_time_there_is_the_simpler_the_page_and_there_always_is_one(world, homepage):
     home = homepage(world)
-    pages = [ask(home, size=5, budget_ms=seconds * 1000, clock=Ticking()) for seconds in range(1, 30)]
+    pages = [ask(home, size=5, budget_ms=seconds * 1000, clock=Ticking()) for seconds in range(1, 60)]
     order = {"popular": 0, "retrieved": 1, "ranked": 2}
     sources = [order[page.source] for page in pages]
     assert sources == sorted(sources)
