@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 MAX_TITLES = 500
 """Titles that one request may name or ask for."""
+MAX_PAGES = 100
+"""Users whose pages one request may ask for ahead of time."""
 
 Id = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 """`user_id`, `title_id` or `artwork_id`: a BIGINT that is not negative."""
@@ -157,10 +159,14 @@ class Page(_Answer):
     user_id: int
     as_of: datetime = Field(description="the features know what was known before this time (UTC)")
     generation: str = Field(description="the snapshot of the online store")
-    live_set: str = Field("", description="of experiments, defaults, shadows and canaries in force: one id for them all")
+    live_set: str = Field(
+        "", description="of experiments, defaults, shadows and canaries in force: one id for them all"
+    )
     arms: tuple[ShownArm, ...]
     versions: Versions
-    canary: tuple[Canaried, ...] = Field((), description="kinds of model whose canary version this page was planned with")
+    canary: tuple[Canaried, ...] = Field(
+        (), description="kinds of model whose canary version this page was planned with"
+    )
     weights: dict[str, float] = Field(
         description="objective weights in force, and how many titles in a row differ"
     )
@@ -168,9 +174,26 @@ class Page(_Answer):
     artwork_draw: ArtworkDraw | None = Field(None, description="null where no image was drawn")
     degraded: tuple[Degradation, ...] = ()
     stale: tuple[Stale, ...] = Field((), description="feature tables served past their freshness SLO")
-    quality: float = Field(1.0, description="share of the candidates that were weighed up, below 1 under load")
+    quality: float = Field(
+        1.0, description="share of the candidates that were weighed up, below 1 under load"
+    )
     titles: tuple[ShownTitle, ...]
     timings_ms: dict[str, float] = Field(description="per stage, in the order they ran")
+
+
+class PagesRequest(_Request):
+    """Whose pages to make ahead of time, and how many titles each."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"user_ids": [17, 18], "size": 40}})
+
+    user_ids: tuple[Id, ...] = Field(min_length=1, max_length=MAX_PAGES)
+    size: int = Field(40, ge=1, le=200, strict=True, description="titles wanted a page")
+
+
+class PagesAnswer(_Answer):
+    """Pages in the order asked for. They were shown to nobody, so they are in no log."""
+
+    pages: tuple[Page, ...]
 
 
 class CandidatesRequest(_Request):

@@ -14,7 +14,6 @@ from models.objective import ObjectiveWeights, objective_parts
 from serving.answers import (
     ArtworkDraw,
     Degradation,
-    Page,
     PageRequest,
     ShownArm,
     ShownTitle,
@@ -25,6 +24,7 @@ from serving.answers import (
     _Answer,
 )
 from serving.samples import Given
+from serving.shadows import ShownPage
 
 if TYPE_CHECKING:
     from models.attribution import Attributions
@@ -90,18 +90,19 @@ class Explanation(_Answer):
     titles: tuple[ExplainedTitle, ...]
 
 
-def explained(
-    page: Page, given: Sequence[Given], found: Candidates | None, ranker: Ranker | None, reasons: int
-) -> Explanation:
-    """The explanation of a page from what its models were `given`; without a ranking, of what there is.
+def explained(made_of: ShownPage, reasons: int) -> Explanation:
+    """The explanation of a page from what its models were given; without a ranking, of what there is.
 
-    `found` are the candidates as retrieved and `ranker` what ordered them; both are None where it came to no ranking.
+    The retrieval scores of all candidates and their features are those that the page was made from, not read again.
     """
-    ranking = next((one for one in given if one.service == "ranking"), None)
+    page, selection, live = made_of.page, made_of.selection, made_of.asked.live
+    ranking = next((one for one in selection.given if one.service == "ranking"), None)
     told: dict[int, ExplainedTitle] = {}
     baseline = unexplained = None
-    if page.source == "ranked" and ranking is not None and found is not None and ranker is not None:
-        made = _Ranking(ranker, ranking, found, ObjectiveWeights.model_validate(page.weights))
+    if page.source == "ranked" and ranking is not None and selection.candidates is not None:
+        ranker = live.models.rankers[str(page.versions.ranker)]
+        weights = ObjectiveWeights.model_validate(page.weights)
+        made = _Ranking(ranker, ranking, selection.candidates, weights)
         rows = made.rows(page.titles)
         attributed = made.attributed(rows)
         baseline, unexplained = attributed.baseline, float(np.abs(attributed.unexplained).max(initial=0))

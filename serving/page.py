@@ -11,7 +11,16 @@ from typing import Protocol
 import numpy as np
 
 from models.data import Candidates, Int64
-from serving.answers import Degradation, Page, PageRequest, ShownTitle, Source, Versions
+from serving.answers import (
+    Degradation,
+    Page,
+    PageRequest,
+    PagesAnswer,
+    PagesRequest,
+    ShownTitle,
+    Source,
+    Versions,
+)
 from serving.deadline import Deadline, Stopwatch
 from serving.exposures import ExposureRecord
 from serving.guard import Guard, StageSkipped
@@ -107,6 +116,23 @@ class Homepage:
             self.on_shown(ShownPage(asked, selection, page))
         degraded = (*page.degraded, *(problem for problem in problems if problem is not None))
         return page.model_copy(update={"timings_ms": dict(watch.timings_ms), "degraded": degraded})
+
+    def looked_at(self, request: PageRequest, now: datetime, deadline: Deadline) -> ShownPage:
+        """The page as `page` would make it, with what it was made from; it is shown to nobody and not logged."""
+        watch = Stopwatch(deadline)
+        page, asked, selection = self._made(request, now, watch)
+        return ShownPage(asked, selection, page.model_copy(update={"timings_ms": dict(watch.timings_ms)}))
+
+    def ahead(self, request: PagesRequest, now: datetime, deadline: Callable[[], Deadline]) -> PagesAnswer:
+        """Pages of many users, each within a `deadline` of its own; other requests come in between.
+
+        They are not logged: whoever shows one, later, logs the impressions that were seen.
+        """
+        pages = []
+        for user_id in request.user_ids:
+            one = PageRequest(user_id=user_id, size=request.size)
+            pages.append(self.looked_at(one, now, deadline()).page)
+        return PagesAnswer(pages=tuple(pages))
 
     def _made(self, request: PageRequest, now: datetime, watch: Stopwatch) -> tuple[Page, Asked, Selection]:
         """The page of its turn; where that does not come in time, the one that is made without models."""
