@@ -75,11 +75,20 @@ def demo() -> None:
 @app.command()
 def recommend(user: int, source: Source = None, size: int = 40, rows: Annotated[int, typer.Option(help="Titles to print.")] = 10,
               timings: Annotated[bool, typer.Option("--timings", help="Time of each stage, over many requests.")] = False,
+              explain: Annotated[bool, typer.Option("--explain", help="Why each title stands where it does.")] = False,
               as_json: AsJson = False) -> None:  # fmt: skip
     """One user's page from the built Bento's models, in this process."""
     from matinee.recommending import known_users, looker, time_pages
-    from matinee.show import print_page, print_timings
+    from matinee.show import print_explanation, print_page, print_timings
 
+    if explain:
+        with opened(source) as made, looker(made) as look:
+            told = look.explained(user, min(rows, size))
+        if as_json:
+            print_json(told.model_dump(mode="json"))
+        else:
+            print_explanation(told)
+        return
     with opened(source) as made, looker(made) as look:
         page = look.page(user, size)
         measured = time_pages(look, known_users(made)[:220], size) if timings else None

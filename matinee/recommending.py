@@ -19,6 +19,7 @@ from matinee.deployment import bento_folder, newest_tag
 from models.threads import use_threads
 from serving.answers import Page, PageRequest
 from serving.deadline import Deadline
+from serving.explaining import ExplainRequest, Explanation, explained
 from serving.exposures import ExposureLog
 from serving.live import LiveSource
 from serving.live_set import Folders
@@ -39,6 +40,14 @@ class Looker:
         request = PageRequest(user_id=user_id, size=size)
         return self.core.page(
             request, self.day.as_of + timedelta(seconds=1), Deadline.within(budget_ms, time.monotonic)
+        )
+
+    def explained(self, user_id: int, size: int, reasons: int = 5, budget_ms: float = 10_000) -> Explanation:
+        """Why each title of that page stands where it does."""
+        request = ExplainRequest(user_id=user_id, size=size, reasons=reasons)
+        deadline = Deadline.within(budget_ms, time.monotonic)
+        return explained(
+            self.core.looked_at(request, self.day.as_of + timedelta(seconds=1), deadline), reasons
         )
 
 

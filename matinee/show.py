@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a lineage can be shown without torch, a page without tea-ta
     from registry import FsckReport
     from registry.lineage import Lineage, VersionNode
     from serving.answers import Page, ShownTitle
+    from serving.explaining import Explanation
 
 
 def print_page(page: Page, rows: int | None = None) -> None:
@@ -63,6 +64,35 @@ def _title_row(title: ShownTitle) -> Sequence[object]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value + 0.0:.2f}"
+
+
+def print_explanation(told: Explanation) -> None:
+    """A page with its reasons: what each head added to a title's objective, and the features that brought most."""
+    print_pairs({
+        "user": told.user_id,
+        "source": told.source + "".join(f", without {d.stage}: {d.reason}" for d in told.degraded),
+        "arms": ", ".join(f"{a.experiment} → {a.arm}" for a in told.arms) or "in no experiment",
+        "versions": ", ".join(ref for ref in told.versions.model_dump().values() if ref),
+        "weights": ", ".join(f"{name} {value:g}" for name, value in told.weights.items()),
+        "an average title": "not ranked" if told.baseline is None else f"has an objective of {told.baseline:.3f}",
+    })  # fmt: skip
+    for title in told.titles:
+        s = title.scores
+        parts = ", ".join(f"{head} {value:.3f}" for head, value in title.objective_parts.items())
+        console.print(f"[bold]{title.position + 1}. {title.name}[/bold]", highlight=False)
+        if s.objective is None or title.retrieval_brought is None:
+            console.print("   not ranked", highlight=False)
+            continue
+        console.print(
+            f"   objective {s.objective:.3f} = {parts}; {s.diversity_penalty or 0:.3f} off for likeness\n"
+            f"   retrieval score {s.retrieval:.2f} brought {title.retrieval_brought:+.3f}; image "
+            f"{title.artwork_id}, drawn with {_number(title.propensity) or 'no'} probability",
+            highlight=False,
+        )
+        for reason in title.reasons:
+            value = "unknown" if reason.value is None else f"{reason.value:.4g}"
+            console.print(f"   {reason.brought:+.3f}  {reason.feature} = {value}", highlight=False)
+        console.print(f"   {title.other_features_brought:+.3f}  all other features", highlight=False)
 
 
 def print_timings(timings: Timings) -> None:
