@@ -26,6 +26,7 @@ from models.retrieval import Retriever, Towers
 from models.settings import RetrievalConfig
 from models.signature import Signature
 from models.towers import TitleTower, UserTower
+from models.uncertainty import first_as_good
 
 
 @deterministic()
@@ -95,18 +96,10 @@ def _boosted(towers: Towers, judge: _Judge) -> tuple[Towers, Verdict]:
     """With the weight of co-plays that validation likes best, by more than chance.
 
     The likelihood asks for the weight that gets each play's chance right; a list of the best k asks for more of it.
-    The first is taken whose recall is within one standard error, over users, of the best (Breiman et al. 1984, 3.4.3).
     """
     tried = [replace(towers, boost=boost) for boost in towers.config.coplay_boosts]
-    recalls = [judge.recalls(one) for one in tried]
-    best = max(recalls, key=lambda one: float(one.mean()))
-    chosen = next(one for one, found in zip(tried, recalls, strict=True) if _within_an_error(best - found))
+    chosen = tried[first_as_good([judge.recalls(one) for one in tried])]
     return chosen, judge(chosen)
-
-
-def _within_an_error(behind: Floats) -> bool:
-    """Whether users' (U,) mean is no further above 0 than its standard error."""
-    return bool(behind.mean() <= behind.std() / len(behind) ** 0.5)
 
 
 def lesson_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,16 @@ def comparisons(
     return tuple(
         Comparison(one, p) for one, p in zip(found, ((1 + far) / (1 + resamples)).tolist(), strict=True)
     )
+
+
+def first_as_good(values: Sequence[Floats]) -> int:
+    """The place of the first whose mean over the same users, (U,) each, is within one standard error of the best one's.
+
+    The error is that of the difference, user by user (the 1-SE rule: Breiman et al. 1984, 3.4.3, paired).
+    """
+    best = max(values, key=lambda one: float(one.mean()))
+    behind = [best - one for one in values]
+    return next(i for i, gap in enumerate(behind) if gap.mean() <= gap.std() / len(gap) ** 0.5)
 
 
 def _parts(resamples: int) -> list[int]:

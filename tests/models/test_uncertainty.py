@@ -4,7 +4,7 @@ import scipy.stats
 
 from models.data import MalformedData
 from models.metrics import Undefined
-from models.uncertainty import compare, comparisons, estimate, estimates
+from models.uncertainty import compare, comparisons, estimate, estimates, first_as_good
 
 
 def rng(seed=0):
@@ -83,3 +83,13 @@ def test_figures_of_other_users_cannot_be_paired():
 def test_equal_seeds_give_equal_intervals():
     values = rng(0).random(100)
     assert estimate(values, rng(1)) == estimate(values, rng(1))
+
+
+def test_the_first_is_taken_whose_mean_is_within_one_standard_error_of_the_best():
+    best = np.zeros(100)
+    gap = np.where(
+        np.arange(100) % 2, 1.0, -1.0
+    )  # standard deviation 1, so the standard error of the mean is 0.1
+    assert first_as_good([best - gap - 0.11, best - gap - 0.09, best]) == 1
+    assert first_as_good([best - 0.001, best]) == 1  # behind by the same for everyone: no doubt about it
+    assert first_as_good([best, best - 1, best]) == 0
