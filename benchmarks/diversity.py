@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", default=["kuairand", "movielens"])
     parser.add_argument("--users", type=int, default=400)
     parser.add_argument("--times", type=int, default=1000)
-    parser.add_argument("--figures", type=Path, default=Path("/tmp"))
+    parser.add_argument("--figures", type=Path, default=Path(".matinee"))
     asked = parser.parse_args()
     use_threads(1)
     result: dict[str, object] = {"n": N, "size": SIZE, "bar_ms": BAR_MS}
