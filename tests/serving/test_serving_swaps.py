@@ -1,0 +1,142 @@
+"""While snapshots, champions, experiments and canaries change under load, every page is whole: made of one moment."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from serving.answers import PageRequest
+from serving.champions import Champions
+from serving.deadline import Deadline
+from serving.live import LiveSource
+from serving.live_set import Folders
+from serving.page import Homepage
+from serving.rollout import Canary, Rollout
+from serving.versions import described
+
+NOW = datetime(2026, 3, 2, 18, 30, tzinfo=UTC)
+RESPONSES = 10_000
+THREADS = 4
+USERS = (1, 2, 3, 4, 5, 6, 10**12)
+SIZE = 4
+
+
+class Nowhere:
+    """An exposure log that keeps nothing: what is logged is another test's matter."""
+
+    def append(self, record):
+        """Written."""
+
+
+class World:
+    """What the workspace can be switched to: two snapshots, two champions, an experiment or none, a canary or none."""
+
+    def __init__(self, world):
+        self.world, self.live = world, world.home / "live"
+        world.save_models(number=2, seed=2)
+        self.days = itertools.count(1)
+
+    def snapshot(self, number):
+        self.world.publish(as_of=datetime(2026, 3, 2, tzinfo=UTC) + timedelta(hours=number), seed=number)
+
+    def champion(self, number):
+        ref = f"ranker/{1 + number % 2}"
+        folder = self.world.versions[ref].relative_to(self.world.home).as_posix()
+        champion = described(ref, self.world.versions[ref], {}).model_copy(update={"folder": folder})
+        Champions(versions=(champion,)).write(self.live / "champions.json")
+
+    def experiment(self, number):
+        arms = ({"weights.diversity": 0.0}, {"weights.diversity": 1.0}) if number % 2 else ()
+        self.world.go_live(*arms)
+
+    def canary(self, number):
+        canaries = (Canary(kind="retriever", ref="retriever/2", share=0.5),) if number % 2 else ()
+        Rollout(canaries=canaries).write(self.live / "rollout.json")
+
+    def swap(self, number):
+        """Change one thing, each in turn."""
+        (self.champion, self.experiment, self.canary, self.snapshot)[number % 4](number // 4)
+
+
+def said(page):
+    """All that a page says of how it was made and what it shows; request ids and times apart."""
+    return page.model_dump(exclude={"request_id", "timings_ms"})
+
+
+def homepage(source):
+    ids = itertools.count()
+    return Homepage(source, Nowhere(), lambda: f"request-{next(ids)}")
+
+
+def ask(home, user, budget_ms=600_000):
+    return home.page(PageRequest(user_id=user, size=SIZE), NOW, Deadline.within(budget_ms, time.monotonic))
+
+
+@pytest.mark.slow
+def test_ten_thousand_pages_under_swaps_fail_never_and_are_each_of_one_generation(world):
+    switch = World(world)
+    source = LiveSource(Folders.of(world.home, world.home), world.manifest(n_candidates=8))
+    home, moments, pages, faults = homepage(source), {}, [], []
+    left, done = itertools.count(), threading.Event()
+
+    def keep():
+        live = source.current()
+        moments[live.reader.generation, live.declared.id] = live
+
+    def swapping():
+        for number in itertools.count():
+            if done.is_set():
+                return
+            switch.swap(number)
+            source.look()
+            keep()
+
+    def asking():
+        try:
+            while (number := next(left)) < RESPONSES:
+                pages.append(ask(home, USERS[number % len(USERS)]))
+        except BaseException as fault:
+            faults.append(fault)
+            raise
+
+    keep()
+    swapper = threading.Thread(target=swapping)
+    swapper.start()
+    askers = [threading.Thread(target=asking) for _ in range(THREADS)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    done.set()
+    swapper.join()
+    assert faults == []
+    assert source.refusals == {}
+    assert len(pages) == RESPONSES
+    assert {page.source for page in pages} == {"ranked", "popular"}
+    assert [page for page in pages if page.source == "popular" and page.user_id != USERS[-1]] == []
+    _each_is_what_its_moment_alone_makes(pages, moments)
+
+
+def _each_is_what_its_moment_alone_makes(pages, moments):
+    """The oracle: the same page made by a process that has only ever known that one moment."""
+    met = {(page.generation, page.live_set) for page in pages}
+    assert len({generation for generation, _ in met}) > 3
+    assert len({live_set for _, live_set in met}) > 4
+    alone = {}
+    for page in pages:
+        key = page.generation, page.live_set, page.user_id
+        if key not in alone:
+            live = moments[page.generation, page.live_set]
+            alone[key] = said(ask(homepage(Still(live)), page.user_id))
+        assert said(page) == alone[key]
+
+
+class Still:
+    """A source where nothing changes."""
+
+    def __init__(self, live):
+        self.current = lambda: live
