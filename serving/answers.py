@@ -145,17 +145,23 @@ class Page(_Answer):
     user_id: int
     as_of: datetime = Field(description="the features know what was known before this time (UTC)")
     generation: str = Field(description="the snapshot of the online store")
-    live_set: str = Field("", description="of experiments, defaults, shadows and canaries in force: one id for them all")
+    live_set: str = Field(
+        "", description="of experiments, defaults, shadows and canaries in force: one id for them all"
+    )
     arms: tuple[ShownArm, ...]
     versions: Versions
-    canary: tuple[Canaried, ...] = Field((), description="kinds of model whose canary version this page was planned with")
+    canary: tuple[Canaried, ...] = Field(
+        (), description="kinds of model whose canary version this page was planned with"
+    )
     weights: dict[str, float] = Field(
         description="objective weights in force, and how many titles in a row differ"
     )
     source: Source
     degraded: tuple[Degradation, ...] = ()
     stale: tuple[Stale, ...] = Field((), description="feature tables served past their freshness SLO")
-    quality: float = Field(1.0, description="share of the candidates that were weighed up, below 1 under load")
+    quality: float = Field(
+        1.0, description="share of the candidates that were weighed up, below 1 under load"
+    )
     titles: tuple[ShownTitle, ...]
     timings_ms: dict[str, float] = Field(description="per stage, in the order they ran")
 

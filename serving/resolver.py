@@ -73,7 +73,9 @@ class Resolver:
         if len(OBJECTIVES[objective]) < len(Versions.model_fields):
             versions = Versions(**{kind: getattr(versions, kind) for kind in OBJECTIVES[objective]})
         arms = tuple([self._arms[arm] for arm in assignment.arms])
-        return Plan(arms, versions, setting.weights, setting.artwork_policy, tuple(kind for kind, _ in canaries))
+        return Plan(
+            arms, versions, setting.weights, setting.artwork_policy, tuple(kind for kind, _ in canaries)
+        )
 
     def _served(self, unit: int, parameters: Mapping[str, JSON]) -> tuple[tuple[Kind, str], ...]:
         """The canaries that the unit is served with: kind and version."""

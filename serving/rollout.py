@@ -13,7 +13,6 @@ from experiments.hashing import seed_of
 from feature_repo.durable import replace_file
 from serving.manifest import Kind
 
-
 E = TypeVar("E", "Shadow", "Canary")
 
 

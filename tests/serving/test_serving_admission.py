@@ -115,7 +115,12 @@ def test_however_they_come_and_go_the_bounds_hold_and_nobody_is_lost(seed):
     rng = random.Random(seed)
 
     async def story():
-        admission, at_work, most, outcomes = Admission(limits(at_once=3, waiting=4, longest_wait_ms=3)), [0], [0], []
+        admission, at_work, most, outcomes = (
+            Admission(limits(at_once=3, waiting=4, longest_wait_ms=3)),
+            [0],
+            [0],
+            [],
+        )
 
         async def one():
             try:

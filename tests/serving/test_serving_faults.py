@@ -127,7 +127,9 @@ def test_all_stages_dead_at_once_still_make_a_page_with_the_editors_images(world
     page = ask(homepage(Stages(retrieve=dead, rank=dead, illustrate=dead)), size=12)
     assert (page.source, len(page.titles)) == ("popular", 12)
     assert degraded(page) == [("retrieve", "ConnectionRefusedError"), ("artwork", "ConnectionRefusedError")]
-    first = {title: (world.reader.catalogue.artworks(title)[:1].tolist() or [None])[0] for title in world.title_ids}
+    first = {
+        title: (world.reader.catalogue.artworks(title)[:1].tolist() or [None])[0] for title in world.title_ids
+    }
     assert [title.artwork_id for title in page.titles] == [first[title.title_id] for title in page.titles]
 
 
@@ -261,9 +263,15 @@ def test_what_pages_had_to_do_without_is_counted_by_stage_and_reason(homepage):
         return REGISTRY.get_sample_value(name, labels) or 0.0
 
     labels = {"stage": "rank", "reason": "ConnectionRefusedError"}
-    before = counted("matinee_degradations_total", **labels), counted("matinee_pages_total", source="retrieved")
+    before = (
+        counted("matinee_degradations_total", **labels),
+        counted("matinee_pages_total", source="retrieved"),
+    )
     metrics.count(ask(homepage(Stages(rank=dead)), budget_ms=60_000), ())
-    after = counted("matinee_degradations_total", **labels), counted("matinee_pages_total", source="retrieved")
+    after = (
+        counted("matinee_degradations_total", **labels),
+        counted("matinee_pages_total", source="retrieved"),
+    )
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1]
 
 

@@ -63,7 +63,11 @@ def held(source):
 def test_an_objective_brings_the_versions_it_is_made_with_and_an_unknown_one_is_refused_by_name(opened):
     live = opened().current()
     page, images = live.plan(3), live.plan(3, objective="artwork")
-    assert page.versions.model_dump() == {"retriever": "retriever/1", "ranker": "ranker/1", "artwork": "artwork/1"}
+    assert page.versions.model_dump() == {
+        "retriever": "retriever/1",
+        "ranker": "ranker/1",
+        "artwork": "artwork/1",
+    }
     assert images.versions.model_dump() == {"retriever": None, "ranker": None, "artwork": "artwork/1"}
     assert page.weights == ObjectiveWeights()
     with pytest.raises(UnknownObjective, match="no objective 'hompage'. There are: homepage, artwork"):
@@ -156,15 +160,22 @@ def test_a_roll_out_that_cannot_be_is_refused_when_it_is_declared():
     assert Rollout().with_shadow(shadow).with_shadow(shadow).shadows == (shadow,)
 
 
-@pytest.mark.parametrize("entry", [Canary(kind="ranker", ref="ranker/7", share=0.5), Shadow(kind="ranker", ref="ranker/7")])
-def test_a_rolled_out_version_that_is_not_in_the_bento_is_refused_and_the_last_good_one_stays(world, opened, entry):
+@pytest.mark.parametrize(
+    "entry", [Canary(kind="ranker", ref="ranker/7", share=0.5), Shadow(kind="ranker", ref="ranker/7")]
+)
+def test_a_rolled_out_version_that_is_not_in_the_bento_is_refused_and_the_last_good_one_stays(
+    world, opened, entry
+):
     source = opened()
     before = source.current()
     roll_out(world, entry)
     source.look()
     assert source.current() is before
     who = type(entry).__name__.lower()
-    assert f"the {who} ranker/7: ranker 'ranker/7' is not in this Bento. It holds: artwork 'artwork/1'" in source.refusals["rollout"]
+    assert (
+        f"the {who} ranker/7: ranker 'ranker/7' is not in this Bento. It holds: artwork 'artwork/1'"
+        in source.refusals["rollout"]
+    )
     started = opened()  # a process that starts now serves the default, and says why
     assert started.current().plan(1).versions.ranker == "ranker/1"
     assert "ranker/7" in started.refusals["rollout"]
@@ -198,7 +209,10 @@ def test_a_champion_whose_files_are_not_there_or_not_the_ones_published_is_refus
     shutil.rmtree(folder)
     source = opened(manifest=manifest)  # the Bento's own default holds, and it says why
     assert source.current().plan(1).versions.ranker == "ranker/1"
-    assert "champion 'ranker/2' is not in this Bento, which holds artwork/1, ranker/1" in source.refusals["champions"]
+    assert (
+        "champion 'ranker/2' is not in this Bento, which holds artwork/1, ranker/1"
+        in source.refusals["champions"]
+    )
     shutil.copytree(world.versions["ranker/3"], folder)  # whole, and another one
     with pytest.raises(ArtifactError, match="is not ranker/2 as it was packed"):
         source._made(source.current().reader, source._newest(("champions",)), None)
@@ -212,7 +226,9 @@ def test_a_champion_whose_files_are_not_there_or_not_the_ones_published_is_refus
 def test_a_champion_of_another_ledger_is_refused(world, opened):
     manifest = world.manifest()
     world.save_models(number=2, seed=2)
-    other = described("ranker/1", world.versions["ranker/2"], {}).model_copy(update={"folder": "models/ranker/2"})
+    other = described("ranker/1", world.versions["ranker/2"], {}).model_copy(
+        update={"folder": "models/ranker/2"}
+    )
     Champions(versions=(other,)).write(world.home / "live" / "champions.json")
     source = opened(manifest=manifest)
     assert "they come of different ledgers" in source.refusals["champions"]
@@ -244,7 +260,11 @@ def test_new_features_and_the_champions_trained_on_them_are_taken_up_together(wo
     source.look()
     assert source.refusals == {}
     assert source.current().reader.as_of == NEXT_DAY
-    assert set(source.current().plan(1).versions.model_dump().values()) == {"retriever/2", "ranker/2", "artwork/2"}
+    assert set(source.current().plan(1).versions.model_dump().values()) == {
+        "retriever/2",
+        "ranker/2",
+        "artwork/2",
+    }
 
 
 def test_of_several_new_things_the_one_that_cannot_be_served_does_not_hold_up_the_others(world, opened):
@@ -262,7 +282,9 @@ def test_versions_describe_themselves_as_the_bento_packs_them(world):
     for packed in world.manifest().versions:
         found = described(packed.ref, world.versions[packed.ref], {})
         assert (found.kind, found.digest, found.reads) == (packed.kind, packed.digest, packed.reads)
-        service = {"retriever": "retrieval_user", "ranker": "ranking", "artwork": "artwork_context"}[packed.kind]
+        service = {"retriever": "retrieval_user", "ranker": "ranking", "artwork": "artwork_context"}[
+            packed.kind
+        ]
         assert found.reads[service] == world.reader.digests(service)
 
 
@@ -312,11 +334,17 @@ def test_a_missing_version_is_missed_when_it_is_taken_up_not_when_it_is_asked_fo
         from experiments.live import LiveExperiments
         from serving.versions import needed
 
-        needed(world.manifest(), LiveExperiments(), Rollout(canaries=(Canary(kind="ranker", ref="ranker/5", share=1),)))
+        needed(
+            world.manifest(),
+            LiveExperiments(),
+            Rollout(canaries=(Canary(kind="ranker", ref="ranker/5", share=1),)),
+        )
 
 
 def test_the_resolver_answers_alike_for_units_at_the_ends_of_what_an_id_can_be(world):
     from experiments.live import LiveExperiments
 
-    resolver = Resolver(LiveExperiments(), world.defaults(), [Canary(kind="ranker", ref="ranker/1", share=1.0)])
+    resolver = Resolver(
+        LiveExperiments(), world.defaults(), [Canary(kind="ranker", ref="ranker/1", share=1.0)]
+    )
     assert resolver.resolve("homepage", 0) == resolver.resolve("homepage", 2**63 - 1)

@@ -38,11 +38,17 @@ def shadowed(world):
         entries = tuple(Shadow(kind=kind, ref=f"{kind}/2") for kind in kinds)
         Rollout(shadows=entries).write(world.home / "live" / "rollout.json")
         folders, ids = Folders.of(world.home, world.home), itertools.count()
-        exposures, judgements = ExposureLog(folders.exposures, name="test"), ShadowLog(folders.shadows, name="test")
+        exposures, judgements = (
+            ExposureLog(folders.exposures, name="test"),
+            ShadowLog(folders.shadows, name="test"),
+        )
         shadows = Shadows(log or judgements, busy, ALWAYS, judge)
         opened.extend([shadows, exposures, judgements])
         home = Homepage(
-            LiveSource(folders, world.manifest()), exposures, lambda: f"request-{next(ids)}", on_shown=shadows.offer
+            LiveSource(folders, world.manifest()),
+            exposures,
+            lambda: f"request-{next(ids)}",
+            on_shown=shadows.offer,
         )
         return home, shadows
 
@@ -65,7 +71,11 @@ def test_a_shadow_ranker_scores_the_pages_own_candidates_as_if_it_had_made_the_p
     assert (record.request_id, record.kind, record.shadow, record.shown) == (
         page.request_id, "ranker", "ranker/2", "ranker/1"
     )  # fmt: skip
-    assert (record.generation, record.live_set, record.event_timestamp) == (page.generation, page.live_set, NOW)
+    assert (record.generation, record.live_set, record.event_timestamp) == (
+        page.generation,
+        page.live_set,
+        NOW,
+    )
     live, reader = home.source.current(), world.reader
     retriever, ranker = live.models.retrievers["retriever/1"], live.models.rankers["ranker/2"]
     watched = reader.history(3)
@@ -75,11 +85,17 @@ def test_a_shadow_ranker_scores_the_pages_own_candidates_as_if_it_had_made_the_p
     )
     weights = ObjectiveWeights()
     order = rerank(
-        values, retriever.title_vectors(found.title_ids), 10, weights.diversity, window=weights.diversity_window
+        values,
+        retriever.title_vectors(found.title_ids),
+        10,
+        weights.diversity,
+        window=weights.diversity_window,
     ).order
     assert [title.title_id for title in record.titles] == found.title_ids.tolist()
     assert [title.shadow_score for title in record.titles] == pytest.approx(values.tolist(), abs=1e-5)
-    on_page = sorted((t for t in record.titles if t.shadow_position is not None), key=lambda t: t.shadow_position)
+    on_page = sorted(
+        (t for t in record.titles if t.shadow_position is not None), key=lambda t: t.shadow_position
+    )
     assert [title.title_id for title in on_page] == found.title_ids[order].tolist()
     shown = sorted((t for t in record.titles if t.shown_position is not None), key=lambda t: t.shown_position)
     assert [t.title_id for t in shown] == [t.title_id for t in page.titles]
@@ -90,7 +106,11 @@ def test_shadows_of_every_kind_judge_and_nothing_of_them_is_shown(world, shadowe
     home, shadows = shadowed("retriever", "ranker", "artwork")
     page = ask(home, user_id=5)
     shadows.drain()
-    assert page.versions.model_dump() == {"retriever": "retriever/1", "ranker": "ranker/1", "artwork": "artwork/1"}
+    assert page.versions.model_dump() == {
+        "retriever": "retriever/1",
+        "ranker": "ranker/1",
+        "artwork": "artwork/1",
+    }
     by_kind = {record.kind: record for record in records(world.home / "shadows")}
     assert by_kind.keys() == {"retriever", "ranker", "artwork"}
     live = home.source.current()
@@ -120,7 +140,9 @@ def test_the_log_is_a_table_and_tells_how_often_both_would_have_shown_the_same(w
     same, first = [], []
     for page in pages:
         mine = [row for row in rankings if row["request_id"] == page.request_id]
-        theirs = {row["title_id"]: row["shadow_position"] for row in mine if row["shadow_position"] is not None}
+        theirs = {
+            row["title_id"]: row["shadow_position"] for row in mine if row["shadow_position"] is not None
+        }
         ids = [title.title_id for title in page.titles]
         same.append(np.mean([title in theirs for title in ids]))
         first.append(theirs.get(ids[0]) == 0)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from models.data import Candidates
-
 from serving.answers import PageRequest, TitleScores
 from serving.champions import Champions
 from serving.deadline import Deadline
