@@ -67,9 +67,7 @@ def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
     frameworks = {ref: day.registry.get(ref).signature.framework for ref in folders}
     built = build(service, folders, defaults, day.workspace.root, day.workspace.bentos, frameworks)
     day.registry.record_bento(BentoRecord(built.tag, built.digest, tuple(folders)))
-    publish_champions(
-        day
-    )  # so that services follow what this Bento has for defaults, whoever moved the alias
+    publish_champions(day)  # whoever moved the aliases, services follow what this Bento has for defaults
     stage.note = f"{built.tag} with {', '.join(folders)}"
     return built
 

@@ -67,7 +67,7 @@ class Resolver:
         if objective not in OBJECTIVES:
             raise UnknownObjective(objective)
         assignment = self._assigner.assign(unit, context)
-        canaries = self._canaries and self._served(unit, assignment.parameters)
+        canaries = self._served(unit, assignment.parameters) if self._canaries else ()
         setting = self._setting({**assignment.parameters, **dict(canaries)})
         versions = setting.versions
         if len(OBJECTIVES[objective]) < len(Versions.model_fields):

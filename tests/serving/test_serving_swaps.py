@@ -36,13 +36,12 @@ class Nowhere:
         """Written."""
 
 
-class World:
+class Switch:
     """What the workspace can be switched to: two snapshots, two champions, an experiment or none, a canary or none."""
 
     def __init__(self, world):
         self.world, self.live = world, world.home / "live"
         world.save_models(number=2, seed=2)
-        self.days = itertools.count(1)
 
     def snapshot(self, number):
         self.world.publish(as_of=datetime(2026, 3, 2, tzinfo=UTC) + timedelta(hours=number), seed=number)
@@ -101,6 +100,37 @@ def ask(home, user, budget_ms=600_000):
     return home.page(PageRequest(user_id=user, size=SIZE), NOW, Deadline.within(budget_ms, time.monotonic))
 
 
+def under_swaps(asked, responses, swap):
+    """What `asked` returned and raised, by many threads, while another one swaps."""
+    pages, faults, left, done = [], [], itertools.count(), threading.Event()
+
+    def swapping():
+        for number in itertools.count(1):
+            while len(pages) < number * SWAP_EVERY and not done.is_set():
+                time.sleep(0.001)
+            if done.is_set():
+                return
+            swap(number)
+
+    def asking():
+        while (number := next(left)) < responses:
+            try:
+                pages.append(asked(number))
+            except Exception as fault:  # noqa: BLE001  (any is one too many)
+                faults.append(fault)
+
+    swap(0)
+    threads = [threading.Thread(target=asking) for _ in range(THREADS)]
+    swapper = threading.Thread(target=swapping)
+    for thread in (swapper, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    swapper.join()
+    return pages, faults
+
+
 @pytest.mark.parametrize(
     ("responses", "stages"),
     [
@@ -109,43 +139,18 @@ def ask(home, user, budget_ms=600_000):
     ],
 )
 def test_pages_under_swaps_fail_never_and_are_each_of_one_generation(world, responses, stages):
-    switch = World(world)
+    switch = Switch(world)
     source = LiveSource(Folders.of(world.home, world.home), world.manifest(n_candidates=8))
-    home, moments, pages, faults = homepage(source, stages), {}, [], []
-    left, done = itertools.count(), threading.Event()
+    home, moments = homepage(source, stages), {}
 
-    def keep():
+    def swap(number):
+        if number:
+            switch.swap(number)
+            source.look()
         live = source.current()
         moments[live.reader.generation, live.declared.id] = live
 
-    def swapping():
-        for number in itertools.count():
-            while len(pages) < number * SWAP_EVERY and not done.is_set():
-                time.sleep(0.001)
-            if done.is_set():
-                return
-            switch.swap(number)
-            source.look()
-            keep()
-
-    def asking():
-        try:
-            while (number := next(left)) < responses:
-                pages.append(ask(home, USERS[number % len(USERS)]))
-        except BaseException as fault:
-            faults.append(fault)
-            raise
-
-    keep()
-    swapper = threading.Thread(target=swapping)
-    swapper.start()
-    askers = [threading.Thread(target=asking) for _ in range(THREADS)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
-    done.set()
-    swapper.join()
+    pages, faults = under_swaps(lambda number: ask(home, USERS[number % len(USERS)]), responses, swap)
     assert faults == []
     assert source.refusals == {}
     assert len(pages) == responses
