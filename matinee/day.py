@@ -18,6 +18,7 @@ from matinee.desk import literal
 from matinee.gatekeeping import GateFailed, gate_note, record_gate
 from matinee.lineage import record_declarations
 from matinee.progress import Stage, Stages
+from matinee.publishing import publish_champions
 from matinee.pushing import catch_up
 from matinee.recorded import table_steps
 from matinee.reference import champions, training_references

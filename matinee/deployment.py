@@ -59,13 +59,15 @@ def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
         **{kind: ref for kind, ref in have.items() if kind in NEEDS[service]},
         popular=tuple(popularity_list(day.bench, day.as_of).tolist()),
     )
-    asked = LiveExperiments.read(day.workspace.live).references + Rollout.read(day.workspace.rollout).references
+    asked = (
+        LiveExperiments.read(day.workspace.live).references + Rollout.read(day.workspace.rollout).references
+    )
     wanted = {ref for ref in (*have.values(), *asked) if ref.split("/")[0] in NEEDS[service]}
     folders: dict[str, Path] = {ref: fetched(day, ref) for ref in sorted(wanted)}
     frameworks = {ref: day.registry.get(ref).signature.framework for ref in folders}
     built = build(service, folders, defaults, day.workspace.root, day.workspace.bentos, frameworks)
     day.registry.record_bento(BentoRecord(built.tag, built.digest, tuple(folders)))
-    publish_champions(day)  # so that services follow what this Bento has for defaults, whoever moved the alias
+    publish_champions(day)  # whoever moved the aliases, services follow what this Bento has for defaults
     stage.note = f"{built.tag} with {', '.join(folders)}"
     return built
 

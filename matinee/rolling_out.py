@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from matinee.context import Day
 from matinee.deployment import bento_folder, newest_tag
 from serving.champions import Champions
@@ -58,7 +56,7 @@ def _pinned(day: Day, ref: str) -> tuple[Kind, str]:
     version = day.registry.get(ref)
     if version.name not in NEEDS["homepage"]:
         raise KindNotServed(version.ref)
-    return cast("Kind", version.name), version.ref
+    return version.name, version.ref
 
 
 def _written(day: Day, rollout: Rollout) -> Rollout:

@@ -150,4 +150,3 @@ class Admitted:
             metrics.SHED.labels(shed.reason).inc()
             again: list[tuple[bytes, bytes]] = [(b"retry-after", str(shed.retry_after_s).encode())]
             await answer(send, 503, str(shed), again)
-

@@ -49,7 +49,9 @@ class Champions(BaseModel):
         for version in self.versions:
             folder = PurePosixPath(version.folder)
             if folder.is_absolute() or ".." in folder.parts:
-                raise ValueError(f"champion {version.ref}: its folder {version.folder!r} leaves the workspace.")
+                raise ValueError(
+                    f"champion {version.ref}: its folder {version.folder!r} leaves the workspace."
+                )
         return self
 
     @classmethod

@@ -29,8 +29,10 @@ class StageSkipped(RuntimeError):
 
 @dataclass
 class Guard:
-    """Runs stages in threads, each with a breaker by stage and model version, so that a bad version is not held
-    against the good one. `innocent` are exceptions that say nothing against the stage, such as an unknown user.
+    """Runs stages in threads, each with a breaker by stage and model version.
+
+    So a bad version is not held against the good one. `innocent` are exceptions that say nothing against the stage, such
+    as an unknown user.
     """
 
     innocent: tuple[type[Exception], ...] = ()

@@ -157,7 +157,9 @@ class LiveSource:
         """Take up what has changed since the last look; a few microseconds if nothing has."""
         self._follow()
         if changed := self._changed():
-            waiting = [what for what in self._stamps if what in self.refusals and self._tried[what] is not None]
+            waiting = [
+                what for what in self._stamps if what in self.refusals and self._tried[what] is not None
+            ]
             self._take_up(tuple(dict.fromkeys((*changed, *waiting))))
 
     def keep_looking(self, stop: threading.Event) -> None:
@@ -255,7 +257,11 @@ class LiveSource:
         resolver = Resolver(
             declared.experiments,
             declared.manifest.defaults,
-            [canary for canary in declared.rollout.canaries if canary.kind in NEEDS[declared.manifest.service]],
+            [
+                canary
+                for canary in declared.rollout.canaries
+                if canary.kind in NEEDS[declared.manifest.service]
+            ],
         )
         available = reader.catalogue.available(reader.as_of)
         return Live(reader, declared, resolver, models, compiled(models, reader, known), available)

@@ -41,7 +41,9 @@ SLO_SECONDS = Gauge(
     multiprocess_mode="mostrecent",
 )
 
-SHED = Counter("matinee_shed", "Requests turned away with 503: the queue was full, or they had waited.", ["reason"])
+SHED = Counter(
+    "matinee_shed", "Requests turned away with 503: the queue was full, or they had waited.", ["reason"]
+)
 RUNNING = Gauge("matinee_running", "Requests being worked on.", multiprocess_mode="livesum")
 WAITING = Gauge("matinee_waiting", "Requests waiting to be worked on.", multiprocess_mode="livesum")
 SHADOWS = Counter(

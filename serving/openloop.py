@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,10 +73,8 @@ async def _offer(
         asked.append(asyncio.create_task(one))
     found = await asyncio.gather(*asked)
     for connection in idle:
-        connection.close()
-    return tuple(
-        Outcome(due, *outcome) for due, outcome in zip(due_s, found, strict=False)
-    )
+        await connection.close()
+    return tuple(Outcome(due, *outcome) for due, outcome in zip(due_s, found, strict=False))
 
 
 async def _ask(
@@ -94,10 +93,10 @@ async def _ask(
             head, content = await connection.exchange(target.request(body))
     except (OSError, asyncio.IncompleteReadError, TimeoutError):
         if connection is not None:
-            connection.close()
+            await connection.close()
         return clock() - due, 0, "", None
     if b"connection: close" in head.lower():
-        connection.close()
+        await connection.close()
     else:
         idle.append(connection)
     status, source, retry = _STATUS.match(head), _SOURCE.search(content), _RETRY.search(head)
@@ -121,8 +120,10 @@ class _Connection:
         length = _LENGTH.search(head)
         return head, await self.reader.readexactly(int(length.group(1)) if length else 0)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.writer.close()
+        with suppress(OSError):  # the other end was quicker
+            await self.writer.wait_closed()
 
 
 @dataclass(frozen=True)

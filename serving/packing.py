@@ -47,9 +47,7 @@ def pack_versions(
     for kind, ref in refs.items():
         if ref not in versions:
             raise VersionNotPacked(kind, ref, "the defaults", versions)
-    packed = [
-        _copied(ref, versions[ref], context, frameworks.get(ref, {})) for ref in sorted(versions)
-    ]
+    packed = [_copied(ref, versions[ref], context, frameworks.get(ref, {})) for ref in sorted(versions)]
     load(packed, context, Models())  # each is one whole model
     return tuple(packed)
 

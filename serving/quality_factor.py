@@ -30,7 +30,7 @@ class QualityConfig(BaseModel):
 class QualityFactor:
     """The share of candidates that go on to ranking, in floor..1."""
 
-    config: QualityConfig = QualityConfig()
+    config: QualityConfig = QualityConfig()  # noqa: RUF009  (a frozen value)
     value: float = 1.0
 
     def after(self, latency_ms: float, budget_ms: float) -> QualityFactor:

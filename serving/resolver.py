@@ -67,13 +67,15 @@ class Resolver:
         if objective not in OBJECTIVES:
             raise UnknownObjective(objective)
         assignment = self._assigner.assign(unit, context)
-        canaries = self._canaries and self._served(unit, assignment.parameters)
+        canaries = self._served(unit, assignment.parameters) if self._canaries else ()
         setting = self._setting({**assignment.parameters, **dict(canaries)})
         versions = setting.versions
         if len(OBJECTIVES[objective]) < len(Versions.model_fields):
             versions = Versions(**{kind: getattr(versions, kind) for kind in OBJECTIVES[objective]})
         arms = tuple([self._arms[arm] for arm in assignment.arms])
-        return Plan(arms, versions, setting.weights, setting.artwork_policy, tuple(kind for kind, _ in canaries))
+        return Plan(
+            arms, versions, setting.weights, setting.artwork_policy, tuple(kind for kind, _ in canaries)
+        )
 
     def _served(self, unit: int, parameters: Mapping[str, JSON]) -> tuple[tuple[Kind, str], ...]:
         """The canaries that the unit is served with: kind and version."""

@@ -13,7 +13,6 @@ from experiments.hashing import seed_of
 from feature_repo.durable import replace_file
 from serving.manifest import Kind
 
-
 E = TypeVar("E", "Shadow", "Canary")
 
 
@@ -24,22 +23,22 @@ class NotRolledOut(LookupError):
         super().__init__(f"{ref!r} is no {what}. There is: {', '.join(there) or 'none'}.")
 
 
-class _Declared(BaseModel):
+class RolledOut(BaseModel):
+    """A version on its way in."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Kind
+    ref: str = Field(description="pinned, such as ranker/4")
 
-class Shadow(_Declared):
+
+class Shadow(RolledOut):
     """A version that scores what another one found or showed, unseen."""
 
-    kind: Kind
-    ref: str = Field(description="pinned, such as ranker/4")
 
-
-class Canary(_Declared):
+class Canary(RolledOut):
     """A version that stands in for the default one of its kind, for a share of units."""
 
-    kind: Kind
-    ref: str = Field(description="pinned, such as ranker/4")
     share: float = Field(gt=0, le=1, description="of units; the same ones as long as the version is the same")
 
     @property
@@ -53,8 +52,10 @@ class Canary(_Declared):
         return seed_of("canary", self.ref)
 
 
-class Rollout(_Declared):
+class Rollout(BaseModel):
     """Every shadow and canary: a value that serving follows as it does live experiments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
     shadows: tuple[Shadow, ...] = ()

@@ -40,8 +40,8 @@ from serving.live_set import Folders
 from serving.manifest import Manifest, NotABento
 from serving.page import Homepage as HomepageCore
 from serving.parts import Parts, UnknownTitles
-from serving.samples import SampleLog
 from serving.quality_factor import Quality, QualityFactor
+from serving.samples import SampleLog
 from serving.selection import NewUser
 from serving.shadow_log import ShadowLog
 from serving.shadows import Shadows

@@ -221,4 +221,3 @@ class Shadows:
             logger.error("shadow %s failed", shadow.ref, exc_info=problem)  # noqa: TRY400  (with its traceback)
             return "failed"
         return "judged"
-

@@ -18,7 +18,7 @@ from models import artifact
 from models.signature import Signature, SignatureMismatch
 from serving.manifest import NEEDS, Kind, Manifest, PackedVersion
 from serving.plan import setting_of
-from serving.rollout import Rollout
+from serving.rollout import RolledOut, Rollout
 
 if TYPE_CHECKING:
     from models.artwork import ArtworkPolicy
@@ -63,7 +63,8 @@ def needed(manifest: Manifest, experiments: LiveExperiments, rollout: Rollout) -
             refs = setting_of(arm.parameters, defaults).versions.model_dump()
             asks = f"arm {arm.name!r} of live experiment {experiment.name!r}"
             asked = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | asked
-    for entry in (*rollout.canaries, *rollout.shadows):
+    entries: tuple[RolledOut, ...] = (*rollout.canaries, *rollout.shadows)
+    for entry in entries:
         if entry.kind in kinds:
             asked = {(entry.kind, entry.ref): f"the {type(entry).__name__.lower()} {entry.ref}"} | asked
     return tuple(manifest.find(kind, ref, asked_by) for (kind, ref), asked_by in asked.items())

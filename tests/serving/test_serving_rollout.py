@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from experiments.config import BUCKETS
+from experiments.live import LiveExperiments
 from models.artifact import ArtifactError
 from models.objective import ObjectiveWeights
 from serving.champions import AnotherLedger, ChampionNotHere, Champions
@@ -19,7 +20,7 @@ from serving.live_set import Folders
 from serving.manifest import VersionNotPacked
 from serving.resolver import Resolver, UnknownObjective
 from serving.rollout import Canary, NotRolledOut, Rollout, Shadow
-from serving.versions import described
+from serving.versions import described, needed
 
 NEXT_DAY = datetime(2026, 3, 3, tzinfo=UTC)
 USERS = range(1, 4001)
@@ -331,9 +332,6 @@ def test_a_ranker_is_compiled_over_the_catalogue_once_for_each_snapshot(world, o
 
 def test_a_missing_version_is_missed_when_it_is_taken_up_not_when_it_is_asked_for(world):
     with pytest.raises(VersionNotPacked, match="the canary ranker/5: ranker 'ranker/5' is not in this Bento"):
-        from experiments.live import LiveExperiments
-        from serving.versions import needed
-
         needed(
             world.manifest(),
             LiveExperiments(),
@@ -342,8 +340,6 @@ def test_a_missing_version_is_missed_when_it_is_taken_up_not_when_it_is_asked_fo
 
 
 def test_the_resolver_answers_alike_for_units_at_the_ends_of_what_an_id_can_be(world):
-    from experiments.live import LiveExperiments
-
     resolver = Resolver(
         LiveExperiments(), world.defaults(), [Canary(kind="ranker", ref="ranker/1", share=1.0)]
     )
