@@ -161,6 +161,9 @@ class CandidatesAnswer(_Answer):
     generation: str
     title_ids: tuple[int, ...]
     scores: tuple[float, ...]
+    vectors: str | None = Field(
+        None, description="if asked for: base64 of the titles' unit vectors, little-endian float32, row after row"
+    )
     stale: tuple[Stale, ...] = ()
 
 
@@ -183,6 +186,7 @@ class ScoresAnswer(_Answer):
     play: tuple[float, ...]
     completion: tuple[float, ...] | None
     retention: tuple[float, ...] | None
+    choice: tuple[float, ...] | None = Field(None, description="only with retrieval scores")
     stale: tuple[Stale, ...] = ()
 
 

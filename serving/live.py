@@ -21,7 +21,7 @@ from feature_repo.snapshot import SnapshotError, pointer
 from models.data import Int64
 from models.signature import SignatureMismatch
 from serving.answers import Stale
-from serving.manifest import Manifest
+from serving.manifest import Kind, Manifest
 from serving.plan import Plan, plan_of
 from serving.versions import Models, check, load, needed
 
@@ -124,15 +124,15 @@ class LiveSource:
     that is not in the Bento, a damaged file) is refused and logged, and the last good one stays.
     """
 
-    def __init__(self, folders: Folders, manifest: Manifest) -> None:
-        """Load what is live now.
+    def __init__(self, folders: Folders, manifest: Manifest, *, apart: Collection[Kind] = ()) -> None:
+        """Load what is live now, apart from the kinds of model in `apart`: others answer for those.
 
         Raises:
             SnapshotError, SignatureMismatch, LookupError, ValueError: it cannot be served, and there is no older
                 one to stay with; the message says what would help.
         """
         self.refusals: dict[str, str] = {}
-        self.folders, self._manifest = folders, manifest
+        self.folders, self._manifest, self._apart = folders, manifest, apart
         self._tried: dict[str, str | None] = {
             _SNAPSHOT: str(pointer(folders.online)),
             _EXPERIMENTS: _stamp(folders.experiments),
@@ -200,7 +200,7 @@ class LiveSource:
     def _made(self, reader: OnlineReader, experiments: LiveExperiments, loaded: Models) -> Live:
         versions = needed(self._manifest, experiments)
         check(versions, reader)
-        models = load(versions, self.folders.bento, loaded)
+        models = load((v for v in versions if v.kind not in self._apart), self.folders.bento, loaded)
         rankers = compiled(models, reader)
         available = reader.catalogue.available(reader.as_of)
         return Live(

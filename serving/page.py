@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,12 +13,13 @@ import numpy as np
 from serving.answers import Degradation, Page, PageRequest, ShownTitle, Source, Versions
 from serving.deadline import Deadline, Stopwatch
 from serving.exposures import ExposureLog, ExposureRecord
-from serving.images import Images, choose_images, editorial_images
+from serving.images import Images, editorial_images
 from serving.live import Live, LiveSource
-from serving.plan import Plan
 from serving.samples import Given, SampleLog, sample_of
 from serving.segments import LogClosed
 from serving.selection import STAGE_FAULTS, Selection, Selector, noted
+from serving.stages import Asked, Stages
+from serving.tracing import Spans, no_span
 
 NOT_LOGGED = "exposures were not logged"
 NOT_SAMPLED = "feature vectors were not logged"
@@ -27,7 +29,8 @@ NOT_SAMPLED = "feature vectors were not logged"
 class Homepage:
     """Makes pages: retrieve a few hundred titles, rank them, show the best with an image each, log it all.
 
-    Pages are made one at a time, as two would share the same core; waiting for the disk overlaps. Of some requests
+    Pages are made in `turn`, one at a time, as two would share the same core; waiting for the disk overlaps. `stages` says
+    which of them are done elsewhere, `spans` traces them. Of some requests
     `samples` keeps what the models were given; without it, of none.
     """
 
@@ -35,15 +38,17 @@ class Homepage:
     exposures: ExposureLog
     new_request_id: Callable[[], str]
     samples: SampleLog | None = None
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    stages: Stages = Stages()
+    spans: Spans = no_span
+    turn: AbstractContextManager[object] = field(default_factory=threading.Lock, repr=False)
 
     def page(self, request: PageRequest, now: datetime, deadline: Deadline) -> Page:
         """The page of `request.user_id` at `now`, acknowledged only once its exposures are on disk.
 
         When a log fails the page is served all the same, and says so.
         """
-        watch = Stopwatch(deadline)
-        with self._turn:
+        watch = Stopwatch(deadline, spans=self.spans)
+        with self.turn:
             live = self.source.current()
             page, given = self._compose(live, request, now, watch)
         problems = (
@@ -59,9 +64,10 @@ class Homepage:
         """The page, and what its models were given."""
         with watch.timed("assign"):
             plan = live.plan(request.user_id)
-        selector = Selector(live, plan, request.user_id, request.size, now, watch)
+        selector = Selector(live, plan, request.user_id, request.size, now, watch, self.stages)
         selection = selector.select()
-        images, problem = _illustrate(live, plan, request.user_id, selection, now, watch)
+        asked = Asked(live, plan, request.user_id, now, watch.deadline)
+        images, problem = self._illustrate(asked, selection, watch)
         with watch.timed("assemble"):
             page = Page(
                 request_id=self.new_request_id(),
@@ -78,6 +84,15 @@ class Homepage:
                 timings_ms=dict(watch.timings_ms),
             )
         return page, (*selector.given, *images.given)
+
+    def _illustrate(
+        self, asked: Asked, selection: Selection, watch: Stopwatch
+    ) -> tuple[Images, Degradation | None]:
+        try:
+            with watch.stage("artwork"):
+                return self.stages.illustrate(asked, selection.title_ids), None
+        except STAGE_FAULTS as problem:
+            return editorial_images(asked.live, selection.title_ids), noted(problem, "artwork")
 
     def _log(self, record: ExposureRecord, watch: Stopwatch) -> Degradation | None:
         try:
@@ -110,16 +125,6 @@ def _reached(planned: Versions, source: Source, *, illustrated: bool) -> Version
         ranker=planned.ranker if source == "ranked" else None,
         artwork=planned.artwork if illustrated else None,
     )
-
-
-def _illustrate(
-    live: Live, plan: Plan, user_id: int, selection: Selection, now: datetime, watch: Stopwatch
-) -> tuple[Images, Degradation | None]:
-    try:
-        with watch.stage("artwork"):
-            return choose_images(live, plan, user_id, selection.title_ids, now), None
-    except STAGE_FAULTS as problem:
-        return editorial_images(live, selection.title_ids), noted(problem, "artwork")
 
 
 def _titles(live: Live, selection: Selection, images: Images) -> tuple[ShownTitle, ...]:

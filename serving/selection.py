@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -16,6 +16,7 @@ from serving.deadline import DeadlineExceeded, Stopwatch
 from serving.live import Live
 from serving.plan import Plan
 from serving.samples import Given
+from serving.stages import Asked, Retrieved, Stages
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Selector:
     size: int
     now: datetime
     watch: Stopwatch
+    stages: Stages = Stages()
     given: list[Given] = field(default_factory=list)
 
     def select(self) -> Selection:
@@ -72,34 +74,39 @@ class Selector:
         except STAGE_FAULTS as problem:
             return self._most_popular(noted(problem, self.watch.at))
         if self.plan.versions.ranker is None:  # this source has no ranker
-            return self._as_retrieved(found)
+            return self._as_retrieved(found.found)
         try:
             return self._ranked(found)
         except STAGE_FAULTS as problem:
-            return self._as_retrieved(found, noted(problem, self.watch.at))
+            return self._as_retrieved(found.found, noted(problem, self.watch.at))
 
-    def _retrieve(self) -> Candidates:
+    @property
+    def _asked(self) -> Asked:
+        return Asked(self.live, self.plan, self.user_id, self.now, self.watch.deadline)
+
+    def _retrieve(self) -> Retrieved:
         with self.watch.stage("features"):
             features = known_user(self.live, "retrieval_user", self.user_id)
             watched = self.live.reader.history(self.user_id)
             self.given.append(Given.of_user("retrieval_user", features))
         with self.watch.stage("retrieve"):
-            retriever, wanted = self.live.retriever(self.plan), self.live.manifest.defaults.n_candidates
-            found = retriever.candidates(features, watched, wanted, exclude=watched)
-            found = within(found, self.live.available)
+            wanted = self.live.manifest.defaults.n_candidates
+            retrieved = self.stages.retrieve(self._asked, features, watched, wanted)
+            found = within(retrieved.found, self.live.available)
         if len(found.title_ids) == 0:
             raise NothingFound(self.user_id, str(self.plan.versions.retriever))
-        return found
+        return replace(retrieved, found=found)
 
-    def _ranked(self, found: Candidates) -> Selection:
+    def _ranked(self, retrieved: Retrieved) -> Selection:
+        found = retrieved.found
         with self.watch.stage("rank_features"):
             matrix = self.live.reader.matrix("ranking", self.user_id, found.title_ids, at=self.now)
             self.given.append(Given("ranking", found.title_ids, matrix))
         with self.watch.stage("rank"):
-            heads = self.live.ranker(self.plan).score(matrix, found.title_ids, found.scores)
+            heads = self.stages.rank(self._asked, matrix, found.title_ids, found.scores)
             values = objective(heads, self.plan.weights)
         with self.watch.stage("rerank"):
-            vectors = self.live.retriever(self.plan).title_vectors(found.title_ids)
+            vectors = retrieved.vectors_of(found.title_ids)
             weights = self.plan.weights
             page = rerank(values, vectors, self.size, weights.diversity, window=weights.diversity_window)
         scores = _scores(found, heads, values, page.order, page.penalties)

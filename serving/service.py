@@ -7,8 +7,7 @@ import os
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,25 +20,25 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_repo.snapshot import SnapshotError
 from models.signature import SignatureMismatch
-from serving import metrics
-from serving.answers import (
-    ArtworkAnswer,
-    CandidatesAnswer,
-    CandidatesRequest,
-    Page,
-    PageRequest,
-    ScoresAnswer,
-    TitlesRequest,
-)
+from serving import logs, metrics
+from serving.access import Access
+from serving.answers import ArtworkAnswer, CandidatesAnswer, Page, PageRequest, ScoresAnswer
+from serving.asked import CandidatesAsked, ImagesAsked, ScoresAsked
 from serving.deadline import Deadline
+from serving.description import Description
+from serving.edge import Edge
 from serving.exposures import ExposureLog
+from serving.health import Health, Readiness, State, readiness
 from serving.json_only import JsonOnly
-from serving.live import Folders, LiveSource, check_servable
-from serving.manifest import Manifest, NotABento
+from serving.live import Folders, LiveSource, VersionNotLoaded, check_servable
+from serving.manifest import Kind, Manifest, NotABento, ServiceName
+from serving.observed import Observed
 from serving.page import Homepage as HomepageCore
-from serving.parts import Parts, UnknownTitles
+from serving.parts import OtherGeneration, Parts, UnevenScores, UnknownTitles
+from serving.remote import stages_at
 from serving.samples import SampleLog
 from serving.selection import NewUser
+from serving.tracing import tracing
 from serving.versions import made_otherwise
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,14 @@ def clock_from(starts_at: datetime | None) -> Callable[[], datetime]:
     return lambda: start + timedelta(seconds=time.monotonic() - began)
 
 
-def service(name: str) -> Callable[[C], C]:
+ENVIRONMENT: list[dict[str, str]] = [
+    {"name": "MATINEE_HOME", "stage": "runtime"},
+    {"name": "OMP_NUM_THREADS", "value": "1"},
+    {"name": "UV_TORCH_BACKEND", "value": "cpu"},  # else the image is gigabytes of CUDA larger
+]
+
+
+def service(name: ServiceName) -> Callable[[C], C]:
     """A Bento service: one worker; requests wait for each other in threads, not in the event loop."""
     declare = bentoml.service(
         name=name,
@@ -80,15 +86,27 @@ def service(name: str) -> Callable[[C], C]:
         threads=16,
         traffic={"timeout": 10, "max_concurrency": 64},
         logging={"access": {"enabled": False}},
-        envs=[{"name": "MATINEE_HOME"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
+        metrics={"enabled": False},  # its labels hold any path a client makes up; ours count, at the same /metrics
+        envs=ENVIRONMENT,
     )
 
     def decorate(kind: C) -> C:
+        kind.state = State()  # type: ignore[attr-defined]
         declared = declare(kind)
+        # From the outermost to the innermost.
+        declared.add_asgi_middleware(Observed, service=name, routes=lambda: routes_of(declared))
+        declared.add_asgi_middleware(Health, state=kind.state)  # type: ignore[attr-defined]
+        declared.add_asgi_middleware(Access)
         declared.add_asgi_middleware(JsonOnly)
+        declared.add_asgi_middleware(Description, declared=lambda: declared.openapi_spec.asdict())
         return cast("C", declared)
 
     return decorate
+
+
+def routes_of(declared: Any) -> frozenset[str]:
+    """The paths of a service's endpoints."""
+    return frozenset(api.route for api in declared.apis.values())
 
 
 def endpoint(function: F) -> F:
@@ -109,32 +127,37 @@ def at_shutdown(function: F) -> F:
 class Process:
     """What every service process has: a source of live versions that keeps looking for newer ones."""
 
-    def __init__(self) -> None:
-        """Load models and features; runs in the worker, after `refuse_to_start` let it pass."""
+    state: State  # one a service, shared with the layer that answers for its health
+
+    def __init__(self, apart: Collection[Kind] = ()) -> None:
+        """Load models, those in `apart` excepted, and features; runs in the worker, after `refuse_to_start`."""
         from models.threads import use_threads  # noqa: PLC0415  (brings PyTorch, which only workers need)
 
+        logs.configure(self._name())
         use_threads(1)
         settings = Settings()
         self.now = clock_from(settings.starts_at)
         manifest = Manifest.load(BENTO)
         given = settings.sample_share
         self.sample_share = manifest.defaults.sample_share if given is None else given
-        self.source = LiveSource(Folders.of(BENTO, settings.home), manifest)
+        self.source = LiveSource(Folders.of(BENTO, settings.home), manifest, apart=apart)
         self._stop = threading.Event()
         self._looking = threading.Thread(target=self.source.keep_looking, args=(self._stop,), daemon=True)
         self._looking.start()
+        self.state.ask = self.readiness
 
     @before_workers
     @staticmethod
     def refuse_to_start() -> None:
         """End the process with a readable reason, before any worker starts, if it could not serve."""
         try:
-            manifest = Manifest.load(BENTO)
+            manifest, edge = Manifest.load(BENTO), Edge()
+            tracing(manifest.service, edge.traces)
             check_servable(Folders.of(BENTO, Settings().home), manifest)
             for version in manifest.versions:
                 for difference in made_otherwise(version.ref, version.framework):
                     logger.warning("%s", difference)
-        except (NotABento, SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
+        except (RuntimeError, SnapshotError, SignatureMismatch, LookupError, ValueError, OSError) as problem:
             sys.exit(f"refusing to start: {type(problem).__name__}: {problem}")
 
     @property
@@ -144,9 +167,24 @@ class Process:
 
     def counted(self, answer: A) -> A:
         """The answer, Prometheus being told how fresh it is."""
-        service, live = type(self).__name__.lower(), self.source.current()
+        service, live = self._name(), self.source.current()
         metrics.count_freshness(service, live.freshness, answer.stale, self.now())
+        metrics.count_version(service, service, answer.version)
         return answer
+
+    @classmethod
+    def _name(cls) -> str:
+        return cls.__name__.lower()
+
+    def readiness(self) -> Readiness:
+        """Whether to send requests here, or why not."""
+        return readiness(
+            self.source.folders.online,
+            self.source.current().reader.generation,
+            self.source.refusals,
+            looking=self._looking.is_alive(),
+            stopping=self._stop.is_set(),
+        )
 
     @at_shutdown
     def stop_looking(self) -> None:
@@ -159,8 +197,12 @@ class Process:
         return self._looking.is_alive()
 
     def __is_ready__(self) -> bool:
-        """Ready once models and features are loaded, which is before it listens, until it is stopped."""
-        return not self._stop.is_set()
+        """As /readyz says, which also says why not."""
+        return self.readiness().problem is None
+
+
+PAGES_AT_ONCE = 16
+"""Pages that wait for other services at a time; alone, a page has the process for itself."""
 
 
 @service("homepage")
@@ -169,11 +211,17 @@ class Homepage(Process):
 
     def __init__(self) -> None:
         """Open the logs beside what every process has."""
-        super().__init__()
+        edge = Edge()
+        stages, apart = stages_at(edge)
+        super().__init__(apart)
         folders, name = self.source.folders, writer_name()
         self._exposures = ExposureLog(folders.exposures, name=name)
         self._samples = SampleLog(folders.samples, name=name, share=self.sample_share)
-        self._core = HomepageCore(self.source, self._exposures, lambda: uuid.uuid4().hex, self._samples)
+        self._core = HomepageCore(
+            self.source, self._exposures, logs.page_id, self._samples, stages,
+            tracing("homepage", edge.traces).stage,
+            threading.BoundedSemaphore(PAGES_AT_ONCE if apart else 1),
+        )  # fmt: skip
 
     @endpoint
     def page(self, request: PageRequest, /) -> Page:
@@ -197,7 +245,7 @@ class Retriever(Process):
     """Candidate generation alone."""
 
     @endpoint
-    def candidates(self, request: CandidatesRequest, /) -> CandidatesAnswer:
+    def candidates(self, request: CandidatesAsked, /) -> CandidatesAnswer:
         """Unwatched titles for one user, best first."""
         with client_faults():
             return self.counted(self.parts.candidates(request))
@@ -208,7 +256,7 @@ class Ranker(Process):
     """Ranking alone."""
 
     @endpoint
-    def score(self, request: TitlesRequest, /) -> ScoresAnswer:
+    def score(self, request: ScoresAsked, /) -> ScoresAnswer:
         """Each head's score of some titles for one user."""
         with client_faults():
             return self.counted(self.parts.scores(request))
@@ -219,7 +267,7 @@ class Artwork(Process):
     """Artwork alone."""
 
     @endpoint
-    def choose(self, request: TitlesRequest, /) -> ArtworkAnswer:
+    def choose(self, request: ImagesAsked, /) -> ArtworkAnswer:
         """One image for each of some titles, as on the user's page of the day."""
         with client_faults():
             return self.counted(self.parts.images(request))
@@ -234,12 +282,18 @@ def client_faults() -> Iterator[None]:
         raise _invalid("user_id", "unknown_user", problem) from problem
     except UnknownTitles as problem:
         raise _invalid("title_ids", "unknown_title", problem) from problem
+    except UnevenScores as problem:
+        raise _invalid("retrieval", "uneven_scores", problem) from problem
+    except OtherGeneration as problem:
+        raise _invalid("pin.generation", "other_generation", problem) from problem
+    except VersionNotLoaded as problem:
+        raise _invalid("pin.version", "version_not_loaded", problem) from problem
 
 
 def _invalid(field: str, kind: LiteralString, problem: Exception) -> ValidationError:
     reason = PydanticCustomError(kind, "{reason}", {"reason": str(problem)})
     return ValidationError.from_exception_data(
-        "request", [InitErrorDetails(type=reason, loc=(field,), input=None)]
+        "request", [InitErrorDetails(type=reason, loc=tuple(field.split(".")), input=None)]
     )
 
 
