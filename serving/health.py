@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from feature_repo.snapshot import SnapshotError, pointer
+from feature_repo.snapshot import NothingPublished, SnapshotError, pointer
 from serving import asgi
 from serving.asgi import App, Receive, Scope, Send
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a process should be sent requests. `refused` is news it declined; it goes on with what it had."""
+    """Whether a process should be sent requests. `refused` names news it declined; it goes on with what it had.
+
+    Anybody who reaches the port may read this: it says what is wrong, and nothing of paths; the log has the rest.
+    """
 
     generation: str
     problem: str | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
 
     @property
     def status(self) -> int:
@@ -32,7 +35,7 @@ class Readiness:
         """The answer's body."""
         ready = self.problem is None
         why = {} if ready else {"reason": self.problem}
-        said = {"ready": ready, **why, "generation": self.generation, "refused": dict(self.refused)}
+        said = {"ready": ready, **why, "generation": self.generation, "refused": list(self.refused)}
         return json.dumps(said).encode()
 
 
@@ -40,22 +43,31 @@ NOT_LOADED = Readiness("", "models and features are being loaded")
 
 
 def readiness(
-    online: Path, generation: str, refused: Mapping[str, str], *, looking: bool, stopping: bool
+    online: Path, generation: str, refused: Collection[str], *, looking: bool, stopping: bool
 ) -> Readiness:
     """Ready while it may serve what is live and hears of what is new.
 
     A newer snapshot that was refused leaves a process ready, as the last good one is whole; a workspace without any
     snapshot does not: the process still could answer from memory, but nothing new will reach it, and its logs are lost.
     """
+    problem: str | None
     if stopping:
-        return Readiness(generation, "shutting down", refused)
-    if not looking:
-        return Readiness(generation, "the thread that takes up what is new has ended", refused)
+        problem = "shutting down"
+    elif not looking:
+        problem = "the thread that takes up what is new has ended"
+    else:
+        problem = _missing(online)
+    return Readiness(generation, problem, tuple(sorted(refused)))
+
+
+def _missing(online: Path) -> str | None:
     try:
         pointer(online)
-    except SnapshotError as problem:
-        return Readiness(generation, str(problem), refused)
-    return Readiness(generation, None, refused)
+    except NothingPublished:
+        return "the workspace has no snapshot of features"
+    except SnapshotError:
+        return "the workspace does not say which snapshot of features is current"
+    return None
 
 
 class State:

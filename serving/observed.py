@@ -16,7 +16,7 @@ from serving.tracing import tracing
 logger = logging.getLogger(__name__)
 OTHER = "other"
 CANCELLED = 499
-"""How a request is counted whose client went away, or whose time was up, before it was answered (as nginx does)."""
+"""How a request is counted that was given up before it was answered: its client went away, or its time was up."""
 
 
 class Observed:
@@ -45,7 +45,7 @@ class Observed:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.value.encode())]
             await send(message)
 
-        with self._watched(request_id, route, seen), self.tracing.request(f"POST {route}", headers):
+        with self._watched(request_id, route, seen), self.tracing.request(route, headers):
             await self.app(scope, receive, named)
 
     @contextmanager
@@ -54,6 +54,9 @@ class Observed:
         metrics.IN_FLIGHT.labels(self.service).inc()
         try:
             yield
+        except Exception:
+            seen[0] = 500  # what the layers outside of this one make of it
+            raise
         finally:
             seconds = time.perf_counter() - started
             metrics.IN_FLIGHT.labels(self.service).dec()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 import threading
 import time
@@ -298,5 +300,6 @@ def _invalid(field: str, kind: LiteralString, problem: Exception) -> ValidationE
 
 
 def writer_name() -> str:
-    """A name no other writer of exposures has: the time, sortable, and the process."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{os.getpid()}"
+    """A name no other writer of exposures has: the time, sortable, the host (a pod's name) and the process."""
+    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:63]
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{host}-{os.getpid()}"
