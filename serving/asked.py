@@ -58,5 +58,7 @@ class ScoresAsked(TitlesRequest):
 class ImagesAsked(TitlesRequest):
     """A user and titles to choose an image for."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"user_id": 17, "title_ids": [912, 44]}})
+
     pin: Pin = NO_PIN
     draw: Draw | None = Field(None, description="how an image is drawn; else as the user's arms ask")

@@ -14,6 +14,8 @@ from serving.json_only import MAX_BODY_BYTES
 
 OPENAPI: Final = "3.1.0"
 """Pydantic's schemas are of this dialect: `null` is a type in it."""
+_SUFFIX: Final = "IODescriptor"
+"""What BentoML adds to the names of our types."""
 _UNFIT: Final = {
     "error": "1 validation error for PageRequest",
     "detail": [
@@ -88,6 +90,7 @@ class Description:
 
 def described(declared: Mapping[str, Any]) -> dict[str, Any]:
     """BentoML's description with our errors, token, request id and examples."""
+    declared = json.loads(json.dumps(declared).replace(_SUFFIX, ""))
     paths = {path: _path(path, dict(item)) for path, item in declared["paths"].items()}
     info = {key: value for key, value in declared["info"].items() if key != "contact"}
     components = {
@@ -113,7 +116,7 @@ def _path(path: str, item: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(operation: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {"required": True, "content": _with_example(operation["requestBody"]["content"])}
-    answered = operation["responses"].get(200) or operation["responses"]["200"]
+    answered = operation["responses"]["200"]
     named = {"X-Request-Id": {"description": "the request's id", "schema": {"type": "string"}}}
     answers = {"200": {**answered, "headers": named, "content": _with_example(answered["content"])}}
     errors = {str(status): _problem(status, example) for status, example in ERRORS.items()}
@@ -127,10 +130,10 @@ def _operation(operation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_example(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema's own example beside it, where clients and tests look for one."""
-    media = content["application/json"]
-    example = media["schema"].get("example")
-    return {"application/json": media if example is None else {**media, "example": example}}
+    """The schema by reference, as BentoML's inlined one has lost every `null`, and its example beside it."""
+    schema = content["application/json"]["schema"]
+    referred = {"$ref": f"#/components/schemas/{schema['title']}"}
+    return {"application/json": {"schema": referred, "example": schema["example"]}}
 
 
 def _problem(status: int, example: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class ServeFailed(RuntimeError):
 class Serving:
     """How to serve one Bento. `home` is the workspace, `bento_store` the BENTOML_HOME it was built into.
 
-    For simulated sessions, `starts_at` is what the served process takes the time to be when it starts.
+    For simulated sessions, `starts_at` is what the served process takes the time to be when it starts; `settings` are
+    more of its environment.
     """
 
     tag: str
@@ -40,6 +41,7 @@ class Serving:
     host: str = "127.0.0.1"
     port: int = 3000
     starts_at: datetime | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base_url(self) -> str:
@@ -67,6 +69,7 @@ class Serving:
         return (
             inherited
             | simulated
+            | dict(self.settings)
             | {
                 "MATINEE_HOME": str(self.home.resolve()),
                 "BENTOML_HOME": str(self.bento_store.resolve()),
