@@ -97,9 +97,24 @@ def manifests(deployed: Deployed) -> tuple[Value, ...]:
     return (_service(deployed), _deployment(deployed), _budget(deployed), _autoscaler(deployed))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what begins with a digit: `12e4` is text in YAML 1.1, which this writes, and a number in 1.2."""
+
+    def ignore_aliases(self, _: object) -> bool:
+        """Never refer back: every object stands alone."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if text[:1].isdigit() else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def to_yaml(objects: tuple[Value, ...]) -> str:
     """For `kubectl apply -f -`."""
-    text: str = yaml.safe_dump_all(objects, sort_keys=False)
+    text: str = yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False)
     return text
 
 

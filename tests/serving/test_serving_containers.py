@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import httpx
 import pytest
 
 from serving.bento import build
 from serving.containers import UID, USER, Image, dockerfile, image, problems
-from serving.service import Edge, Settings
+from serving.edge import Edge
+from serving.kubernetes import PORT, SCRATCH, WORKSPACE, Deployed, manifests
+from serving.running import Serving, free_port, stop, wait_until_ready
+from serving.service import Settings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:_bentoml_sdk.*", "ignore:GitWildMatchPattern:DeprecationWarning"
@@ -95,3 +103,36 @@ def test_rendering_leaves_the_bento_as_it_was(built):
     dockerfile(built.path)
     assert {path: path.stat().st_mtime_ns for path in built.path.rglob("*")} == before
     assert os.access(built.path / "bento.yaml", os.R_OK)
+
+
+@pytest.mark.slow
+def test_the_entry_point_serves_with_the_arguments_and_settings_that_kubernetes_gives_it(built, first_world, tmp_path):
+    """The container's own script, run here; the image's virtual environment is the one we are in."""
+    deployed = Deployed.of_tag(built.tag, token_secret=None)
+    container = manifests(deployed)[1]["spec"]["template"]["spec"]["containers"][0]
+    home, port = tmp_path / "home", free_port()
+    shutil.copytree(first_world.home, home, ignore=shutil.ignore_patterns("images"))
+    settings = {one["name"]: one["value"].replace(WORKSPACE, str(home)).replace(SCRATCH, str(tmp_path)) for one in container["env"]}
+    settings |= {"BENTO_PATH": str(built.path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
+    arguments = [word.replace(str(PORT), str(port)).replace("0.0.0.0", "127.0.0.1") for word in container["args"]]
+    before = files(built.path)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["bash", str(built.path / "env" / "docker" / "entrypoint.sh"), *arguments],
+            env=settings, cwd=built.path, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        how = Serving(built.tag, home, tmp_path, port=port)
+        wait_until_ready(how, process, tmp_path / "log", 60)
+        page = httpx.post(f"{how.base_url}/page", json={"user_id": 2}).json()
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert httpx.get(how.base_url + container[probe]["httpGet"]["path"]).status_code == 200
+    finally:
+        stop(process)
+    assert page["source"] == "ranked"
+    assert files(built.path) == before  # its file system may be read-only
+    assert list((home / "exposures").iterdir())
+
+
+def files(folder):
+    return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import kubernetes_validate
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
 from serving import metrics
 from serving.containers import UID
@@ -48,6 +49,14 @@ def test_the_schema_would_notice_a_misspelt_field():
     pod({"Deployment": deployment})["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(deployment, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("version", ["123456789012e345", "1234567890123456", "0o17", "1_000", "0x1f", "true", "null", "1.5"])
+def test_a_tag_that_looks_like_a_number_stays_text_to_yaml_of_either_version(version):
+    text = to_yaml(manifests(Deployed.of_tag(f"homepage:{version}")))
+    for objects in (yaml.safe_load_all(text), YAML(typ="safe", pure=True).load_all(text)):
+        for found in objects:
+            assert found["metadata"]["labels"]["app.kubernetes.io/version"] == version
 
 
 def test_everything_selects_the_same_pods():
