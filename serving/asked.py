@@ -20,7 +20,9 @@ class Pin(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str | None = Field(None, max_length=100, description="model version; else as the user's arms ask")
+    version: str | None = Field(
+        None, max_length=100, description="model version; else as the user's arms ask"
+    )
     generation: str | None = Field(
         None, max_length=100, description="the snapshot to answer from; refused if another is live"
     )

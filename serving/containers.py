@@ -52,7 +52,10 @@ def dockerfile(bento: Path) -> str:
     """
     if not (bento / "bento.yaml").exists():
         raise FileNotFoundError(f"{bento} holds no Bento. `matinee bento list` names those that were built.")
-    with construct_containerfile(Bento.from_path(str(bento)), enable_buildkit=True, add_header=True) as (folder, path):
+    with construct_containerfile(Bento.from_path(str(bento)), enable_buildkit=True, add_header=True) as (
+        folder,
+        path,
+    ):
         return Path(folder, path).read_text("utf-8")
 
 
@@ -70,8 +73,10 @@ def problems(made: Image) -> tuple[str, ...]:
         f"it runs as {made.user!r}, not as {USER!r}": made.user == USER,
         f"its entry point is {made.entry_point!r}": made.entry_point.endswith("/env/docker/entrypoint.sh"),
         f"torch is not pinned: {torch}": len(torch) == 1 and "==" in torch[0],
-        "torch would come with CUDA: UV_TORCH_BACKEND is not cpu": made.settings.get("UV_TORCH_BACKEND") == "cpu",
-        "a library may use all processors: OMP_NUM_THREADS is not 1": made.settings.get("OMP_NUM_THREADS") == "1",
+        "torch would come with CUDA: UV_TORCH_BACKEND is not cpu": made.settings.get("UV_TORCH_BACKEND")
+        == "cpu",
+        "a library may use all processors: OMP_NUM_THREADS is not 1": made.settings.get("OMP_NUM_THREADS")
+        == "1",
         "MATINEE_HOME is fixed: it is where a workspace is mounted": "MATINEE_HOME" not in made.settings,
         "a secret is in it": not any("TOKEN" in name or "PASSWORD" in name for name in made.settings),
     }
@@ -81,4 +86,3 @@ def problems(made: Image) -> tuple[str, ...]:
 def _last(pattern: str, text: str) -> str:
     found = re.findall(pattern, text, re.MULTILINE)
     return str(found[-1]) if found else ""
-

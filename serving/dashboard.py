@@ -139,7 +139,11 @@ def dashboard(panels: tuple[Panel, ...] = PANELS) -> dict[str, Any]:
         "editable": True,
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
-        "templating": {"list": [{"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}]},
+        "templating": {
+            "list": [
+                {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
+            ]
+        },
         "panels": [_panel(place, panel) for place, panel in enumerate(panels)],
     }
 
@@ -156,7 +160,12 @@ def _panel(place: int, panel: Panel) -> dict[str, Any]:
         "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
-            {"refId": chr(ord("A") + n), "datasource": DATASOURCE, "expr": target.expression, "legendFormat": target.legend}
+            {
+                "refId": chr(ord("A") + n),
+                "datasource": DATASOURCE,
+                "expr": target.expression,
+                "legendFormat": target.legend,
+            }
             for n, target in enumerate(panel.targets)
         ],
     }

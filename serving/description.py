@@ -62,7 +62,12 @@ _PROBLEM: Final = {
     },
 }
 _READY: Final = {"ready": True, "generation": "2026-03-02T000000Z-4be1", "refused": []}
-_UNREADY: Final = {"ready": False, "reason": "shutting down", "generation": "2026-03-02T000000Z-4be1", "refused": []}
+_UNREADY: Final = {
+    "ready": False,
+    "reason": "shutting down",
+    "generation": "2026-03-02T000000Z-4be1",
+    "refused": [],
+}
 _REQUEST_ID: Final = {
     "name": "X-Request-Id",
     "in": "header",

@@ -16,10 +16,14 @@ class Edge(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MATINEE_", frozen=True, hide_input_in_errors=True)
 
     api_token: SecretStr | None = Field(
-        None, min_length=16, description="what a client sends as `Authorization: Bearer …`; unset, anybody may ask"
+        None,
+        min_length=16,
+        description="what a client sends as `Authorization: Bearer …`; unset, anybody may ask",
     )
     log_requests: bool = Field(False, description="a log line for every request; else for those that failed")
     traces: Traces = Field("off", description="where spans of each request and stage go")
-    retriever_url: HttpUrl | None = Field(None, description="homepage: ask the Retriever there, not in process")
+    retriever_url: HttpUrl | None = Field(
+        None, description="homepage: ask the Retriever there, not in process"
+    )
     ranker_url: HttpUrl | None = Field(None, description="homepage: ask the Ranker there, not in process")
     artwork_url: HttpUrl | None = Field(None, description="homepage: ask the Artwork there, not in process")

@@ -42,7 +42,9 @@ class Deployed(BaseModel):
 
     service: ServiceName
     version: str = Field(pattern=r"^[a-z0-9][-a-z0-9._]{0,62}$", description="the Bento's, in its tag")
-    image: str = Field(min_length=1, description="as `bentoml containerize` tagged it, with a registry before it")
+    image: str = Field(
+        min_length=1, description="as `bentoml containerize` tagged it, with a registry before it"
+    )
     namespace: Name = "matinee"
     claim: Name = Field("matinee-workspace", description="the volume of the workspace; ReadWriteMany")
     token_secret: Name | None = Field(
@@ -58,7 +60,9 @@ class Deployed(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}.")
+            raise ValueError(
+                f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}."
+            )
         if self.apart and self.service != "homepage":
             raise ValueError(f"only a homepage runs apart from the other services, not {self.service!r}.")
         return self
@@ -89,7 +93,10 @@ class Deployed(BaseModel):
     @property
     def labels(self) -> dict[str, str]:
         """All labels."""
-        return self.selector | {"app.kubernetes.io/part-of": "matinee", "app.kubernetes.io/version": self.version}
+        return self.selector | {
+            "app.kubernetes.io/part-of": "matinee",
+            "app.kubernetes.io/version": self.version,
+        }
 
 
 def manifests(deployed: Deployed) -> tuple[Value, ...]:
@@ -129,7 +136,11 @@ def _service(deployed: Deployed) -> Value:
 
 
 def _deployment(deployed: Deployed) -> Value:
-    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT), "prometheus.io/path": "/metrics"}
+    scraped = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(PORT),
+        "prometheus.io/path": "/metrics",
+    }
     spec = {
         # No `replicas`: they are the autoscaler's.
         "selector": {"matchLabels": deployed.selector},
@@ -204,7 +215,9 @@ def _environment(deployed: Deployed) -> list[Value]:
         "BENTOML_DO_NOT_TRACK": "True",
         "TMPDIR": SCRATCH,
     }
-    apart = {f"MATINEE_{kind.upper()}_URL": f"http://matinee-{kind}:{PORT}" for kind in APART if deployed.apart}
+    apart = {
+        f"MATINEE_{kind.upper()}_URL": f"http://matinee-{kind}:{PORT}" for kind in APART if deployed.apart
+    }
     values: list[Value] = [{"name": name, "value": value} for name, value in (plain | apart).items()]
     if deployed.token_secret is not None:
         key = {"secretKeyRef": {"name": deployed.token_secret, "key": "token"}}

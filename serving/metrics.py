@@ -36,7 +36,9 @@ VERSION_ANSWERS = Counter(
     "matinee_version_answers", "Answers a model version had a part in.", ["service", "kind", "version"]
 )
 DEGRADATIONS = Counter("matinee_degradations", "Stages that could not do their part.", ["stage", "reason"])
-STAGE_SECONDS = Histogram("matinee_stage_seconds", "Time a page spent in each stage.", ["stage"], buckets=_SECONDS)
+STAGE_SECONDS = Histogram(
+    "matinee_stage_seconds", "Time a page spent in each stage.", ["stage"], buckets=_SECONDS
+)
 REFUSED = Gauge(
     "matinee_refused",
     "1 while a newer snapshot or experiment file is refused and the last good one stays.",

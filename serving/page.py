@@ -18,7 +18,7 @@ from serving.live import Live, LiveSource
 from serving.samples import Given, SampleLog, sample_of
 from serving.segments import LogClosed
 from serving.selection import STAGE_FAULTS, Selection, Selector, noted
-from serving.stages import Asked, Stages
+from serving.stages import HERE, Asked, Stages
 from serving.tracing import Spans, no_span
 
 NOT_LOGGED = "exposures were not logged"
@@ -38,7 +38,7 @@ class Homepage:
     exposures: ExposureLog
     new_request_id: Callable[[], str]
     samples: SampleLog | None = None
-    stages: Stages = Stages()
+    stages: Stages = HERE
     spans: Spans = no_span
     turn: AbstractContextManager[object] = field(default_factory=threading.Lock, repr=False)
 

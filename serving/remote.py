@@ -24,7 +24,7 @@ from serving.edge import Edge
 from serving.images import Images, editorial_images
 from serving.manifest import Kind
 from serving.samples import Given
-from serving.stages import Asked, Retrieved, Stages
+from serving.stages import HERE, Asked, Retrieved, Stages
 
 A = TypeVar("A", CandidatesAnswer, ScoresAnswer, ArtworkAnswer)
 _SHORTEST_S = 0.001
@@ -58,7 +58,9 @@ class StageClient:
     http: httpx.Client
 
     @classmethod
-    def at(cls, url: str, token: SecretStr | None = None, transport: httpx.BaseTransport | None = None) -> StageClient:
+    def at(
+        cls, url: str, token: SecretStr | None = None, transport: httpx.BaseTransport | None = None
+    ) -> StageClient:
         """The service at `url`, which wants `token` if it is given."""
         headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
         return cls(httpx.Client(base_url=url, headers=headers, limits=CONNECTIONS, transport=transport))
@@ -86,7 +88,9 @@ class StageClient:
         try:
             return answer.model_validate_json(told.content)
         except ValidationError as problem:
-            raise StageGarbled(f"{where}: {problem.error_count()} faults, first {problem.errors()[0]['loc']}") from None
+            raise StageGarbled(
+                f"{where}: {problem.error_count()} faults, first {problem.errors()[0]['loc']}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,9 @@ class Remote:
         found = Candidates(_ids(told.title_ids), np.array(told.scores, dtype=np.float32))
         vectors = unpacked(told.vectors or "", len(found.title_ids))
         rows = {title_id: row for row, title_id in enumerate(told.title_ids)}
-        return Retrieved(found, lambda title_ids: vectors[[rows[title_id] for title_id in title_ids.tolist()]])
+        return Retrieved(
+            found, lambda title_ids: vectors[[rows[title_id] for title_id in title_ids.tolist()]]
+        )
 
     def rank(self, asked: Asked, features: Float32, title_ids: Int64, retrieval: Float32) -> HeadScores:  # noqa: ARG002
         """By the Ranker service, which reads the features from the same snapshot, at the same time, itself."""
@@ -115,7 +121,10 @@ class Remote:
         told = self._ask("ranker", "/score", request, ScoresAnswer, asked)
         _same_titles(told.title_ids, request.title_ids)
         return HeadScores(
-            np.array(told.play, dtype=np.float32), _head(told.completion), _head(told.retention), _head(told.choice)
+            np.array(told.play, dtype=np.float32),
+            _head(told.completion),
+            _head(told.retention),
+            _head(told.choice),
         )
 
     def illustrate(self, asked: Asked, title_ids: Int64) -> Images:
@@ -151,11 +160,10 @@ def stages_at(edge: Edge) -> tuple[Stages, frozenset[Kind]]:
     }  # fmt: skip
     apart = frozenset(kind for kind, url in urls.items() if url is not None)
     remote = Remote({kind: StageClient.at(str(urls[kind]).rstrip("/"), edge.api_token) for kind in apart})
-    here = Stages()
     stages = Stages(
-        remote.retrieve if "retriever" in apart else here.retrieve,
-        remote.rank if "ranker" in apart else here.rank,
-        remote.illustrate if "artwork" in apart else here.illustrate,
+        remote.retrieve if "retriever" in apart else HERE.retrieve,
+        remote.rank if "ranker" in apart else HERE.rank,
+        remote.illustrate if "artwork" in apart else HERE.illustrate,
     )
     return stages, apart
 

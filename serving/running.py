@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -81,9 +82,27 @@ class Serving:
 
 
 def serve(serving: Serving) -> int:
-    """Serve in the foreground until interrupted; returns the exit code."""
-    environment = serving.environment(dict(os.environ))
-    return subprocess.run(serving.command, env=environment, check=False).returncode  # noqa: S603  (our own words)
+    """Serve in the foreground until interrupted or terminated, either gracefully; returns the exit code."""
+    process = _started(serving)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        stop(process)  # whoever told only us to stop must not leave workers behind
+        return process.returncode
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _started(serving: Serving, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603  (our own words)
+        serving.command,
+        env=serving.environment(dict(os.environ)),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
+    )
 
 
 @contextmanager
@@ -97,14 +116,7 @@ def served(serving: Serving, *, log: Path, timeout: float = 60.0) -> Iterator[st
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603  (our own words)
-            serving.command,
-            env=serving.environment(dict(os.environ)),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
-        )
+        process = _started(serving, output)
     try:
         wait_until_ready(serving, process, log, timeout)
         yield serving.base_url

@@ -16,7 +16,7 @@ from serving.deadline import DeadlineExceeded, Stopwatch
 from serving.live import Live
 from serving.plan import Plan
 from serving.samples import Given
-from serving.stages import Asked, Retrieved, Stages
+from serving.stages import HERE, Asked, Retrieved, Stages
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Selector:
     size: int
     now: datetime
     watch: Stopwatch
-    stages: Stages = Stages()
+    stages: Stages = HERE
     given: list[Given] = field(default_factory=list)
 
     def select(self) -> Selection:

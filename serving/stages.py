@@ -69,3 +69,7 @@ class Stages:
     retrieve: Retrieving = retrieved_here
     rank: Ranking = ranked_here
     illustrate: Illustrating = illustrated_here
+
+
+HERE = Stages()
+"""All in this process."""

@@ -43,7 +43,11 @@ class Tracing:
         """A span around one request, child of the caller's where its `traceparent` says so."""
         if self.tracer is None:
             return nullcontext()
-        carrier = {key: headers[key.encode()].decode("latin-1") for key in _PROPAGATOR.fields if key.encode() in headers}
+        carrier = {
+            key: headers[key.encode()].decode("latin-1")
+            for key in _PROPAGATOR.fields
+            if key.encode() in headers
+        }
         context = _PROPAGATOR.extract(carrier, Context())
         return self.tracer.start_as_current_span(name, context, kind=SpanKind.SERVER)
 

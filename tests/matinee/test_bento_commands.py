@@ -50,8 +50,13 @@ def test_a_bento_of_each_service_is_in_the_ledger_under_the_digest_of_what_it_ho
             assert len(folder_digest(source / version.folder)) == 64
 
 
-@pytest.mark.parametrize("service", NEEDS)
-def test_matinee_bento_serve_runs_each_of_them_until_it_is_interrupted(a_day, environment, tags, tmp_path, service):
+@pytest.mark.parametrize(
+    ("service", "ends_with"),
+    zip(NEEDS, (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True),
+)
+def test_matinee_bento_serve_runs_each_of_them_until_it_is_told_to_stop(
+    a_day, environment, tags, tmp_path, service, ends_with
+):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with (tmp_path / "log").open("wb") as log:
@@ -67,15 +72,16 @@ def test_matinee_bento_serve_runs_each_of_them_until_it_is_interrupted(a_day, en
             time.sleep(0.1)
         route, body = ASKED[service]
         if "title_ids" in body:
-            reader = _some_title(a_day)
-            body = body | {"title_ids": [reader]}
+            body = body | {"title_ids": [_some_title(a_day)]}
         answer = httpx.post(url + route, json=body)
         assert answer.status_code == 200, answer.text
         versions = answer.json().get("version") or answer.json()["versions"]["retriever"]
         assert versions.endswith("/1")
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ends_with)
         process.wait(30)
+    with pytest.raises(httpx.ConnectError):  # no worker stays behind
+        httpx.get(f"{url}/livez")
 
 
 def _some_title(a_day):
@@ -93,7 +99,9 @@ def _ready(url):
 
 def test_manifests_of_what_was_built_are_what_a_cluster_takes(shell, tags):
     for tag in tags.values():
-        rendered = shell(f"matinee bento manifest {tag} --namespace films --image registry.example/{tag}").stdout
+        rendered = shell(
+            f"matinee bento manifest {tag} --namespace films --image registry.example/{tag}"
+        ).stdout
         objects = list(yaml.safe_load_all(rendered))
         assert len(objects) == 4
         for found in objects:
@@ -116,7 +124,10 @@ def test_the_dockerfile_and_the_dashboard_are_printed(shell, tags):
     [
         ("matinee bento manifest homepage:nowhere", "no Bento 'homepage:nowhere' here. There are: artwork:"),
         ("matinee bento dockerfile homepage", "no Bento 'homepage' here"),
-        ("matinee bento manifest {homepage} --namespace Films!", "namespace: String should match pattern '^[a-z0-9]"),
+        (
+            "matinee bento manifest {homepage} --namespace Films!",
+            "namespace: String should match pattern '^[a-z0-9]",
+        ),
         ("matinee bento manifest {homepage} --replicas 5 2", "min_replicas 5 is more than max_replicas 2"),
         ("matinee bento manifest {ranker} --apart", "only a homepage runs apart"),
     ],

@@ -23,7 +23,7 @@ from serving.page import Homepage
 from serving.parts import OtherGeneration, Parts, UnevenScores, UnknownTitles
 from serving.remote import Remote, StageClient, StageGarbled, packed, stages_at, unpacked
 from serving.selection import NewUser
-from serving.stages import Stages
+from serving.stages import HERE, Stages
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 KINDS = ("retriever", "ranker", "artwork")
@@ -66,7 +66,7 @@ class Services:
 def homepage(world, tmp_path):
     logs = []
 
-    def make(stages=Stages(), apart=()):  # noqa: B008  (a frozen value)
+    def make(stages=HERE, apart=()):
         log = ExposureLog(tmp_path / f"exposures-{len(logs)}", name="test")
         logs.append(log)
         source = LiveSource(Folders.of(world.home, world.home), world.manifest(), apart=apart)
@@ -79,7 +79,9 @@ def homepage(world, tmp_path):
 
 
 def page_of(core, user_id=2, size=12, budget_ms=5_000):
-    return core.page(PageRequest(user_id=user_id, size=size), NOON, Deadline.within(budget_ms, time.monotonic))
+    return core.page(
+        PageRequest(user_id=user_id, size=size), NOON, Deadline.within(budget_ms, time.monotonic)
+    )
 
 
 def told(page):
@@ -133,7 +135,7 @@ def test_pages_are_equal_to_the_last_bit_whether_stages_run_together_or_apart(wo
 def test_any_one_stage_may_run_apart_from_the_others(world, homepage, kind):
     remote = Services(world, [kind]).stages()
     stage = {"retriever": "retrieve", "ranker": "rank", "artwork": "illustrate"}[kind]
-    mixed = replace(Stages(), **{stage: getattr(remote, stage)})
+    mixed = replace(HERE, **{stage: getattr(remote, stage)})
     assert told(page_of(homepage(mixed, apart=[kind]))) == told(page_of(homepage()))
 
 
@@ -163,13 +165,20 @@ def garbled(_):
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(dead, "StageUnreachable"), (late, "StageTooLate"), (refusing, "StageRefused"), (garbled, "StageGarbled")],
+    [
+        (dead, "StageUnreachable"),
+        (late, "StageTooLate"),
+        (refusing, "StageRefused"),
+        (garbled, "StageGarbled"),
+    ],
 )
 @pytest.mark.parametrize(
     ("kind", "source", "stage"),
     [("retriever", "popular", "retrieve"), ("ranker", "retrieved", "rank"), ("artwork", "ranked", "artwork")],
 )
-def test_a_service_that_fails_degrades_the_page_which_says_so(world, homepage, kind, source, stage, fault, reason):
+def test_a_service_that_fails_degrades_the_page_which_says_so(
+    world, homepage, kind, source, stage, fault, reason
+):
     services = Services(world)
 
     def answer(request):
@@ -244,11 +253,11 @@ def test_vectors_arrive_as_they_were_sent():
 
 def test_the_settings_say_which_stages_run_elsewhere_and_with_which_token():
     stages, apart = stages_at(Edge())
-    assert (stages, apart) == (Stages(), frozenset())
+    assert (stages, apart) == (HERE, frozenset())
     edge = Edge(ranker_url="http://ranker:3000", api_token="a-token-of-our-own")
     stages, apart = stages_at(edge)
     assert apart == {"ranker"}
-    assert (stages.retrieve, stages.illustrate) == (Stages().retrieve, Stages().illustrate)
+    assert (stages.retrieve, stages.illustrate) == (HERE.retrieve, HERE.illustrate)
     client = stages.rank.__self__.clients["ranker"].http
     assert str(client.base_url) == "http://ranker:3000"
     assert client.headers["authorization"] == "Bearer a-token-of-our-own"

@@ -26,7 +26,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def built(first_world):
-    return build("homepage", first_world.versions, first_world.defaults(), first_world.home, first_world.home / "images")
+    return build(
+        "homepage",
+        first_world.versions,
+        first_world.defaults(),
+        first_world.home,
+        first_world.home / "images",
+    )
 
 
 def test_the_image_is_the_slim_one_of_our_python_with_torch_for_processors_only(built):
@@ -58,13 +64,19 @@ def test_what_it_copies_is_in_the_bento_and_its_entry_point_can_be_run(built):
 
 def test_nothing_of_a_deployment_is_fixed_in_it(built):
     settings = image(built.path).settings
-    fixed = {f"MATINEE_{name.upper()}" for kind in (Settings, Edge) for name in kind.model_fields} & set(settings)
+    fixed = {f"MATINEE_{name.upper()}" for kind in (Settings, Edge) for name in kind.model_fields} & set(
+        settings
+    )
     assert fixed == set()
 
 
 def test_the_dockerfile_in_the_bento_is_the_one_that_is_checked(built):
     def without_buildkit(text):
-        return [re.sub(r"RUN\s+(--mount=\S+\s+)*", "RUN ", line) for line in text.splitlines() if line and not line.startswith("#")]
+        return [
+            re.sub(r"RUN\s+(--mount=\S+\s+)*", "RUN ", line)
+            for line in text.splitlines()
+            if line and not line.startswith("#")
+        ]
 
     in_bento = (built.path / "env" / "docker" / "Dockerfile").read_text()
     assert without_buildkit(dockerfile(built.path)) == without_buildkit(in_bento)
@@ -106,15 +118,26 @@ def test_rendering_leaves_the_bento_as_it_was(built):
 
 
 @pytest.mark.slow
-def test_the_entry_point_serves_with_the_arguments_and_settings_that_kubernetes_gives_it(built, first_world, tmp_path):
+def test_the_entry_point_serves_with_the_arguments_and_settings_that_kubernetes_gives_it(
+    built, first_world, tmp_path
+):
     """The container's own script, run here; the image's virtual environment is the one we are in."""
     deployed = Deployed.of_tag(built.tag, token_secret=None)
     container = manifests(deployed)[1]["spec"]["template"]["spec"]["containers"][0]
     home, port = tmp_path / "home", free_port()
     shutil.copytree(first_world.home, home, ignore=shutil.ignore_patterns("images"))
-    settings = {one["name"]: one["value"].replace(WORKSPACE, str(home)).replace(SCRATCH, str(tmp_path)) for one in container["env"]}
-    settings |= {"BENTO_PATH": str(built.path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
-    arguments = [word.replace(str(PORT), str(port)).replace("0.0.0.0", "127.0.0.1") for word in container["args"]]
+    settings = {
+        one["name"]: one["value"].replace(WORKSPACE, str(home)).replace(SCRATCH, str(tmp_path))
+        for one in container["env"]
+    }
+    settings |= {
+        "BENTO_PATH": str(built.path),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONSAFEPATH": "1",
+    }
+    arguments = [
+        word.replace(str(PORT), str(port)).replace("0.0.0.0", "127.0.0.1") for word in container["args"]
+    ]
     before = files(built.path)
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving import metrics
@@ -31,7 +30,9 @@ def test_every_metric_of_ours_is_on_the_dashboard():
 def test_legends_use_only_labels_that_the_expression_keeps():
     for panel in PANELS:
         for target in panel.targets:
-            kept = {label for by in re.findall(r"by \(([^)]*)\)", target.expression) for label in by.split(", ")}
+            kept = {
+                label for by in re.findall(r"by \(([^)]*)\)", target.expression) for label in by.split(", ")
+            }
             assert set(re.findall(r"{{(\w+)}}", target.legend)) == kept - {"le"}, panel.title
 
 

@@ -66,7 +66,9 @@ def log_lines(home, request_id):
     """The lines of one request; they may be written a moment after its answer."""
     give_up = time.monotonic() + 5
     while True:
-        lines = [line for line in (home / "serving.log").read_text().splitlines() if line.startswith('{"time"')]
+        lines = [
+            line for line in (home / "serving.log").read_text().splitlines() if line.startswith('{"time"')
+        ]
         found = [line for line in map(json.loads, lines) if line.get("request_id") == request_id]
         if found and found[-1]["message"] == "request":
             return found
@@ -122,7 +124,9 @@ def test_no_route_reads_a_pickle(url, home, description):
         assert httpx.request("PUT", url + route, content=bomb, headers=AS_FRIEND).status_code in {404, 405}
         get = httpx.request("GET", url + route, content=bomb, headers=headers)
         assert get.status_code in {200, 404, 405}, route
-    as_json = httpx.post(f"{url}/page", content=bomb, headers=AS_FRIEND | {"Content-Type": "application/json"})
+    as_json = httpx.post(
+        f"{url}/page", content=bomb, headers=AS_FRIEND | {"Content-Type": "application/json"}
+    )
     assert as_json.status_code == 400
     assert not (home / "exploded").exists()
 
@@ -133,7 +137,10 @@ def test_readiness_tells_why_not_and_that_it_is_over(url, home):
     pointer.rename(home / "online" / "LOST")
     try:
         answer = httpx.get(f"{url}/readyz")
-        assert (answer.status_code, answer.json()["reason"]) == (503, "the workspace has no snapshot of features")
+        assert (answer.status_code, answer.json()["reason"]) == (
+            503,
+            "the workspace has no snapshot of features",
+        )
         assert str(home) not in answer.text
         assert httpx.get(f"{url}/livez").status_code == 200  # a restart would not help
         page = httpx.post(f"{url}/page", json={"user_id": 2}, headers=AS_FRIEND)
@@ -217,11 +224,16 @@ def test_errors_are_what_the_description_says(url, description):
         ("MATINEE_RANKER_URL", "no url", "ranker_url"),
     ],
 )
-def test_settings_that_cannot_be_are_a_reason_not_to_start(first_world, home, monkeypatch, variable, value, says):
+def test_settings_that_cannot_be_are_a_reason_not_to_start(
+    first_world, home, monkeypatch, variable, value, says
+):
     built = build("homepage", first_world.versions, first_world.defaults(), home, home / "other")
     monkeypatch.setenv(variable, value)
     how = Serving(built.tag, home, home / "other", port=free_port())
-    with pytest.raises(ServeFailed, match="refused to start") as failed, served(how, log=home / "refused.log"):
+    with (
+        pytest.raises(ServeFailed, match="refused to start") as failed,
+        served(how, log=home / "refused.log"),
+    ):
         pass
     assert "refusing to start: ValidationError" in str(failed.value)
     assert says in str(failed.value)

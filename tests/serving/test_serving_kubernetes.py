@@ -19,7 +19,9 @@ TAG = "homepage:afb53b7aa11cb9a8"
 
 def rendered(tag=TAG, **how):
     """As text, and read again: what kubectl would see."""
-    return {found["kind"]: found for found in yaml.safe_load_all(to_yaml(manifests(Deployed.of_tag(tag, **how))))}
+    return {
+        found["kind"]: found for found in yaml.safe_load_all(to_yaml(manifests(Deployed.of_tag(tag, **how))))
+    }
 
 
 def pod(objects):
@@ -51,7 +53,9 @@ def test_the_schema_would_notice_a_misspelt_field():
         kubernetes_validate.validate(deployment, "1.31", strict=True)
 
 
-@pytest.mark.parametrize("version", ["123456789012e345", "1234567890123456", "0o17", "1_000", "0x1f", "true", "null", "1.5"])
+@pytest.mark.parametrize(
+    "version", ["123456789012e345", "1234567890123456", "0o17", "1_000", "0x1f", "true", "null", "1.5"]
+)
 def test_a_tag_that_looks_like_a_number_stays_text_to_yaml_of_either_version(version):
     text = to_yaml(manifests(Deployed.of_tag(f"homepage:{version}")))
     for objects in (yaml.safe_load_all(text), YAML(typ="safe", pure=True).load_all(text)):
@@ -69,7 +73,10 @@ def test_everything_selects_the_same_pods():
     ):
         assert selector.items() <= labels.items()
         assert "app.kubernetes.io/version" not in selector  # it changes, and a selector must not
-    assert objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == objects["Deployment"]["metadata"]["name"]
+    assert (
+        objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"]
+        == objects["Deployment"]["metadata"]["name"]
+    )
     assert {one["metadata"]["namespace"] for one in objects.values()} == {"matinee"}
     assert rendered(namespace="films")["Service"]["metadata"]["namespace"] == "films"
 
@@ -78,7 +85,9 @@ def test_a_rolling_update_loses_no_request():
     objects = rendered()
     update = objects["Deployment"]["spec"]["strategy"]["rollingUpdate"]
     assert (update["maxUnavailable"], update["maxSurge"]) == (0, 1)
-    (before_stop,) = [int(word) for word in container(objects)["lifecycle"]["preStop"]["exec"]["command"] if word.isdigit()]
+    (before_stop,) = [
+        int(word) for word in container(objects)["lifecycle"]["preStop"]["exec"]["command"] if word.isdigit()
+    ]
     longest_request_s = 10  # the services' own traffic timeout
     assert pod(objects)["terminationGracePeriodSeconds"] > before_stop + longest_request_s
     unready_after = container(objects)["readinessProbe"]
@@ -118,7 +127,10 @@ def test_nothing_runs_as_root_or_writes_where_it_need_not():
     assert set(mounts) == {WORKSPACE, SCRATCH}
     assert mounts[WORKSPACE]["readOnly"] is False  # exposures are written there
     alone = container(rendered("ranker:afb53b7aa11cb9a8"))["volumeMounts"]
-    assert {mount["mountPath"]: mount.get("readOnly", False) for mount in alone} == {WORKSPACE: True, SCRATCH: False}
+    assert {mount["mountPath"]: mount.get("readOnly", False) for mount in alone} == {
+        WORKSPACE: True,
+        SCRATCH: False,
+    }
 
 
 def test_memory_is_bounded_and_processors_are_not_throttled():

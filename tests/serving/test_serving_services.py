@@ -36,7 +36,11 @@ NEW_USER = 10**12
 PARTS = ("retriever", "ranker", "artwork")
 EXAMPLES = int(os.environ.get("MATINEE_FUZZ_EXAMPLES", "25"))
 SETTINGS = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 CHECKS = [
     not_a_server_error,
@@ -64,7 +68,9 @@ def prepare(first_world, home):
     """How to serve a service from a store of its own: BentoML clears the store's folder of metrics when one starts."""
 
     def prepare(service, name, **changed):
-        versions = {ref: path for ref, path in first_world.versions.items() if ref.split("/")[0] in NEEDS[service]}
+        versions = {
+            ref: path for ref, path in first_world.versions.items() if ref.split("/")[0] in NEEDS[service]
+        }
         defaults = first_world.defaults(**{kind: None for kind in PARTS if kind not in NEEDS[service]})
         built = build(service, versions, defaults, home, home / name)
         return Serving(built.tag, home, home / name, port=free_port(), starts_at=EVENING, settings=changed)
@@ -92,13 +98,18 @@ def all_served(how, home):
 def urls(prepare, home):
     """The base URL of each service; of the homepage, `together` has its stages in process, `apart` asks the others."""
     how = {part: prepare(part, part) for part in PARTS}
-    how |= {"together": prepare("homepage", "together"), "apart": prepare("homepage", "apart", **urls_of(how))}
+    how |= {
+        "together": prepare("homepage", "together"),
+        "apart": prepare("homepage", "apart", **urls_of(how)),
+    }
     with all_served(how, home) as found:
         yield found
 
 
 def told(page):
-    return page.model_dump(exclude={"request_id", "timings_ms", "stale"})  # what differs by the moment of asking
+    return page.model_dump(
+        exclude={"request_id", "timings_ms", "stale"}
+    )  # what differs by the moment of asking
 
 
 def test_pages_are_equal_whether_their_stages_run_together_or_apart(urls):
@@ -132,7 +143,9 @@ def test_bentomls_own_dependency_gets_the_same_answer_from_a_service(urls):
     told = asyncio.run(through_bentoml(request))
     body, headers = request.model_dump_json(), {"Content-Type": "application/json"}
     plain = httpx.post(f"{urls['retriever']}/candidates", content=body, headers=headers)
-    assert CandidatesAnswer.model_validate(told.model_dump()) == CandidatesAnswer.model_validate_json(plain.content)
+    assert CandidatesAnswer.model_validate(told.model_dump()) == CandidatesAnswer.model_validate_json(
+        plain.content
+    )
 
 
 ALL = (*PARTS, "together")
@@ -178,7 +191,9 @@ JSONS = st.recursive(
     max_leaves=12,
 )
 FIELDS = ("user_id", "size", "k", "title_ids", "retrieval", "pin", "vectors", "draw", "context")
-NEARLY = st.dictionaries(st.sampled_from(FIELDS), JSONS, max_size=5).map(lambda found: {"user_id": 2, **found})
+NEARLY = st.dictionaries(st.sampled_from(FIELDS), JSONS, max_size=5).map(
+    lambda found: {"user_id": 2, **found}
+)
 ODD = (
     b"",
     b"null",
@@ -194,11 +209,17 @@ ODD = (
     b'{"user_id": 2, "user_id": 3}',
     b'{"user_id": 2, "title_ids": [' + b"1000," * 10_000 + b"1000]}",
     b" " * MAX_BODY_BYTES,
-    '{"user_id": 2, "pin": {"at": "0001-01-01T00:00:00Z"}}'.encode(),
-    '{"user_id": 2, "pin": {"version": "../../etc/passwd"}}'.encode(),
+    b'{"user_id": 2, "pin": {"at": "0001-01-01T00:00:00Z"}}',
+    b'{"user_id": 2, "pin": {"version": "../../etc/passwd"}}',
     b'{"user_id": 2, "\\ud800": 1}',
 )
-ROUTES = {"retriever": "/candidates", "ranker": "/score", "artwork": "/choose", "together": "/page", "apart": "/page"}
+ROUTES = {
+    "retriever": "/candidates",
+    "ranker": "/score",
+    "artwork": "/choose",
+    "together": "/page",
+    "apart": "/page",
+}
 
 
 @pytest.mark.parametrize("service", ROUTES)
@@ -213,7 +234,11 @@ def test_no_body_whatever_is_answered_with_a_fault(urls, service):
         for body in ODD:
             send(body)
 
-        @given(st.binary(max_size=200) | JSONS.map(lambda v: json.dumps(v).encode()) | NEARLY.map(lambda v: json.dumps(v).encode()))
+        @given(
+            st.binary(max_size=200)
+            | JSONS.map(lambda v: json.dumps(v).encode())
+            | NEARLY.map(lambda v: json.dumps(v).encode())
+        )
         @settings(SETTINGS, max_examples=4 * EXAMPLES)
         def any_body(body):
             send(body)
@@ -230,7 +255,9 @@ def test_no_header_whatever_is_answered_with_a_fault(urls, service):
         @given(st.dictionaries(names, printable, max_size=4))
         @SETTINGS
         def any_headers(headers):
-            headers = {"Content-Type": "application/json"} | {name: value.strip() for name, value in headers.items()}
+            headers = {"Content-Type": "application/json"} | {
+                name: value.strip() for name, value in headers.items()
+            }
             answer = client.post(ROUTES[service], content=b'{"user_id": 2}', headers=headers)
             assert answer.status_code < 500, (headers, answer.text[:500])
 
@@ -244,7 +271,10 @@ def test_a_service_that_dies_leaves_pages_that_say_so(prepare, home):
         with served(ranker, log=home / "dying.log", timeout=110):
             assert client.page(2).source == "ranked"
         page = client.page(2)
-        assert (page.source, [(d.stage, d.reason) for d in page.degraded]) == ("retrieved", [("rank", "StageUnreachable")])
+        assert (page.source, [(d.stage, d.reason) for d in page.degraded]) == (
+            "retrieved",
+            [("rank", "StageUnreachable")],
+        )
         metrics = httpx.get(f"{urls['bereft']}/metrics").text
         assert 'matinee_degradations_total{reason="StageUnreachable",stage="rank"} 1.0' in metrics
         assert httpx.get(f"{urls['bereft']}/readyz").status_code == 200

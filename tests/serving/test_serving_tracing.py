@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from serving import asgi
-from serving.answers import PageRequest
+from serving.answers import CandidatesAnswer, PageRequest
+from serving.asked import CandidatesAsked
 from serving.deadline import Deadline
 from serving.edge import Edge
 from serving.exposures import ExposureLog
@@ -21,8 +22,6 @@ from serving.live import Folders, LiveSource
 from serving.observed import Observed
 from serving.page import Homepage
 from serving.remote import StageClient
-from serving.answers import CandidatesAnswer
-from serving.asked import CandidatesAsked
 from serving.tracing import MissingExporter, Tracing, exporter, passed_on, traced_to, tracing
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -98,7 +97,10 @@ def test_a_stage_elsewhere_is_told_which_span_it_is_part_of(spans, traced):
         client.ask("/candidates", CandidatesAsked(user_id=1), CandidatesAnswer, 1.0)
     stage = by_name(spans)["retrieve"]
     _, trace_id, span_id, _ = sent[0]["traceparent"].split("-")
-    assert (trace_id, span_id) == (format(stage.context.trace_id, "032x"), format(stage.context.span_id, "016x"))
+    assert (trace_id, span_id) == (
+        format(stage.context.trace_id, "032x"),
+        format(stage.context.span_id, "016x"),
+    )
     assert passed_on() == {}
 
 
@@ -119,7 +121,9 @@ def test_the_layer_around_a_service_opens_the_requests_span(spans, traced):
     app.tracing = traced
 
     async def asked():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://here"
+        ) as client:
             await client.post("/page", headers={"traceparent": PARENT})
             await client.post("/made/up")
 
