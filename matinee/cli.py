@@ -15,6 +15,7 @@ os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
+from rich.markup import escape
 
 from matinee.commands import bento, events, experiments, features, models, registry, train
 from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, staged
@@ -119,7 +120,7 @@ def main() -> None:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in PACKAGES:
             raise
-        errors.print(f"[red]error:[/red] {error}", highlight=False)
+        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(1)
 
 

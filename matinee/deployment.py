@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +25,13 @@ class NotBuilt(LookupError):
 
     def __init__(self, service: str) -> None:
         super().__init__(f"no Bento of {service!r} was built. Run `matinee bento build {service}` first.")
+
+
+class NoSuchBento(LookupError):
+    """A tag names no Bento of this workspace."""
+
+    def __init__(self, tag: str, built: Iterable[str]) -> None:
+        super().__init__(f"no Bento {tag!r} here. There are: {', '.join(sorted(set(built))) or 'none'}.")
 
 
 class NoChampion(LookupError):
@@ -91,7 +99,19 @@ def newest_tag(day: Day, service: str) -> str:
     return max(mine, key=lambda tag: since[tag])
 
 
+def bento_root(day: Day, tag: str) -> Path:
+    """Where a built Bento lies.
+
+    Raises:
+        NoSuchBento: it was not built in this workspace.
+    """
+    name, _, version = tag.partition(":")
+    root = day.workspace.bentos / "bentos" / name / version
+    if not version or not (root / "bento.yaml").exists():
+        raise NoSuchBento(tag, [live.where for live in day.registry.live() if live.kind == "bento"])
+    return root
+
+
 def bento_folder(day: Day, tag: str) -> Path:
     """Where the sources, versions and manifest of a built Bento lie."""
-    name, version = tag.split(":")
-    return day.workspace.bentos / "bentos" / name / version / "src"
+    return bento_root(day, tag) / "src"

@@ -18,8 +18,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from serving import metrics
-from serving.json_only import App, Receive, Scope, Send, answer
+from serving import asgi, metrics
+from serving.asgi import App, Receive, Scope, Send
 
 Reason = Literal["full", "waited"]
 _ARRIVED: ContextVar[float | None] = ContextVar("matinee_arrived", default=None)
@@ -149,4 +149,4 @@ class Admitted:
         except Shed as shed:
             metrics.SHED.labels(shed.reason).inc()
             again: list[tuple[bytes, bytes]] = [(b"retry-after", str(shed.retry_after_s).encode())]
-            await answer(send, 503, str(shed), again)
+            await asgi.refuse(send, 503, str(shed), again)

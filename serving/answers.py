@@ -208,12 +208,30 @@ class CandidatesRequest(_Request):
 class CandidatesAnswer(_Answer):
     """Titles not yet watched, best first, with their retrieval scores."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "user_id": 17,
+                "version": "retriever/3",
+                "generation": "2026-03-02T000000Z-4be1",
+                "title_ids": [912, 44],
+                "scores": [0.71, 0.64],
+                "vectors": None,
+                "stale": [],
+            }
+        }
+    )
+
     user_id: int
     version: str
     generation: str
     live_set: str = ""
     title_ids: tuple[int, ...]
     scores: tuple[float, ...]
+    vectors: str | None = Field(
+        None,
+        description="if asked for: base64 of the titles' unit vectors, little-endian float32, row after row",
+    )
     stale: tuple[Stale, ...] = ()
 
 
@@ -229,6 +247,22 @@ class TitlesRequest(_Request):
 class ScoresAnswer(_Answer):
     """The heads' scores of each title asked for, in the order asked."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "user_id": 17,
+                "version": "ranker/3",
+                "generation": "2026-03-02T000000Z-4be1",
+                "title_ids": [912, 44],
+                "play": [0.12, 0.08],
+                "completion": [0.55, 0.61],
+                "retention": [0.97, 0.96],
+                "choice": [0.58, 0.47],
+                "stale": [],
+            }
+        }
+    )
+
     user_id: int
     version: str
     generation: str
@@ -237,11 +271,26 @@ class ScoresAnswer(_Answer):
     play: tuple[float, ...]
     completion: tuple[float, ...] | None
     retention: tuple[float, ...] | None
+    choice: tuple[float, ...] | None = Field(None, description="only with retrieval scores")
     stale: tuple[Stale, ...] = ()
 
 
 class ArtworkAnswer(_Answer):
     """The image drawn for each title asked for, in the order asked; null where a title has none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "user_id": 17,
+                "version": "artwork/2",
+                "generation": "2026-03-02T000000Z-4be1",
+                "title_ids": [912, 44],
+                "artwork_ids": [5471, None],
+                "propensities": [0.62, None],
+                "stale": [],
+            }
+        }
+    )
 
     user_id: int
     version: str
@@ -250,4 +299,6 @@ class ArtworkAnswer(_Answer):
     title_ids: tuple[int, ...]
     artwork_ids: tuple[int | None, ...]
     propensities: tuple[float | None, ...]
+    arm_sets: tuple[str | None, ...] = Field((), description="digest of the images each was drawn from")
+    artwork_draw: ArtworkDraw | None = Field(None, description="what they were drawn with")
     stale: tuple[Stale, ...] = ()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from serving.tracing import Spans, no_span
+
 Clock = Callable[[], float]
 """Seconds that never run backwards, such as `time.monotonic`."""
 
@@ -60,6 +62,7 @@ class Stopwatch:
     deadline: Deadline
     timings_ms: dict[str, float] = field(default_factory=dict)
     at: str = ""
+    spans: Spans = no_span
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -75,6 +78,7 @@ class Stopwatch:
         self.at = name
         started = self.deadline.clock()
         try:
-            yield
+            with self.spans(name):
+                yield
         finally:
             self.timings_ms[name] = round((self.deadline.clock() - started) * 1000, 3)

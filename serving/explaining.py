@@ -99,8 +99,8 @@ def explained(made_of: ShownPage, reasons: int) -> Explanation:
     ranking = next((one for one in selection.given if one.service == "ranking"), None)
     told: dict[int, ExplainedTitle] = {}
     baseline = unexplained = None
-    if page.source == "ranked" and ranking is not None and selection.candidates is not None:
-        ranker = live.models.rankers[str(page.versions.ranker)]
+    ranker = live.models.rankers.get(str(page.versions.ranker))  # another service may have it
+    if ranking is not None and selection.candidates is not None and ranker is not None:
         weights = ObjectiveWeights.model_validate(page.weights)
         made = _Ranking(ranker, ranking, selection.candidates, weights)
         rows = made.rows(page.titles)

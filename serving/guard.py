@@ -65,7 +65,7 @@ class Guard:
         if not grace:
             until.check(stage)
         self._enter(stage, ref, watch.deadline.clock())
-        inner = Stopwatch(until)
+        inner = Stopwatch(until, spans=watch.spans)
         left_s = max(until.left_s(), grace * until.budget_ms / 1000)
         fair = left_s * 1000 >= FAIR * (share[1] - share[0]) * until.budget_ms
         try:

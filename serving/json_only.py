@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from serving import asgi
+from serving.asgi import App, Receive, Scope, Send, headers_of
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -25,9 +18,9 @@ class JsonOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or let the app do so."""
         if scope["type"] == "http" and scope["method"] == "POST":
-            refusal = refuse({name.lower(): value for name, value in scope["headers"]})
+            refusal = refuse(headers_of(scope))
             if refusal is not None:
-                await answer(send, *refusal)
+                await asgi.refuse(send, *refusal)
                 return
         await self.app(scope, receive, send)
 
@@ -43,11 +36,3 @@ def refuse(headers: dict[bytes, bytes]) -> tuple[int, str] | None:
     if int(length) > MAX_BODY_BYTES:
         return 413, f"a body has at most {MAX_BODY_BYTES} bytes, not {int(length)}."
     return None
-
-
-async def answer(send: Send, status: int, reason: str, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Say why there is no other answer; `more` are headers."""
-    body = json.dumps({"error": reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

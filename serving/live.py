@@ -24,7 +24,7 @@ from models.signature import SignatureMismatch
 from serving.answers import Stale
 from serving.champions import Champions
 from serving.live_set import Folders, LiveSet
-from serving.manifest import NEEDS, Manifest
+from serving.manifest import NEEDS, Kind, Manifest
 from serving.plan import Plan
 from serving.resolver import Objective, Resolver
 from serving.rollout import Rollout
@@ -128,15 +128,15 @@ class LiveSource:
     trained on new features, and the snapshot that has them.
     """
 
-    def __init__(self, folders: Folders, manifest: Manifest) -> None:
-        """Load what is live now. Where champions or a roll-out cannot be served, the Bento's own defaults are.
+    def __init__(self, folders: Folders, manifest: Manifest, *, apart: Collection[Kind] = ()) -> None:
+        """Load what is live now, apart from the kinds of model in `apart`, for which others answer. Where champions or a roll-out cannot be served, the Bento's own defaults are.
 
         Raises:
             SnapshotError, SignatureMismatch, LookupError, ValueError: snapshot, experiments or the Bento cannot be
                 served, and there is no older one to stay with; the message says what would help.
         """
         self.refusals: dict[str, str] = {}
-        self.folders, self._manifest = folders, manifest
+        self.folders, self._manifest, self._apart = folders, manifest, apart
         self._stamps: dict[What, Callable[[], str]] = {
             "snapshot": lambda: str(pointer(folders.online)),
             "experiments": lambda: _stamp(folders.experiments),
@@ -252,7 +252,8 @@ class LiveSource:
         """Raises one of `REFUSED` where it cannot be served."""
         versions = needed(declared.manifest, declared.experiments, declared.rollout)
         check(versions, reader)
-        models = load(versions, self.folders.bento, Models() if before is None else before.models)
+        mine = [version for version in versions if version.kind not in self._apart]
+        models = load(mine, self.folders.bento, Models() if before is None else before.models)
         known = {} if before is None or before.reader.generation != reader.generation else before.rankers
         resolver = Resolver(
             declared.experiments,

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from models.data import Candidates, Int64
+from models.data import Int64
 from serving.answers import (
     Degradation,
     Page,
@@ -22,16 +22,16 @@ from serving.answers import (
     Versions,
 )
 from serving.deadline import Deadline, Stopwatch
+from serving.engines import HERE, Asked, Engines
 from serving.exposures import ExposureRecord
 from serving.guard import Guard, StageSkipped
-from serving.images import Images, choose_images, editorial_images
+from serving.images import Images, editorial_images
 from serving.live import Live, LiveSource
 from serving.quality_factor import Quality
 from serving.samples import Given, SampleLog, sample_of
 from serving.segments import LogClosed
 from serving.selection import (
     STAGE_FAULTS,
-    Asked,
     Found,
     NewUser,
     NothingFound,
@@ -44,6 +44,7 @@ from serving.selection import (
     retrieve,
 )
 from serving.shadows import ShownPage
+from serving.tracing import Spans, no_span
 
 NOT_LOGGED = "exposures were not logged"
 NOT_SAMPLED = "feature vectors were not logged"
@@ -52,7 +53,7 @@ NOT_SAMPLED = "feature vectors were not logged"
 def illustrate(asked: Asked, title_ids: Int64, watch: Stopwatch) -> Images:
     """An image for each title, as the plan's policy draws it."""
     with watch.stage("artwork"):
-        return choose_images(asked.live, asked.plan, asked.user_id, title_ids, asked.now)
+        return asked.engines.illustrate(asked, title_ids, watch.deadline.left_s())
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Stages:
     """What a page is made by. Any of them may fail, or take too long: see `Guard`."""
 
     retrieve: Callable[[Asked, Stopwatch], Found] = retrieve
-    rank: Callable[[Asked, Candidates, Stopwatch], Ranked] = rank
+    rank: Callable[[Asked, Found, Stopwatch], Ranked] = rank
     illustrate: Callable[[Asked, Int64, Stopwatch], Images] = illustrate
 
 
@@ -79,8 +80,8 @@ class Exposures(Protocol):
 class Homepage:
     """Makes pages: retrieve a few hundred titles, rank them, show the best with an image each, log it all.
 
-    Pages are made one at a time, as two would share the same core; waiting for the disk overlaps. Of some requests
-    `samples` keeps what the models were given; without it, of none. `on_shown` is told of every page that was made. With
+    Pages are made in `turn`, one at a time, as two would share the same core; waiting for the disk overlaps. `engines` say
+    which models work elsewhere, `spans` traces stages. Of some requests `samples` keeps what the models were given; without it, of none. `on_shown` is told of every page that was made. With
     `quality`, fewer candidates are weighed up while pages come near their deadline.
     """
 
@@ -92,19 +93,24 @@ class Homepage:
     guard: Guard = field(default_factory=lambda: Guard(innocent=(NewUser, NothingFound)))
     on_shown: Callable[[ShownPage], None] | None = None
     quality: Quality | None = None
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    engines: Engines = HERE
+    spans: Spans = no_span
+    turn: threading.Semaphore = field(default_factory=threading.BoundedSemaphore, repr=False)
 
     @property
     def busy(self) -> bool:
         """Whether a page is being made at this moment."""
-        return self._turn.locked()
+        free = self.turn.acquire(blocking=False)
+        if free:
+            self.turn.release()
+        return not free
 
     def page(self, request: PageRequest, now: datetime, deadline: Deadline) -> Page:
         """The page of `request.user_id` at `now`, acknowledged only once its exposures are on disk.
 
         When a log fails, or would take longer than there is time, the page is served all the same, and says so.
         """
-        watch = Stopwatch(deadline)
+        watch = Stopwatch(deadline, spans=self.spans)
         page, asked, selection = self._made(request, now, watch)
         problems = (
             self._log(asked, ExposureRecord(event_timestamp=now, page=page), watch),
@@ -119,7 +125,7 @@ class Homepage:
 
     def looked_at(self, request: PageRequest, now: datetime, deadline: Deadline) -> ShownPage:
         """The page as `page` would make it, with what it was made from; it is shown to nobody and not logged."""
-        watch = Stopwatch(deadline)
+        watch = Stopwatch(deadline, spans=self.spans)
         page, asked, selection = self._made(request, now, watch)
         return ShownPage(asked, selection, page.model_copy(update={"timings_ms": dict(watch.timings_ms)}))
 
@@ -138,7 +144,7 @@ class Homepage:
         """The page of its turn; where that does not come in time, the one that is made without models."""
         share = self.source.current().manifest.defaults.stage_shares.turn
         with watch.timed("wait"):
-            mine = self._turn.acquire(timeout=max(0.0, watch.deadline.part(share).left_s()))
+            mine = self.turn.acquire(timeout=max(0.0, watch.deadline.part(share).left_s()))
         try:
             asked = self._asked(request, now, watch)
             if mine:
@@ -151,7 +157,7 @@ class Homepage:
                 page = self._assembled(asked, selection, images, problem, watch)
         finally:
             if mine:
-                self._turn.release()
+                self.turn.release()
         return page, asked, selection
 
     def _asked(self, request: PageRequest, now: datetime, watch: Stopwatch) -> Asked:
@@ -161,7 +167,7 @@ class Homepage:
         wanted = live.manifest.defaults.n_candidates
         if self.quality is not None:
             wanted = self.quality.factor.of(wanted, request.size)
-        return Asked(live, plan, request.user_id, request.size, wanted, now)
+        return Asked(live, plan, request.user_id, request.size, wanted, now, self.engines)
 
     def _chosen(self, asked: Asked, watch: Stopwatch) -> tuple[Selection, Images, Degradation | None]:
         """Titles and images, each the best that could be had in time."""

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -31,7 +32,8 @@ class ServeFailed(RuntimeError):
 class Serving:
     """How to serve one Bento. `home` is the workspace, `bento_store` the BENTOML_HOME it was built into.
 
-    For simulated sessions, `starts_at` is what the served process takes the time to be when it starts.
+    For simulated sessions, `starts_at` is what the served process takes the time to be when it starts; `settings` are
+    more of its environment.
     """
 
     tag: str
@@ -40,6 +42,7 @@ class Serving:
     host: str = "127.0.0.1"
     port: int = 3000
     starts_at: datetime | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base_url(self) -> str:
@@ -67,6 +70,7 @@ class Serving:
         return (
             inherited
             | simulated
+            | dict(self.settings)
             | {
                 "MATINEE_HOME": str(self.home.resolve()),
                 "BENTOML_HOME": str(self.bento_store.resolve()),
@@ -78,9 +82,27 @@ class Serving:
 
 
 def serve(serving: Serving) -> int:
-    """Serve in the foreground until interrupted; returns the exit code."""
-    environment = serving.environment(dict(os.environ))
-    return subprocess.run(serving.command, env=environment, check=False).returncode  # noqa: S603  (our own words)
+    """Serve in the foreground until interrupted or terminated, either gracefully; returns the exit code."""
+    process = _started(serving)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        stop(process)  # whoever told only us to stop must not leave workers behind
+        return process.returncode
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _started(serving: Serving, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603  (our own words)
+        serving.command,
+        env=serving.environment(dict(os.environ)),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
+    )
 
 
 @contextmanager
@@ -94,14 +116,7 @@ def served(serving: Serving, *, log: Path, timeout: float = 60.0) -> Iterator[st
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603  (our own words)
-            serving.command,
-            env=serving.environment(dict(os.environ)),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
-        )
+        process = _started(serving, output)
     try:
         wait_until_ready(serving, process, log, timeout)
         yield serving.base_url

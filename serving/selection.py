@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 
@@ -14,10 +13,10 @@ from models.diversity import rerank
 from models.objective import HeadScores, objective
 from serving.answers import Degradation, Source, TitleScores
 from serving.deadline import DeadlineExceeded, Stopwatch
+from serving.engines import Asked
 from serving.guard import Guard, StageSkipped
 from serving.live import Live
 from serving.manifest import StageShares
-from serving.plan import Plan
 from serving.samples import Given
 
 logger = logging.getLogger(__name__)
@@ -56,22 +55,11 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request at `now`, over one moment's features and models; `n_candidates` go from retrieval to ranking."""
-
-    live: Live
-    plan: Plan
-    user_id: int
-    size: int
-    n_candidates: int
-    now: datetime
-
-
-@dataclass(frozen=True)
 class Found:
-    """What retrieval found, and what its model was given."""
+    """What retrieval found, how to get unit vectors (n, D) of it, and what its model was given."""
 
     candidates: Candidates
+    vectors_of: Callable[[Int64], Float32]
     given: tuple[Given, ...] = ()
 
 
@@ -97,30 +85,30 @@ def retrieve(asked: Asked, watch: Stopwatch) -> Found:
         features = known_user(live, "retrieval_user", asked.user_id)
         watched = live.reader.history(asked.user_id)
     with watch.stage("retrieve"):
-        found = live.retriever(asked.plan).candidates(features, watched, asked.n_candidates, exclude=watched)
-        found = within(found, live.available)
+        retrieved = asked.engines.retrieve(asked, features, watched, watch.deadline.left_s())
+        found = within(retrieved.found, live.available)
     if len(found.title_ids) == 0:
         raise NothingFound(asked.user_id, str(asked.plan.versions.retriever))
-    return Found(found, (Given.of_user("retrieval_user", features),))
+    return Found(found, retrieved.vectors_of, (Given.of_user("retrieval_user", features),))
 
 
-def rank(asked: Asked, found: Candidates, watch: Stopwatch) -> Ranked:
+def rank(asked: Asked, found: Found, watch: Stopwatch) -> Ranked:
     """The best `asked.size` of what was found, diversified.
 
     Raises:
         VersionNotLoaded: the plan's ranker is not there.
     """
-    live, weights = asked.live, asked.plan.weights
+    weights, title_ids, retrieval = asked.plan.weights, found.candidates.title_ids, found.candidates.scores
     with watch.stage("rank_features"):
-        matrix = live.reader.matrix("ranking", asked.user_id, found.title_ids, at=asked.now)
+        matrix = asked.live.reader.matrix("ranking", asked.user_id, title_ids, at=asked.now)
     with watch.stage("rank"):
-        heads = live.ranker(asked.plan).score(matrix, found.title_ids, found.scores)
+        heads = asked.engines.rank(asked, matrix, title_ids, retrieval, watch.deadline.left_s())
         values = objective(heads, weights)
     with watch.stage("rerank"):
-        vectors = live.retriever(asked.plan).title_vectors(found.title_ids)
+        vectors = found.vectors_of(title_ids)
         page = rerank(values, vectors, asked.size, weights.diversity, window=weights.diversity_window)
-    scores = _scores(found, heads, values, page.order, page.penalties)
-    return Ranked(found.title_ids[page.order], scores, (Given("ranking", found.title_ids, matrix),))
+    scores = _scores(found.candidates, heads, values, page.order, page.penalties)
+    return Ranked(title_ids[page.order], scores, (Given("ranking", title_ids, matrix),))
 
 
 @dataclass(frozen=True)
@@ -132,7 +120,7 @@ class Selector:
     guard: Guard
     shares: StageShares
     retrieve: Callable[[Asked, Stopwatch], Found]
-    rank: Callable[[Asked, Candidates, Stopwatch], Ranked]
+    rank: Callable[[Asked, Found, Stopwatch], Ranked]
 
     def select(self) -> Selection:
         """The best titles; a stage that fails or comes too late leaves the choice to the next best one."""
@@ -153,7 +141,7 @@ class Selector:
             ranked = self.guard.run(
                 "rank",
                 versions.ranker,
-                lambda watch: self.rank(asked, found.candidates, watch),
+                lambda watch: self.rank(asked, found, watch),
                 self.watch,
                 (shares.retrieve, shares.rank),
             )

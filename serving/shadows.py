@@ -17,10 +17,11 @@ from models.diversity import rerank
 from models.objective import objective
 from serving import metrics
 from serving.answers import Page
+from serving.engines import Asked
 from serving.images import day_of
 from serving.rollout import Shadow
 from serving.segments import LogClosed
-from serving.selection import STAGE_FAULTS, Asked, Selection
+from serving.selection import STAGE_FAULTS, Selection
 from serving.shadow_log import ShadowRecord, ShadowTitle
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -75,7 +76,8 @@ class Workers:
 
     def start(self, work: Callable[[], T], came_back: Callable[[], None]) -> Call[T]:
         """Begin `work` in a thread; `came_back` is called if it ends after it has been abandoned."""
-        call = Call(work, came_back)
+        context = copy_context()  # the request's id and span go along
+        call = Call(lambda: context.run(work), came_back)
         try:
             worker = self._idle.pop()
         except IndexError:

@@ -46,6 +46,57 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
     )
 
 
+Tag = Annotated[str, typer.Argument(help="NAME:TAG, as `matinee bento list` has it")]
+
+
+@app.command()
+def dockerfile(tag: Tag, source: Source = None) -> None:
+    """Print the Dockerfile that `bentoml containerize NAME:TAG` builds with; fails if anything in it is wrong."""
+    from matinee.deployment import bento_root
+    from serving.containers import dockerfile as rendered
+    from serving.containers import image, problems
+
+    with opened(source) as day:
+        root = bento_root(day, tag)
+        typer.echo(rendered(root))
+        for problem in (found := problems(image(root))):
+            typer.echo(f"{tag}: {problem}", err=True)
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def manifest(
+    tag: Tag,
+    namespace: Annotated[str, typer.Option(help="Kubernetes namespace")] = "matinee",
+    image: Annotated[str, typer.Option(help="the image, with its registry; NAME:TAG if left out")] = "",
+    claim: Annotated[str, typer.Option(help="PersistentVolumeClaim of the workspace")] = "matinee-workspace",
+    token_secret: Annotated[str, typer.Option(help="Secret with the API token under `token`; '' for none")] = "matinee-api",  # noqa: S107
+    apart: Annotated[bool, typer.Option("--apart", help="homepage: ask the other services for its stages")] = False,
+    replicas: Annotated[tuple[int, int], typer.Option(help="fewest and most pods")] = (2, 10),
+    in_flight: Annotated[int, typer.Option(min=1, help="requests in flight a pod, around which pods are added")] = 4,
+    source: Source = None,
+) -> None:  # fmt: skip
+    """Print Kubernetes manifests of a built Bento: Service, Deployment, disruption budget and autoscaler."""
+    from matinee.deployment import bento_root
+    from serving.kubernetes import Deployed, manifests, to_yaml
+
+    with opened(source) as day:
+        bento_root(day, tag)
+    how: dict[str, object] = {
+        "namespace": namespace, "claim": claim, "apart": apart, "in_flight": in_flight,
+        "token_secret": token_secret or None, "min_replicas": replicas[0], "max_replicas": replicas[1],
+    }  # fmt: skip
+    typer.echo(to_yaml(manifests(Deployed.of_tag(tag, **how | ({"image": image} if image else {})))))
+
+
+@app.command()
+def dashboard() -> None:
+    """Print a Grafana dashboard (JSON) of what services tell Prometheus."""
+    from serving.dashboard import dashboard as made
+
+    print_json(made())
+
+
 @app.command()
 def serve(tag: Annotated[str, typer.Argument(help="NAME:TAG; the newest homepage if left out")] = "",
           source: Source = None, port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None,

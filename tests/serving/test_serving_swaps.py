@@ -81,11 +81,12 @@ def quickly_found(asked, watch):
     ids = asked.live.available[:8]
     vectors = asked.live.retriever(asked.plan).title_vectors(ids)
     scores = np.nan_to_num(features[0]) * vectors[:, 0]
-    return Found(Candidates(ids, scores.astype(np.float32)))
+    return Found(Candidates(ids, scores.astype(np.float32)), lambda _: vectors)
 
 
 def quickly_ranked(asked, found, watch):
     """Likewise: features of the titles, and a number of the ranker's."""
+    found = found.candidates
     matrix = asked.live.reader.matrix("ranking", asked.user_id, found.title_ids, at=asked.now)
     bias = asked.live.ranker(asked.plan).ranker.network.entrance.first.bias[0].item()
     values = np.nan_to_num(matrix).sum(axis=1) * asked.plan.weights.diversity + bias + found.scores
