@@ -299,12 +299,12 @@ def test_a_user_who_has_seen_everything_gets_an_empty_page_and_no_error(world, h
 
 
 def test_unknown_titles_and_users_are_named_to_who_asks_a_part_about_them(world):
-    from serving.answers import TitlesRequest
+    from serving.asked import ImagesAsked, ScoresAsked
 
     live = LiveSource(Folders.of(world.home, world.home), world.manifest()).current()
     with pytest.raises(UnknownTitles, match="has no title 7, 8"):
-        Parts(live, NOW).scores(TitlesRequest(user_id=1, title_ids=(7, 1001, 8)))
+        Parts(live, NOW).scores(ScoresAsked(user_id=1, title_ids=(7, 1001, 8)))
     with pytest.raises(NewUser):
-        Parts(live, NOW).scores(TitlesRequest(user_id=NEW_USER, title_ids=(1001,)))
-    images = Parts(live, NOW).images(TitlesRequest(user_id=NEW_USER, title_ids=(1001,)))
+        Parts(live, NOW).scores(ScoresAsked(user_id=NEW_USER, title_ids=(1001,)))
+    images = Parts(live, NOW).images(ImagesAsked(user_id=NEW_USER, title_ids=(1001,)))
     assert images.artwork_ids[0] in range(100_100, 100_105)  # a new user is drawn an image all the same
