@@ -1,8 +1,12 @@
 import hashlib
+import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from models.artifact import Artifact, ArtifactError, digest, encode, load, save
 
@@ -121,3 +125,51 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path):
 def test_a_part_needs_a_plain_name(tmp_path, part):
     with pytest.raises(ValueError, match="cannot name a part"):
         save(Artifact("toy", {}, {part: {}}), tmp_path / "m")
+
+
+def test_what_is_written_is_read_for_every_type_and_shape(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = [(), (1,), (0,), (3, 0), (2, 3, 5)]
+    types = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
+    arrays = {
+        f"{kind}_{place}": (rng.random(shape) * 100).astype(kind)
+        for kind in types
+        for place, shape in enumerate(shapes)
+    }
+    save(Artifact("model", {"weights": arrays}, {}), tmp_path / "a")
+    found = load(tmp_path / "a", "model").arrays["weights"]
+    content = (tmp_path / "a" / "weights.safetensors").read_bytes()
+    theirs = safetensors.numpy.load(content)  # the library's own reader
+    assert found.keys() == theirs.keys() == arrays.keys()
+    for name, array in theirs.items():
+        assert found[name].dtype == array.dtype == arrays[name].dtype
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].flags.aligned
+
+
+def test_arrays_are_mapped_and_what_is_written_to_them_stays_in_the_process(tmp_path):
+    weights = np.arange(300_000, dtype=np.float32)
+    save(Artifact("model", {"weights": {"w": weights}}, {}), tmp_path / "a")
+    found = load(tmp_path / "a", "model").arrays["weights"]["w"]
+    assert _memory_of(tmp_path / "a" / "weights.safetensors")["Anonymous"] == 0
+    found[:] = 0
+    assert _memory_of(tmp_path / "a" / "weights.safetensors")["Anonymous"] >= weights.nbytes // 1024 - 8
+    np.testing.assert_array_equal(load(tmp_path / "a", "model").arrays["weights"]["w"], weights)
+
+
+def test_an_artifact_that_is_replaced_or_deleted_changes_nothing_for_who_has_loaded_it(tmp_path):
+    weights = np.arange(300_000, dtype=np.float32)
+    save(Artifact("model", {"weights": {"w": weights}}, {}), tmp_path / "a")
+    found = load(tmp_path / "a", "model").arrays["weights"]["w"]
+    shutil.rmtree(tmp_path / "a")
+    save(Artifact("model", {"weights": {"w": -weights}}, {}), tmp_path / "a")
+    np.testing.assert_array_equal(found, weights)
+
+
+def _memory_of(path):
+    """kB of a mapped file in this process; `Anonymous` are no longer the file's (Linux, proc(5))."""
+    blocks = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    found = [block for block in blocks if block.splitlines()[0].endswith(str(path))]
+    kinds = [dict(re.findall(r"(\w+):\s+(\d+) kB", block)) for block in found]
+    assert kinds
+    return {name: sum(int(kind[name]) for kind in kinds) for name in ("Rss", "Anonymous")}

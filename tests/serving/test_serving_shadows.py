@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import time
+import weakref
 from datetime import UTC, datetime
 
 import numpy as np
@@ -232,3 +234,18 @@ def test_a_damaged_log_is_refused_and_a_torn_end_is_not(world, shadowed):
     segment.write_bytes(b"x" + whole[1:])
     with pytest.raises(CorruptSegment):
         list(records(world.home / "shadows"))
+
+
+def test_a_version_that_has_ended_is_let_go_by_all_who_worked_with_it(world, shadowed):
+    home, shadows = shadowed("ranker")
+    gone = weakref.ref(home.source.current().rankers["ranker/2"])
+    ask(home)
+    shadows.drain()
+    Rollout().write(world.home / "live" / "rollout.json")
+    home.source.look()
+    give_up = time.monotonic() + 20
+    while gone() is not None and time.monotonic() < give_up:  # threads are on their way back to sleep
+        gc.collect()
+        time.sleep(0.005)
+    assert gone() is None
+    assert ask(home).source == "ranked"
