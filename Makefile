@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SHELL  := /bin/bash
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test lint bench audit install clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,6 +33,10 @@ lint: install  ## ruff, mypy strict, import-linter
 
 bench: install  ## every benchmark, each ending in a RESULT line
 	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+audit: install  ## known vulnerabilities in what is pinned; fails where PyPI's advisories cannot be asked about one
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]' -c constraints.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean:  ## remove what the commands above made, except .venv
 	rm -rf .matinee .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -84,14 +84,17 @@ class Serving:
 def serve(serving: Serving) -> int:
     """Serve in the foreground until interrupted or terminated, either gracefully; returns the exit code."""
     process = _started(serving)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {
+        which: signal.signal(which, signal.default_int_handler) for which in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         return process.wait()
     except KeyboardInterrupt:
         stop(process)  # whoever told only us to stop must not leave workers behind
         return process.returncode
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def _started(serving: Serving, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:

@@ -95,7 +95,9 @@ def exporter(traces: Traces) -> SpanExporter:
     if traces == "console":
         return ConsoleSpanExporter()
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # type: ignore[import-not-found]  # noqa: PLC0415
+            OTLPSpanExporter,
+        )
     except ModuleNotFoundError as problem:
         raise MissingExporter from problem
     made: SpanExporter = OTLPSpanExporter()

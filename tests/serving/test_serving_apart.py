@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.answers import PageRequest
-from serving.asked import CandidatesAsked, ImagesAsked, ScoresAsked
+from serving.answers import CandidatesAnswer, PageRequest, ScoresAnswer
+from serving.asked import CandidatesAsked, ImagesAsked, Pin, ScoresAsked
 from serving.deadline import Deadline
 from serving.edge import Edge
 from serving.engines import HERE, Engines
@@ -23,7 +23,15 @@ from serving.live import LiveSource, VersionNotLoaded
 from serving.live_set import Folders
 from serving.page import Homepage
 from serving.parts import OtherGeneration, Parts, UnevenScores, UnknownTitles
-from serving.remote import Remote, StageClient, StageGarbled, engines_at, packed, unpacked
+from serving.remote import (
+    Remote,
+    StageClient,
+    StageGarbled,
+    StageRefused,
+    engines_at,
+    packed,
+    unpacked,
+)
 from serving.selection import NewUser
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -227,6 +235,34 @@ def test_an_answer_from_another_snapshot_or_version_is_not_taken(world, homepage
 
     page = page_of(homepage(services.engines(other), apart=KINDS))
     assert (page.source, page.degraded[0].reason) == ("popular", "MixedGenerations")
+
+
+@pytest.mark.parametrize(("kind", "source"), [("ranker", "retrieved"), ("artwork", "ranked")])
+def test_an_answer_about_other_titles_than_were_asked_for_is_not_taken(world, homepage, kind, source):
+    services = Services(world)
+
+    def swapped(request):
+        told = json.loads(services.answer(request).content)
+        if request.url.host == kind:
+            told["title_ids"] = told["title_ids"][::-1]
+        return httpx.Response(200, json=told)
+
+    page = page_of(homepage(services.stages(swapped), apart=KINDS))
+    assert (page.source, [d.reason for d in page.degraded]) == (source, ["StageGarbled"])
+
+
+def test_a_request_that_is_pinned_to_what_is_not_here_is_refused_by_field(world):
+    services = Services(world)
+    client = services.clients()["retriever"]
+    for pin, says in [
+        ({"generation": "another"}, "snapshot another is not live here"),
+        ({"version": "retriever/9"}, "no retriever 'retriever/9' is loaded. Loaded: retriever/1"),
+    ]:
+        with pytest.raises(StageRefused, match=says):
+            client.ask("/candidates", CandidatesAsked(user_id=2, pin=Pin(**pin)), CandidatesAnswer, 1.0)
+    uneven = ScoresAsked(user_id=2, title_ids=(1001, 1002), retrieval=(0.5,))
+    with pytest.raises(StageRefused, match="1 retrieval scores for 2 titles"):
+        services.clients()["ranker"].ask("/score", uneven, ScoresAnswer, 1.0)
 
 
 def test_an_arms_version_is_asked_for_by_name(world, homepage):

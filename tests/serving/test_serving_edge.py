@@ -216,10 +216,11 @@ def test_whoever_sends_the_token_may_ask(sent):
 )
 def test_nobody_else_may_ask_anything_but_health_and_metrics(sent, path):
     headers = {} if sent is None else {"Authorization": sent.encode()}
-    answer = ask(Access(hello, lambda: WITH_TOKEN), path=path, headers=headers)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="matinee"'
-    assert TOKEN not in answer.text
+    for method in ("POST", "GET", "HEAD", "OPTIONS"):
+        answer = ask(Access(hello, lambda: WITH_TOKEN), method, path, headers=headers)
+        assert answer.status_code == 401, method
+        assert answer.headers["www-authenticate"] == 'Bearer realm="matinee"'
+        assert TOKEN not in answer.text
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/metrics"])
