@@ -103,6 +103,9 @@ def _decide(
 
 def _unreadable(experiment: Experiment, statistics: Statistics) -> str | None:
     arms = {arm.arm: arm for arm in statistics.arms}
+    if statistics.waiting:
+        told = ", ".join(f"{name} until {at:%Y-%m-%d}" for name, at in statistics.waiting.items())
+        return f"metrics wait for the window of the first exposed units to be over: {told}"
     for treatment in experiment.treatments:
         for metric in experiment.metrics.all:
             if (reason := unreadable(metric, arms[experiment.control], arms[treatment])) is not None:
