@@ -167,8 +167,9 @@ def _take_quantiles(found: Mapping[str, _Arm], histograms: pa.Table, metric: Met
     mature = pc.is_in(histograms["day"], pa.array(sorted(days), pa.date32()))
     rows = histograms.filter(pc.and_(mature, pc.equal(histograms["column"], metric.value)))
     for arm, into in found.items():
-        theirs = rows.filter(pc.equal(rows["arm"], arm)).group_by("value").aggregate([("n", "sum")]).sort_by("value")
+        theirs = rows.filter(pc.equal(rows["arm"], arm))
         if len(theirs) and metric.quantile is not None:
-            values, counts = np.asarray(theirs["value"]), np.asarray(theirs["n_sum"])
+            values, place = np.unique(np.asarray(theirs["value"]), return_inverse=True)
+            counts = np.bincount(place, np.asarray(theirs["n"])).astype(np.int64)  # exact below 2**53
             into.order[metric.value] = order_statistics(values, counts, metric.quantile)
             into.counts[metric.value] = int(counts.sum())

@@ -7,6 +7,7 @@ Quantiles are compared by their order statistics.
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import scipy.stats
 from tea_tasting.aggr import Aggregates
@@ -162,8 +163,14 @@ def _test(metric: Metric, alternative: str, alpha: float) -> RatioOfMeans:
 
 
 def _aggregates(metric: Metric, arm: ArmStatistics) -> Aggregates:
-    covariances = {tuple(key.split(",")): value for key, value in arm.covariance.items()}
-    return Aggregates(arm.count(metric.value), dict(arm.mean), dict(arm.variance), covariances)
+    columns = sorted(metric.columns)
+    pairs = tuple(combinations(columns, 2))
+    return Aggregates(
+        arm.count(metric.value),
+        {column: arm.mean[column] for column in columns},
+        {column: arm.variance[column] for column in columns},
+        {pair: arm.covariance[covariance_key(*pair)] for pair in pairs},
+    )
 
 
 def _scaled(arm: Aggregates, column: str, factor: float) -> Aggregates:

@@ -10,15 +10,19 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.catalogue import expanded
 from experiments.config import Experiment, ExperimentBook, Layer, Located, Parameter, Problem
+from experiments.definitions import DefinedMetric
 
 PARAMETERS = "parameters.yaml"
+METRICS = "metrics.yaml"
 SHIPPED = Path(__file__).parent / "configs"
 """The declarations that come with the product."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _EXPERIMENT = TypeAdapter(Experiment)
 _LAYERS = TypeAdapter(dict[str, Layer])
 _PARAMETERS = TypeAdapter(dict[str, Parameter])
+_METRICS = TypeAdapter(dict[str, DefinedMetric])
 Lines = dict[tuple[str | int, ...], int]
 T = TypeVar("T")
 
@@ -32,7 +36,7 @@ class InvalidConfig(ValueError):
 
 
 def load(folder: Path) -> ExperimentBook:
-    """Read `parameters.yaml` and, from every other `*.yaml`, one experiment each.
+    """Read `parameters.yaml`, `metrics.yaml` where there is one, and from every other `*.yaml` one experiment each.
 
     Whether the declarations fit each other is for `checking.check` to say.
 
@@ -44,10 +48,11 @@ def load(folder: Path) -> ExperimentBook:
         raise FileNotFoundError(f"{folder} has no {PARAMETERS}: it declares the layers and parameters.")
     problems: list[Problem] = []
     layers, parameters = _read_parameters(folder / PARAMETERS, problems)
+    metrics = _read_metrics(folder / METRICS, problems)
     experiments: dict[str, Experiment] = {}
     located: dict[str, Located] = {}
-    for file in sorted(set(folder.glob("*.yaml")) - {folder / PARAMETERS}):
-        experiment, place = _read_experiment(file, problems)
+    for file in sorted(set(folder.glob("*.yaml")) - {folder / PARAMETERS, folder / METRICS}):
+        experiment, place = _read_experiment(file, metrics, problems)
         if experiment is None:
             continue
         if experiment.name in experiments:
@@ -57,7 +62,7 @@ def load(folder: Path) -> ExperimentBook:
         located[experiment.name] = place
     if problems:
         raise InvalidConfig(tuple(problems))
-    return ExperimentBook(layers, parameters, experiments, located)
+    return ExperimentBook(layers, parameters, experiments, located, metrics)
 
 
 def _read_parameters(
@@ -89,12 +94,31 @@ def _named(entries: object) -> object:
     }
 
 
-def _read_experiment(file: Path, problems: list[Problem]) -> tuple[Experiment | None, Located]:
+def _read_metrics(file: Path, problems: list[Problem]) -> Mapping[str, DefinedMetric]:
+    if not file.is_file():
+        return {}
+    value, place, found = parse(file)
+    problems.extend(found)
+    if found:
+        return {}
+    if not isinstance(value, dict) or set(value) != {"metrics"}:
+        problems.append(place.problem((), "holds one mapping by name: metrics."))
+        return {}
+    return _validated(_METRICS, _named(value["metrics"]), place, ("metrics",), problems) or {}
+
+
+def _read_experiment(
+    file: Path, metrics: Mapping[str, DefinedMetric], problems: list[Problem]
+) -> tuple[Experiment | None, Located]:
     value, place, found = parse(file)
     problems.extend(found)
     if found:
         return None, place
-    return _validated(_EXPERIMENT, value, place, (), problems), place
+    whole, objections = expanded(value, metrics)
+    problems.extend(place.problem(path, message) for path, message in objections)
+    if objections:
+        return None, place
+    return _validated(_EXPERIMENT, whole, place, (), problems), place
 
 
 def _validated(
