@@ -29,6 +29,8 @@ MOMENTS = pa.schema({
 })  # fmt: skip
 """A row for every pair of columns that some metric reads together, a column with itself included."""
 HISTOGRAMS = pa.schema({"arm": pa.string(), "day": pa.date32(), "column": pa.string(), "value": pa.float64(), "n": pa.int64()})  # fmt: skip
+TREND = "(trend)"
+"""The segment under which `moments` keep units' slopes over the days since exposure, as column `slope`."""
 UNITS = pa.schema({"arm": pa.string(), "day": pa.date32(), "n": pa.int64()})
 TENURES = pa.schema({"arm": pa.string(), "day": pa.date32(), "tenure": pa.int32(), "total": pa.float64(), "squares": pa.float64()})  # fmt: skip
 
@@ -69,29 +71,41 @@ class DailyStatistics:
     @property
     def segments(self) -> tuple[str, ...]:
         """The segments there are, `attribute=value`."""
-        return tuple(sorted(set(self.moments["segment"].to_pylist()) - {""}))
+        return tuple(sorted(set(self.moments["segment"].to_pylist()) - {"", TREND}))
 
-    def statistics(
-        self, metrics: Sequence[Metric], arms: Sequence[str], as_of: datetime, segment: str = ""
-    ) -> Statistics:
-        """All days merged, each metric over the days that are mature at `as_of`."""
+    def statistics(self, metrics: Sequence[Metric], arms: Sequence[str], as_of: datetime) -> Statistics:
+        """All days merged, each metric over the days that are mature at `as_of`; the first is also kept by segment and day."""
         exposed = [d for d in self.days if _midnight(d) < as_of]
-        whole = _total(self.units, exposed)
         parts = {metric.name: mature_days(metric, exposed, as_of) for metric in metrics}
+        first, mature = metrics[0], parts[metrics[0].name]
+        slope = Metric(name="slope", value="slope")
+        return Statistics(
+            arms=self._arms(metrics, arms, exposed, parts),
+            crossovers=self.crossovers,
+            strangers=self.strangers,
+            segments={s: self._arms([first], arms, exposed, parts, s) for s in self.segments},
+            tenures=_by_tenure(self.units, self.tenures, arms, mature),
+            trend=self._arms([slope], arms, sorted(mature), {"slope": mature}, TREND) if mature else (),
+            waiting={m.name: ready_at(m, min(exposed)) for m in metrics if exposed and not parts[m.name]},
+        )
+
+    def _arms(
+        self,
+        metrics: Sequence[Metric],
+        arms: Sequence[str],
+        exposed: Sequence[date],
+        mature: Mapping[str, frozenset[date]],
+        segment: str = "",
+    ) -> tuple[ArmStatistics, ...]:
+        whole = _total(self.units, exposed)
         found = {arm: _Arm(arm, whole.get(arm, 0)) for arm in arms}
         moments = self.moments.filter(pc.equal(self.moments["segment"], segment))
         for metric in metrics:
             if metric.quantile is None:
-                _take_moments(found, moments, metric, parts[metric.name])
+                _take_moments(found, moments, metric, mature[metric.name])
             elif not segment:
-                _take_quantiles(found, self.histograms, metric, parts[metric.name])
-        waiting = {
-            m.name: ready_at(m, min(exposed)) for m in metrics if exposed and not parts[m.name]
-        }
-        return Statistics(
-            arms=tuple(found[arm].frozen() for arm in arms),
-            crossovers=self.crossovers, strangers=self.strangers, waiting=waiting,
-        )  # fmt: skip
+                _take_quantiles(found, self.histograms, metric, mature[metric.name])
+        return tuple(found[arm].frozen(segment) for arm in arms)
 
     def write(self, folder: Path) -> None:
         """Four Parquet files; what is not a table is in the metadata of `units`."""
@@ -123,7 +137,9 @@ class _Arm:
     covariance: dict[str, float | None] = field(default_factory=dict)
     order: dict[str, OrderStatistics] = field(default_factory=dict)
 
-    def frozen(self) -> ArmStatistics:
+    def frozen(self, segment: str = "") -> ArmStatistics:
+        if segment:  # its units are those that its columns are of
+            self.units = max(self.counts.values(), default=0)
         return ArmStatistics(
             arm=self.name, units=self.units, mean=self.mean, variance=self.variance, covariance=self.covariance,
             counts={c: n for c, n in self.counts.items() if n != self.units}, order=self.order,
@@ -134,6 +150,27 @@ def _total(units: pa.Table, days: Sequence[date]) -> dict[str, int]:
     kept = units.filter(pc.is_in(units["day"], pa.array(days, pa.date32())))
     summed = kept.group_by("arm").aggregate([("n", "sum")])
     return dict(zip(summed["arm"].to_pylist(), summed["n_sum"].to_pylist(), strict=True))
+
+
+def _by_tenure(
+    units: pa.Table, tenures: pa.Table, arms: Sequence[str], mature: frozenset[date]
+) -> tuple[tuple[ArmStatistics, ...], ...]:
+    """For each day since first exposure the arms, over the units whose whole window is over."""
+    sizes = _total(units, sorted(mature))
+    rows = tenures.filter(pc.is_in(tenures["day"], pa.array(sorted(mature), pa.date32())))
+    sums = rows.group_by(["arm", "tenure"]).aggregate([("total", "sum"), ("squares", "sum")]).to_pylist()
+    found = {(row["arm"], row["tenure"]): (row["total_sum"], row["squares_sum"]) for row in sums}
+    days = max((tenure for _, tenure in found), default=-1) + 1
+    return tuple(
+        tuple(_sums(arm, sizes.get(arm, 0), *found.get((arm, day), (0.0, 0.0))) for arm in arms)
+        for day in range(days)
+    )
+
+
+def _sums(arm: str, n: int, total: float, squares: float) -> ArmStatistics:
+    mean = {"value": total / n} if n else {}
+    variance = {"value": max(squares - total**2 / n, 0.0) / (n - 1)} if n > 1 else {}
+    return ArmStatistics(arm=arm, units=n, mean=mean, variance=variance, covariance={})
 
 
 def _take_moments(found: Mapping[str, _Arm], moments: pa.Table, metric: Metric, days: frozenset[date]) -> None:

@@ -52,6 +52,15 @@ def estimate(metric: Metric, control: ArmStatistics, treatment: ArmStatistics, a
     )
 
 
+def variance_cut(metric: Metric, control: ArmStatistics, treatment: ArmStatistics) -> float | None:
+    """The share of the difference's variance that the covariate takes away (CUPED); None where there is none."""
+    if metric.covariate is None:
+        return None
+    plain = metric.model_copy(update={"covariate": None, "covariate_per": None})
+    with_it, without = (estimate(m, control, treatment, 0.05) for m in (metric, plain))
+    return 1 - ((with_it.high - with_it.low) / (without.high - without.low)) ** 2
+
+
 def p_worse(metric: Metric, control: ArmStatistics, treatment: ArmStatistics) -> float:
     """One-sided p-value of "treatment is not worse than control": small where it is worse."""
     if metric.quantile is not None:

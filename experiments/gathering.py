@@ -11,7 +11,7 @@ import ibis
 import pyarrow as pa
 from ibis.expr import types as ir
 
-from experiments.daily import HISTOGRAMS, MOMENTS, TENURES, UNITS, DailyStatistics
+from experiments.daily import HISTOGRAMS, MOMENTS, TENURES, TREND, UNITS, DailyStatistics
 from experiments.definitions import Metric, Metrics
 from experiments.scan import by_tenure, cut_at, terms_of, unit_values
 
@@ -49,7 +49,7 @@ def gather(
     found = dict(_caps(con, every) if caps is None else caps)
     values = cut_at(ibis.table(_columns(every), name="unit_values"), found)
     means = [m for m in every if m.quantile is None]
-    moments = [_moments(con, values, means)]
+    moments = [_moments(con, values, means), _slopes(con, every[0])]
     if segments and every[0].quantile is None:
         moments += [_moments(con, _with_segment(values, name), every[:1]) for name in segments]
     return DailyStatistics(
@@ -157,6 +157,23 @@ def _tenures(con: duckdb.DuckDBPyConnection, metric: Metric) -> pa.Table:
         f"""SELECT v.arm, u.day, v.tenure::INTEGER AS tenure, sum(v.value) AS total, sum(v.value * v.value) AS squares
         FROM ({inner}) v JOIN units u USING (unit_id) GROUP BY ALL ORDER BY ALL""",
         TENURES,
+    )
+
+
+def _slopes(con: duckdb.DuckDBPyConnection, metric: Metric) -> pa.Table:
+    """Moments of each unit's least-squares slope over the days since its first exposure."""
+    if metric.definition is None or metric.definition.window_days < 2:
+        return MOMENTS.empty_table()
+    days = metric.definition.window_days
+    middle, spread = (days - 1) / 2, days * (days**2 - 1) / 12  # mean of 0 … days - 1, and Σ of squares around it
+    return _read(
+        con,
+        f"""SELECT '{TREND}' AS segment, arm, day, 'slope' AS "first", 'slope' AS "second", count(*) AS n,
+            avg(slope) AS mean_first, avg(slope) AS mean_second, var_pop(slope) * count(*) AS comoment
+        FROM (SELECT u.arm, u.day, coalesce(s.slope, 0) AS slope FROM units u LEFT JOIN (
+            SELECT unit_id, sum(value * (tenure - {middle})) / {spread} AS slope FROM ({_sql(by_tenure(metric))})
+            GROUP BY unit_id) s USING (unit_id)) GROUP BY arm, day""",
+        MOMENTS,
     )
 
 

@@ -241,10 +241,29 @@ def test_segments_hold_the_units_of_an_attribute(events, by_hand):
     with connection(plays, users=users) as con:
         daily = gather(con, arrow(units), [METRICS["cuped"]], AS_OF, ["country"])
     assert daily.segments == ("country=DE", "country=NO", "country=unknown")
-    (control, _) = daily.statistics([METRICS["cuped"]], ARMS, AS_OF, "country=NO").arms
+    (control, _) = daily.statistics([METRICS["cuped"]], ARMS, AS_OF).segments["country=NO"]
     theirs = by_hand[(np.arange(900) % 3 == 0) & (by_hand["arm"] == "control")]
-    assert control.count("cuped") == len(theirs)
+    assert control.units == control.count("cuped") == len(theirs)
     assert control.mean["cuped__before"] == pytest.approx(theirs["cuped__before"].mean(), rel=1e-9)
+
+
+def test_days_since_exposure_and_slopes_are_those_counted_by_hand(events, daily):
+    units, plays = events
+    found = daily.statistics(tuple(METRICS.values()), ARMS, AS_OF)
+    joined = plays.merge(units, left_on="user_id", right_on="unit_id")
+    day = np.floor((joined["event_timestamp"] - joined["first_exposed_at"]) / DAY)
+    grid = joined.assign(day=day)[day.between(0, 6)].pivot_table("watch_minutes", "unit_id", "day", "sum", 0.0)
+    grid = grid.reindex(np.arange(900), fill_value=0.0)
+    slopes = np.array([np.polyfit(np.arange(7), row, 1)[0] for row in grid.to_numpy()])
+    for place, arm in enumerate(ARMS):
+        mine = (units["arm"] == arm).to_numpy()
+        for tenure in range(7):
+            column = grid.to_numpy()[mine, tenure]
+            assert found.tenures[tenure][place].mean["value"] == pytest.approx(column.mean(), rel=1e-9)
+            assert found.tenures[tenure][place].variance["value"] == pytest.approx(column.var(ddof=1), rel=1e-9)
+        assert found.trend[place].mean["slope"] == pytest.approx(slopes[mine].mean(), rel=1e-9)
+        assert found.trend[place].variance["slope"] == pytest.approx(slopes[mine].var(ddof=1), rel=1e-9)
+        assert found.trend[place].units == mine.sum()
 
 
 def test_a_metric_without_definition_is_not_scanned(events, demo):
