@@ -15,7 +15,7 @@ NO_CONTEXT: Mapping[str, JSON] = {}
 
 @dataclass(frozen=True)
 class Assignment:
-    """`arms` are (experiment, arm) pairs in order of layers; `parameters` is what those arms set."""
+    """`arms` are (experiment, arm) pairs in order of layers; `parameters` is what those arms, and arms launched before, set."""
 
     arms: tuple[tuple[str, str], ...]
     parameters: Mapping[str, JSON]
@@ -49,6 +49,7 @@ class Assigner:
             ready = _ready(entry)
             low, high = entry.slot
             layer[low:high] = [(*held, ready) for held in layer[low:high]]
+        self._launched = dict(live.launched)
         self._layers = tuple((seed_of("layer", name), slots[name]) for name in sorted(slots))
 
     def assign(self, unit_id: int, context: Mapping[str, JSON] = NO_CONTEXT) -> Assignment:
@@ -59,7 +60,7 @@ class Assigner:
         """
         key = key_of(unit_id)
         arms: list[tuple[str, str]] = []
-        parameters: dict[str, JSON] = {}
+        parameters: dict[str, JSON] = dict(self._launched)
         for seed, slots in self._layers:
             for entry in slots[bucket(key, seed)]:
                 if entry.targeting and not _is_target(entry, context):

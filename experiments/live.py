@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from experiments.checking import conflict, problems_of
 from experiments.config import BUCKETS, JSON, Declaration, Experiment, ExperimentBook
@@ -66,6 +66,7 @@ class LiveExperiments(Declaration):
 
     format: int = 1
     experiments: tuple[LiveExperiment, ...] = ()
+    launched: Mapping[str, JSON] = Field({}, description="what shipped arms set, for every unit that no arm sets it for")
 
     def to_json(self) -> str:
         """JSON that `from_json` turns back into an equal value; equal values give equal text."""
@@ -101,15 +102,9 @@ class LiveExperiments(Declaration):
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Every pinned model version that some arm asks for, each once, in order of names."""
-        values = {
-            str(arm.parameters[name])
-            for entry in self.experiments
-            for arm in entry.arms
-            for name in arm.parameters
-            if "/" in str(arm.parameters[name])
-        }
-        return tuple(sorted(values))
+        """Every pinned model version that some arm, running or launched, asks for, each once, in order of names."""
+        asked = [dict(self.launched), *(dict(arm.parameters) for e in self.experiments for arm in e.arms)]
+        return tuple(sorted({str(v) for sets in asked for v in sets.values() if "/" in str(v)}))
 
 
 def start(
@@ -131,7 +126,7 @@ def start(
     _refuse_unless_startable(live, experiment, at)
     entry = compiled(book, experiment, resolve, at)
     ordered = sorted((*live.experiments, entry), key=lambda e: (e.declaration.layer, e.name))
-    return LiveExperiments(experiments=tuple(ordered))
+    return live.model_copy(update={"experiments": tuple(ordered)})
 
 
 def stop(live: LiveExperiments, name: str) -> LiveExperiments:
@@ -141,7 +136,21 @@ def stop(live: LiveExperiments, name: str) -> LiveExperiments:
         NotLive: it is not running.
     """
     live.named(name)
-    return LiveExperiments(experiments=tuple(entry for entry in live.experiments if entry.name != name))
+    return live.model_copy(update={"experiments": tuple(e for e in live.experiments if e.name != name)})
+
+
+def launch(live: LiveExperiments, name: str, arm: str) -> LiveExperiments:
+    """`live` with one experiment stopped and what its `arm` sets given to every unit, as it was pinned when it started.
+
+    Raises:
+        NotLive: it is not running.
+        LookupError: it has no such arm.
+    """
+    arms = {one.name: one for one in live.named(name).arms}
+    if arm not in arms:
+        raise LookupError(f"experiment {name!r} has no arm {arm!r}. The arms are: {', '.join(arms)}.")
+    launched = {**live.launched, **arms[arm].parameters}
+    return stop(live, name).model_copy(update={"launched": launched})
 
 
 def ramp(live: LiveExperiments, name: str, rollout: float) -> LiveExperiments:
@@ -158,7 +167,9 @@ def ramp(live: LiveExperiments, name: str, rollout: float) -> LiveExperiments:
             f"roll-out {rollout:g} of {name!r}: it may only grow, from {entry.rollout / BUCKETS:g} to 1."
         )
     raised = entry.model_copy(update={"rollout": buckets})
-    return LiveExperiments(experiments=tuple(raised if e.name == name else e for e in live.experiments))
+    return live.model_copy(
+        update={"experiments": tuple(raised if e.name == name else e for e in live.experiments)}
+    )
 
 
 def compiled(book: ExperimentBook, experiment: Experiment, resolve: Resolve, at: datetime) -> LiveExperiment:

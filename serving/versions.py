@@ -56,11 +56,14 @@ def needed(manifest: Manifest, experiments: LiveExperiments) -> tuple[PackedVers
     asked: dict[tuple[Kind, str], str] = {
         (kind, ref): "the defaults" for kind, ref in defaults.refs().items() if kind in kinds
     }
-    for experiment in experiments.experiments:
-        for arm in experiment.arms:
-            refs = plan_of(Assignment((), arm.parameters), defaults).versions.model_dump()
-            asks = f"arm {arm.name!r} of live experiment {experiment.name!r}"
-            asked = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | asked
+    arms = [
+        (f"arm {arm.name!r} of live experiment {experiment.name!r}", arm.parameters)
+        for experiment in experiments.experiments
+        for arm in experiment.arms
+    ]
+    for asks, parameters in [("what was launched", experiments.launched), *arms]:
+        refs = plan_of(Assignment((), parameters), defaults).versions.model_dump()
+        asked = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | asked
     return tuple(manifest.find(kind, ref, asked_by) for (kind, ref), asked_by in asked.items())
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.reading import SHIPPED
-from matinee.session import AsJson, Source, console, errors, opened, print_json, print_table
+from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, print_table
+
+if TYPE_CHECKING:
+    from experiments.estimates import Estimate
 
 app = typer.Typer(
     no_args_is_help=True, help="Experiments: declared in YAML, pinned when started, read out with a verdict."
@@ -72,14 +75,69 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def readout(name: str, source: Source = None, as_json: AsJson = False) -> None:
+def readout(
+    name: str,
+    source: Source = None,
+    at: AsOf = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page of HTML with figures here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the same as Markdown here.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Health first, then the primary metric and the guardrails, then a verdict in a sentence."""
-    from matinee import experimenting
+    from matinee import experimenting, readout_page
     from matinee.show import print_readout
 
     with opened(source) as day:
-        made = experimenting.readout(day, name, datetime.now(UTC))
+        made = experimenting.readout(day, name, at or datetime.now(UTC))
+        simulated = day.workspace.source.name == "world"
+    if html is not None:
+        html.write_bytes(readout_page.page(made, simulated=simulated))
+    if markdown is not None:
+        markdown.write_text(readout_page.markdown(made, simulated=simulated), encoding="utf-8")
     if as_json:
         print_json(made.model_dump(mode="json"))
         return
     print_readout(made)
+
+
+@app.command()
+def watch(name: str, source: Source = None, at: AsOf = None, by: str = "watch", as_json: AsJson = False) -> None:
+    """Look at the guardrails, as often as you like; roll back and exit with code 2 where one is surely worse."""
+    from matinee import experimenting
+
+    with opened(source) as day:
+        seen = experimenting.watch_experiment(day, name, at or datetime.now(UTC), by)
+    if as_json:
+        print_json(seen.model_dump(mode="json"))
+    else:
+        rows = [[w.treatment, w.guardrail, w.state, _interval(w.estimate)] for w in seen.guardrails]
+        print_table(name, ("treatment", "guardrail", "state", "change, holding at all times"), rows)
+        console.print(seen.sentence, highlight=False)
+    if seen.roll_back:
+        raise typer.Exit(2)
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.difference:+.4g} ({estimate.low:+.4g} to {estimate.high:+.4g})"
+
+
+@app.command()
+def ship(name: str, source: Source = None, by: str = "cli") -> None:
+    """Give everyone what the winning arm of the newest read-out sets, and close the experiment as launched."""
+    from matinee import experimenting
+
+    with opened(source) as day:
+        last = experimenting.ship(day, name, by)
+    console.print(f"launched {last.winner}: {last.sentence}", highlight=False)
+
+
+@app.command("roll-back")
+def roll_back(name: str, reason: str, source: Source = None, by: str = "cli") -> None:
+    """Take an experiment out of service as killed, for a reason that the ledger keeps."""
+    from matinee import experimenting
+
+    with opened(source) as day:
+        experimenting.stop_experiment(day, name, by, f"killed: {reason}")
+    console.print(f"{name} is rolled back", highlight=False)
