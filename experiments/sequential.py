@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -89,6 +90,8 @@ def spending_bounds(
     >>> [round(z, 3) for z in spending_bounds((0.2, 0.4, 0.6, 0.8, 1.0), 0.05, 2)]
     [4.877, 3.357, 2.68, 2.29, 2.031]
     """
+    if not fractions or fractions[0] <= 0 or any(b <= a for a, b in pairwise(fractions)):
+        raise ValueError(f"looks are at ascending fractions above 0, not at {list(fractions)}.")
     cumulative = [spent(fraction, alpha / sides) for fraction in fractions]
     if final:
         cumulative[-1] = alpha / sides
