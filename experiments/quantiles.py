@@ -48,7 +48,7 @@ def order_statistics_of(values: NDArray[np.float64], quantile: float) -> OrderSt
     """The same of units' values in any order.
 
     >>> order_statistics_of(np.arange(1.0, 101.0), 0.5)
-    OrderStatistics(units=100, value=50.0, standard_error=5.102...)
+    OrderStatistics(units=100, value=50.0, standard_error=4.847...)
     """
     distinct, counts = np.unique(values, return_counts=True)
     return order_statistics(distinct, counts, quantile)

@@ -141,3 +141,73 @@ def roll_back(name: str, reason: str, source: Source = None, by: str = "cli") ->
     with opened(source) as day:
         experimenting.stop_experiment(day, name, by, f"killed: {reason}")
     console.print(f"{name} is rolled back", highlight=False)
+
+
+@app.command()
+def scope(
+    name: str,
+    hypothesis: Annotated[str, typer.Option(help="What you expect, in a sentence.")],
+    primary: Annotated[str, typer.Option(help="The metric that decides, by name in metrics.yaml.")],
+    guardrail: Annotated[list[str], typer.Option(help="NAME, or NAME=MARGIN, once for each guardrail.")],
+    effect: Annotated[float, typer.Option(help="Relative effect worth finding, 0.02 for 2 %.")],
+    layer: Annotated[str, typer.Option(help="Whose parameters the treatment sets.")] = "ranking",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the treatment.")] = None,
+    traffic: Annotated[float, typer.Option(help="Share of members that take part.")] = 1.0,
+    power: Annotated[float, typer.Option(help="Of the decision, guardrails included.")] = 0.8,
+    looks: Annotated[int, typer.Option(min=1, help="How often it will be read out.")] = 4,
+    owner: str = "cli",
+    folder: Folder = SHIPPED,
+    write: Annotated[bool, typer.Option(help="Write NAME.yaml into the folder.")] = False,
+    source: Source = None,
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sample size, duration and detectable effects from the project's own past, and a YAML draft."""
+    from experiments.scoping import Draft
+    from matinee.scoping import scope_experiment
+
+    draft = Draft(
+        name=name, hypothesis=hypothesis, owner=owner, layer=layer, primary=primary, effect=effect, power=power,
+        guardrails=dict(_margin(text) for text in guardrail), parameters=dict(_setting(text) for text in sets or ()),
+        traffic=traffic, looks=looks,
+    )  # fmt: skip
+    with opened(source, as_of) as day:
+        made = scope_experiment(day, draft, folder)
+    if write:
+        (folder / f"{name}.yaml").write_text(made.yaml, encoding="utf-8")
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    rows = [
+        [n.metric, n.role, n.baseline.level, n.effect, n.units, n.detectable, _share(n.baseline.variance_cut)]
+        for n in made.plan.needs
+    ]
+    print_table(name, ("metric", "role", "level", "effect or margin", "units needed", "detectable", "CUPED"), rows)
+    console.print(made.sentence, highlight=False)
+    console.print(
+        f"Were each metric planned alone at {power:.0%}, the decision's power would be {made.plan.unsplit_power:.0%}.",
+        highlight=False,
+    )
+    console.print(made.yaml, highlight=False, markup=False)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"-{value:.0%}"
+
+
+def _margin(text: str) -> tuple[str, float | None]:
+    name, _, margin = text.partition("=")
+    try:
+        return name, float(margin) if margin else None
+    except ValueError:
+        raise typer.BadParameter(f"guardrail {text!r}: write NAME, or NAME=MARGIN such as plays_7d=0.02.") from None
+
+
+def _setting(text: str) -> tuple[str, str | float]:
+    name, _, value = text.partition("=")
+    if not value:
+        raise typer.BadParameter(f"setting {text!r}: write PARAMETER=VALUE such as weights.diversity=0.3.")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
