@@ -17,18 +17,22 @@ from experiments.values import BUCKETS, JSON, Column, Declaration, Moment, Name,
 
 __all__ = [
     "BUCKETS",
+    "EVERYONE",
+    "HELD_OUT",
     "JSON",
     "Arm",
     "Declaration",
     "Experiment",
     "ExperimentBook",
     "Guardrail",
+    "Holdout",
     "Layer",
     "Located",
     "Metric",
     "Metrics",
     "Parameter",
     "Problem",
+    "WINNERS_ONLY",
 ]
 
 _REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
@@ -173,6 +177,37 @@ class Experiment(Declaration):
         return round(self.slot[0] * BUCKETS), round(self.slot[1] * BUCKETS)
 
 
+class Holdout(Declaration):
+    """Units set apart before every layer for a quarter, so that all that was launched can be measured at once.
+
+    `held-out` units see what everyone saw when it began; `winners-only` units see what was launched since and are in no
+    experiment; the others are `everyone`. Shares and salt are frozen while it is live.
+    """
+
+    name: Name
+    salt: str = Field("", description="of the hash; the name where empty")
+    held_out: float = Field(0.05, gt=0, lt=0.5, description="share of all units")
+    winners_only: float = Field(0.05, gt=0, lt=0.5, description="share of all units")
+    start: Moment
+    end: Moment
+
+    @field_validator("end")
+    @classmethod
+    def _end_is_after_start(cls, end: datetime, info: ValidationInfo) -> datetime:
+        if "start" in info.data and info.data["start"] >= end:
+            raise ValueError(f"it ends at {end:%Y-%m-%d %H:%M}, not after its start.")
+        return end
+
+    @property
+    def buckets(self) -> tuple[int, int]:
+        """The first bucket that is not held out, and the first of everyone's, of 10,000."""
+        held = round(self.held_out * BUCKETS)
+        return held, held + round(self.winners_only * BUCKETS)
+
+
+HELD_OUT, WINNERS_ONLY, EVERYONE = "held-out", "winners-only", "everyone"
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something wrong with a declaration, where, and what would be right."""
@@ -211,6 +246,7 @@ class ExperimentBook:
     experiments: Mapping[str, Experiment]
     located: Mapping[str, Located] = field(default_factory=dict, compare=False)  # by experiment
     metrics: Mapping[str, DefinedMetric] = field(default_factory=dict)
+    holdouts: Mapping[str, Holdout] = field(default_factory=dict)
 
     def problem(self, experiment: str, path: tuple[str | int, ...], message: str) -> Problem:
         """A problem in the declaration of `experiment`."""

@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import AwareDatetime, Field
 
 from experiments.checking import conflict, problems_of
-from experiments.config import BUCKETS, JSON, Declaration, Experiment, ExperimentBook
+from experiments.config import BUCKETS, JSON, Declaration, Experiment, ExperimentBook, Holdout
 from experiments.reading import InvalidConfig
 
 Resolve = Callable[[str], str]
@@ -61,12 +61,25 @@ class LiveExperiment(Declaration):
         return self.declaration.salt or self.declaration.name
 
 
+class LiveHoldout(Declaration):
+    """A running hold-out and what had been launched when it began, which its held-out units go on seeing."""
+
+    declaration: Holdout
+    baseline: Mapping[str, JSON] = {}
+
+    @property
+    def salt(self) -> str:
+        """What its seed is made from."""
+        return self.declaration.salt or self.declaration.name
+
+
 class LiveExperiments(Declaration):
     """Every running experiment, in order of layer and name: the value that the serving process reads."""
 
     format: int = 1
     experiments: tuple[LiveExperiment, ...] = ()
     launched: Mapping[str, JSON] = Field({}, description="what shipped arms set, for every unit that no arm sets it for")
+    holdout: LiveHoldout | None = None
 
     def to_json(self) -> str:
         """JSON that `from_json` turns back into an equal value; equal values give equal text."""
@@ -103,7 +116,8 @@ class LiveExperiments(Declaration):
     @property
     def references(self) -> tuple[str, ...]:
         """Every pinned model version that some arm, running or launched, asks for, each once, in order of names."""
-        asked = [dict(self.launched), *(dict(arm.parameters) for e in self.experiments for arm in e.arms)]
+        before = {} if self.holdout is None else self.holdout.baseline
+        asked = [dict(self.launched), dict(before), *(dict(arm.parameters) for e in self.experiments for arm in e.arms)]
         return tuple(sorted({str(v) for sets in asked for v in sets.values() if "/" in str(v)}))
 
 
@@ -170,6 +184,32 @@ def ramp(live: LiveExperiments, name: str, rollout: float) -> LiveExperiments:
     return live.model_copy(
         update={"experiments": tuple(raised if e.name == name else e for e in live.experiments)}
     )
+
+
+def hold_out(live: LiveExperiments, holdout: Holdout, at: datetime) -> LiveExperiments:
+    """`live` with a hold-out from now on; what has been launched so far is its baseline.
+
+    Raises:
+        CannotStart: another is running, this one's dates do not hold `at`, or an experiment has its name.
+    """
+    if live.holdout is not None:
+        raise CannotStart(f"hold-out {live.holdout.declaration.name!r} is running; one at a time, so end it first.")
+    if not holdout.start <= at < holdout.end:
+        raise CannotStart(f"hold-out {holdout.name!r} runs from {holdout.start:%Y-%m-%d} until {holdout.end:%Y-%m-%d}.")
+    if holdout.name in {entry.name for entry in live.experiments}:
+        raise CannotStart(f"an experiment is called {holdout.name!r}: give the hold-out another name.")
+    return live.model_copy(update={"holdout": LiveHoldout(declaration=holdout, baseline=live.launched)})
+
+
+def release(live: LiveExperiments) -> LiveExperiments:
+    """`live` without a hold-out: its units join everyone's experiments, and see what was launched.
+
+    Raises:
+        NotLive: none is running.
+    """
+    if live.holdout is None:
+        raise NotLive("hold-out", live)
+    return live.model_copy(update={"holdout": None})
 
 
 def compiled(book: ExperimentBook, experiment: Experiment, resolve: Resolve, at: datetime) -> LiveExperiment:
