@@ -100,7 +100,7 @@ def plan(
         ValueError: the effect is not above 0, or the power leaves nothing to split after false deteriorations.
     """
     beta = 1 - power - rule.alpha_deterioration
-    if effect <= 0 or beta <= 0:
+    if effect <= 0 or beta < 1e-9:
         raise ValueError(f"an effect of {effect:g} at a power of {power:g} cannot be planned; the effect is above 0, the power below {1 - rule.alpha_deterioration:g}.")  # fmt: skip
     split = beta / (1 + len(guardrails))
     success = _critical(rule.alpha / treatments, 2, looks)
