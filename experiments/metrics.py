@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 from pydantic import Field
 
-from experiments.config import Declaration, Experiment, Metric
+from experiments.config import Declaration, Experiment, Holdout, Metric
 from experiments.quantiles import OrderStatistics
 from experiments.values import Moment
 
@@ -72,8 +72,8 @@ def exposed_units(exposures: pa.Table, experiment: Experiment) -> pa.Table:
         return exposed_units_in(con, experiment)
 
 
-def exposed_units_in(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> pa.Table:
-    """As `exposed_units`, of the table `exposures` on a connection."""
+def exposed_units_in(con: duckdb.DuckDBPyConnection, experiment: Experiment | Holdout) -> pa.Table:
+    """As `exposed_units`, of the table `exposures` on a connection; of a hold-out its groups are the arms."""
     flat = (
         "SELECT user_id, event_timestamp, unnest(arms, recursive := true) FROM exposures"
         if "arms" in con.table("exposures").columns

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.reading import SHIPPED
+from matinee.commands import programme
 from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, print_table
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Experiments: declared in YAML, pinned when started, read out with a verdict."
 )
+
+app.add_typer(programme.holdouts, name="hold-out")
+app.command()(programme.overlap)
+app.command()(programme.interactions)
+app.command("back-test")(programme.back_test)
 
 Folder = Annotated[Path, typer.Option(help="Folder of experiment YAML.")]
 
@@ -78,7 +84,7 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
 def readout(
     name: str,
     source: Source = None,
-    at: AsOf = None,
+    as_of: AsOf = None,
     html: Annotated[Path | None, typer.Option(help="Write a page of HTML with figures here.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the same as Markdown here.")] = None,
     as_json: AsJson = False,
@@ -88,7 +94,7 @@ def readout(
     from matinee.show import print_readout
 
     with opened(source) as day:
-        made = experimenting.readout(day, name, at or datetime.now(UTC))
+        made = experimenting.readout(day, name, as_of or datetime.now(UTC))
         simulated = day.workspace.source.name == "world"
     if html is not None:
         html.write_bytes(readout_page.page(made, simulated=simulated))
@@ -101,12 +107,12 @@ def readout(
 
 
 @app.command()
-def watch(name: str, source: Source = None, at: AsOf = None, by: str = "watch", as_json: AsJson = False) -> None:
+def watch(name: str, source: Source = None, as_of: AsOf = None, by: str = "watch", as_json: AsJson = False) -> None:
     """Look at the guardrails, as often as you like; roll back and exit with code 2 where one is surely worse."""
     from matinee import experimenting
 
     with opened(source) as day:
-        seen = experimenting.watch_experiment(day, name, at or datetime.now(UTC), by)
+        seen = experimenting.watch_experiment(day, name, as_of or datetime.now(UTC), by)
     if as_json:
         print_json(seen.model_dump(mode="json"))
     else:
