@@ -87,23 +87,34 @@ def compare_rules(day: Day, rules: Mapping[str, DecisionRule]) -> tuple[RuleResu
 
 
 def scan(day: Day, metric: str, at: datetime, folder: Path) -> tuple[tuple[Meeting, ...], Scan]:
-    """Meetings and interactions of the live experiments among all exposed members, in one metric.
+    """Meetings and interactions of the live experiments among exposed members, in one metric.
+
+    Who is in which experiment is chance only while all of them run: meetings are of pages since the last was started.
 
     Raises:
-        LookupError: the metric is not declared, or the log has arms that are no longer live.
+        LookupError: the metric is not declared, or nothing is live.
     """
     (wanted,) = _defined(load(folder), [metric])
     live, log = LiveExperiments.read(day.workspace.live), read(day.workspace.exposures)
-    log = log.filter(pc.less(log["event_timestamp"], pa.scalar(at, log["event_timestamp"].type)))
+    if not live.experiments:
+        raise NotLive("any", live)
+    started = [entry.started_at for entry in live.experiments]
     with day.desk.events() as connection:
-        connection.register("log", log)
+        connection.register("log", _between(log, max(started), at))
+        met = meetings(grid_of(live, _arms(connection, live)))
+        connection.register("log", _between(log, min(started), at))
         units = connection.sql("""SELECT user_id AS unit_id, 'all' AS arm, min(event_timestamp) AS first_exposed_at, 1 AS arms
             FROM log GROUP BY user_id ORDER BY user_id""").to_arrow_table()
         gather(connection, units, [wanted], at)
         values = connection.sql(f'SELECT "{wanted.value}" AS v FROM unit_values ORDER BY unit_id').to_arrow_table()
-        arms = _arms(connection, live)
-    grid = grid_of(live, arms)
-    return meetings(grid), interactions(grid, np.asarray(values["v"]))
+        grid = grid_of(live, _arms(connection, live))
+    return met, interactions(grid, np.asarray(values["v"]))
+
+
+def _between(log: pa.Table, since: datetime, until: datetime) -> pa.Table:
+    kind = log["event_timestamp"].type
+    late = pc.greater_equal(log["event_timestamp"], pa.scalar(since, kind))
+    return log.filter(pc.and_(late, pc.less(log["event_timestamp"], pa.scalar(until, kind))))
 
 
 def _arms(con: duckdb.DuckDBPyConnection, live: LiveExperiments) -> list[list[tuple[str, str]]]:

@@ -137,7 +137,9 @@ def test_a_harmful_test_is_rolled_back_by_its_guardrail(copied_day, folder):
     run(day, "harmful", at, FIRST + 100_000 + np.arange(USERS), lift=1.3, share=0.5)
     seen = watch_experiment(day, "harmful", at + 9 * DAYS, "watch")
     assert seen.roll_back
-    assert seen.sentence.startswith("Roll back: any_play_1d is surely worse in treatment, by 3")
+    found = next(w.estimate for w in seen.guardrails)
+    assert found.relative == pytest.approx(0.5 / 0.8 - 1, abs=0.08)
+    assert seen.sentence.startswith("Roll back: any_play_1d is surely worse in treatment, by ")
     assert "harmful" not in {e.name for e in LiveExperiments.read(day.workspace.live).experiments}
     run_ = next(r for r in day.registry.experiments() if r.name == "harmful")
     assert run_.history[-1].reason == f"killed: {seen.sentence}"
@@ -171,8 +173,9 @@ def test_live_experiments_are_scanned_for_interactions(copied_day, folder):
     declare(folder, "one", day.as_of)
     text = (folder / "one.yaml").read_text().replace("name: one", "name: other").replace("layer: ranking", "layer: artwork")
     (folder / "other.yaml").write_text(text.replace("weights.diversity: 0.4", "artwork_policy: uniform"))
-    for name in ("one", "other"):
-        start_experiment(day, name, at, "me", folder)
+    start_experiment(day, "one", at - timedelta(hours=1), "me", folder)
+    shown(day, at - timedelta(minutes=30), FIRST + 390_000 + np.arange(USERS))  # before the other is there to be met
+    start_experiment(day, "other", at, "me", folder)
     units = FIRST + 300_000 + np.arange(USERS)
     arms = shown(day, at, units)
     both = np.array([of["one"] == of["other"] == "treatment" for of in arms])
@@ -202,13 +205,18 @@ def test_the_commands_say_the_same(command, copied_day, folder, tmp_path):
     run(day, "told", at, FIRST + 400_000 + np.arange(USERS), lift=1.3)
     when = f"{at + 9 * DAYS:%Y-%m-%dT%H:%M}"
     page, text = tmp_path / "page.html", tmp_path / "page.md"
-    said = command(f"matinee experiments readout told --at {when} --html {page} --markdown {text} --json".replace("--at", "--as-of")).stdout
+    said = command(f"matinee experiments readout told --as-of {when} --html {page} --markdown {text} --json").stdout
     verdict = json.loads(said)
     assert verdict["verdict"] == "ship"
     assert verdict["sentence"].split(":")[0] in text.read_text()
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert "No guardrail is surely worse" in command(f"matinee experiments watch told --as-of {when}").stdout
     assert "launched treatment" in command("matinee experiments ship told").stdout
+
+
+def test_commands_over_all_experiments(command, copied_day, folder):
+    declare(folder, "told", copied_day.as_of)
+    when = f"{copied_day.as_of + 9 * DAYS:%Y-%m-%d}"
     assert "no hold-out 'x'" in command(f"matinee experiments hold-out start x --folder {folder}", fails=True).stderr
     told = command(f"matinee experiments overlap --folder {folder} --as-of {when}").stdout
     assert "pairs can meet" in told
