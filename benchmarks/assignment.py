@@ -83,7 +83,9 @@ def main() -> None:
     matrix_s = time.perf_counter() - began
     assigner, theirs = Assigner(live), features(live)
     ours_us = microseconds(assigner.assign, asked.units, asked.rounds)
-    growthbook_us = microseconds(lambda unit: growthbook(theirs, unit), max(asked.units // 100, 10), asked.rounds)
+    growthbook_us = microseconds(
+        lambda unit: growthbook(theirs, unit), max(asked.units // 100, 10), asked.rounds
+    )
     both = {
         "ours": statistics.mean(len(assigner.assign(u).arms) for u in range(2000)),
         "growthbook": statistics.mean(growthbook(theirs, u) for u in range(50)),

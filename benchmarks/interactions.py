@@ -23,13 +23,17 @@ from experiments.live import LiveExperiments, compiled
 from experiments.reading import load
 
 
-def outcomes(grid: Grid, pair: tuple[tuple[str, str], tuple[str, str]], extra: float, seed: int) -> np.ndarray:
+def outcomes(
+    grid: Grid, pair: tuple[tuple[str, str], tuple[str, str]], extra: float, seed: int
+) -> np.ndarray:
     """(U,) skewed values with a main effect of every arm, and `extra` where both arms of `pair` are seen."""
     rng = np.random.default_rng(seed)
     values = rng.gamma(2, 20, grid.codes.shape[1])
     for row, arms in enumerate(grid.arms):
         values += np.concatenate([[0.0], rng.normal(0, 0.3, len(arms))])[grid.codes[row]]
-    seen = [grid.codes[r] == p for r, arms in enumerate(grid.arms) for p, arm in enumerate(arms, 1) if arm in pair]
+    seen = [
+        grid.codes[r] == p for r, arms in enumerate(grid.arms) for p, arm in enumerate(arms, 1) if arm in pair
+    ]
     return values + extra * np.logical_and(*seen)
 
 

@@ -44,14 +44,30 @@ def metrics() -> list[DefinedMetric]:
     rows += [
         {"name": "plays_7d", "kind": "mean", "of": PLAYS, "window_days": 7, "covariate_days": 28},
         {"name": "minutes_capped_7d", "kind": "mean", "of": MINUTES, "window_days": 7, "cap": 300},
-        {"name": "minutes_winsorised_7d", "kind": "mean", "of": MINUTES, "window_days": 7, "winsorise": 0.999},
-        {"name": "minutes_a_play_7d", "kind": "ratio", "of": MINUTES, "per": PLAYS, "window_days": 7, "covariate_days": 28},
+        {
+            "name": "minutes_winsorised_7d",
+            "kind": "mean",
+            "of": MINUTES,
+            "window_days": 7,
+            "winsorise": 0.999,
+        },
+        {
+            "name": "minutes_a_play_7d",
+            "kind": "ratio",
+            "of": MINUTES,
+            "per": PLAYS,
+            "window_days": 7,
+            "covariate_days": 28,
+        },
         {"name": "completion_7d", "kind": "ratio", "of": COMPLETED, "per": PLAYS, "window_days": 7},
         {"name": "completion_28d", "kind": "ratio", "of": COMPLETED, "per": PLAYS, "window_days": 28},
         {"name": "renewals_of_due_28d", "kind": "ratio", "of": RENEWED, "per": DUE, "window_days": 28},
     ]
     rows += [{"name": f"any_play_{d}d", "kind": "conversion", "of": PLAYS, "window_days": d} for d in (1, 7)]
-    rows += [{"name": f"any_completed_{d}d", "kind": "conversion", "of": COMPLETED, "window_days": d} for d in (7, 28)]
+    rows += [
+        {"name": f"any_completed_{d}d", "kind": "conversion", "of": COMPLETED, "window_days": d}
+        for d in (7, 28)
+    ]
     rows += [
         {"name": f"back_day_{a}_to_{b}", "kind": "retention", "of": PLAYS, "from_day": a, "window_days": b}
         for a, b in ((7, 14), (14, 28), (21, 28))
@@ -133,12 +149,16 @@ def main() -> None:
         for _ in range(asked.repeats):
             began = time.perf_counter()
             daily = gathered(folder, declared)
-            found = read_out(declared, daily.statistics(declared.metrics.all, tuple(declared.arms), AS_OF), AS_OF)
+            found = read_out(
+                declared, daily.statistics(declared.metrics.all, tuple(declared.arms), AS_OF), AS_OF
+            )
             cold.append(time.perf_counter() - began)
             daily.write(stored)
             began = time.perf_counter()
             again = DailyStatistics.read(stored)
-            same = read_out(declared, again.statistics(declared.metrics.all, tuple(declared.arms), AS_OF), AS_OF)
+            same = read_out(
+                declared, again.statistics(declared.metrics.all, tuple(declared.arms), AS_OF), AS_OF
+            )
             warm.append(time.perf_counter() - began)
             if same != found:
                 raise RuntimeError("the read-out of stored statistics is another than that of the scan.")

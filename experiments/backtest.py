@@ -39,7 +39,9 @@ def back_test(readouts: Sequence[Readout], rules: Mapping[str, DecisionRule]) ->
     """
     healthy = [r for r in readouts if r.health.healthy]
     if len(primaries := {r.experiment.metrics.primary.name for r in healthy}) > 1:
-        raise ValueError(f"returns in {', '.join(sorted(primaries))} do not add up: give read-outs of one primary.")
+        raise ValueError(
+            f"returns in {', '.join(sorted(primaries))} do not add up: give read-outs of one primary."
+        )
     effects = {
         (place, treatment): effect
         for place, r in enumerate(healthy)

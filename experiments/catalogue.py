@@ -45,11 +45,15 @@ def _guardrail(value: Any, known: Mapping[str, DefinedMetric], at: Path, objecti
         return None
     margin = value.get("margin", known[value["metric"]].margin)
     if margin is None:
-        objections.append((at, f"guardrail {value['metric']!r} has no margin: say what relative loss is acceptable."))
+        objections.append(
+            (at, f"guardrail {value['metric']!r} has no margin: say what relative loss is acceptable.")
+        )
     return fields | {"margin": margin}
 
 
-def _named(name: str, known: Mapping[str, DefinedMetric], at: Path, objections: list[Objection]) -> dict[str, Any] | None:
+def _named(
+    name: str, known: Mapping[str, DefinedMetric], at: Path, objections: list[Objection]
+) -> dict[str, Any] | None:
     if name in known:
         return known[name].fields()
     objections.append((at, f"there is no metric {name!r}.{_hint(name, known)}"))
@@ -58,4 +62,6 @@ def _named(name: str, known: Mapping[str, DefinedMetric], at: Path, objections: 
 
 def _hint(name: str, known: Collection[str]) -> str:
     near = get_close_matches(str(name), known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else f" metrics.yaml has: {', '.join(sorted(known)) or 'none'}."
+    return (
+        f" Did you mean {near[0]!r}?" if near else f" metrics.yaml has: {', '.join(sorted(known)) or 'none'}."
+    )

@@ -32,7 +32,11 @@ def problems_of(
 ) -> tuple[Problem, ...]:
     """What is wrong with one experiment on its own."""
     experiment = book.experiments[name]
-    return (*_metric_problems(book, experiment), *_layer_problems(book, experiment), *_arm_problems(book, experiment, known_versions))
+    return (
+        *_metric_problems(book, experiment),
+        *_layer_problems(book, experiment),
+        *_arm_problems(book, experiment, known_versions),
+    )
 
 
 def conflicts(experiments: Collection[Experiment]) -> Iterator[tuple[Experiment, Experiment]]:

@@ -20,6 +20,7 @@ __all__ = [
     "EVERYONE",
     "HELD_OUT",
     "JSON",
+    "WINNERS_ONLY",
     "Arm",
     "Declaration",
     "Experiment",
@@ -32,7 +33,6 @@ __all__ = [
     "Metrics",
     "Parameter",
     "Problem",
-    "WINNERS_ONLY",
 ]
 
 _REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
@@ -120,7 +120,9 @@ class Experiment(Declaration):
         gt=0,
         description="units over all arms at which the test is complete; looks before it spend a part of alpha",
     )
-    segments: tuple[Column, ...] = Field((), description="attributes of users by which the primary is also read")
+    segments: tuple[Column, ...] = Field(
+        (), description="attributes of users by which the primary is also read"
+    )
     start: Moment
     end: Moment
 

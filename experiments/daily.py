@@ -60,7 +60,6 @@ class DailyStatistics:
     histograms: pa.Table
     tenures: pa.Table
     crossovers: int = 0
-    strangers: Mapping[str, int] = field(default_factory=dict)
     caps: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -82,7 +81,7 @@ class DailyStatistics:
         return Statistics(
             arms=self._arms(metrics, arms, exposed, parts),
             crossovers=self.crossovers,
-            strangers=self.strangers,
+            strangers={arm: n for arm, n in _total(self.units, exposed).items() if arm not in arms},
             segments={s: self._arms([first], arms, exposed, parts, s) for s in self.segments},
             tenures=_by_tenure(self.units, self.tenures, arms, mature),
             trend=self._arms([slope], arms, sorted(mature), {"slope": mature}, TREND) if mature else (),
@@ -101,6 +100,8 @@ class DailyStatistics:
         found = {arm: _Arm(arm, whole.get(arm, 0)) for arm in arms}
         moments = self.moments.filter(pc.equal(self.moments["segment"], segment))
         for metric in metrics:
+            for arm in found.values():
+                arm.counts.update(dict.fromkeys(metric.columns, 0))  # while the metric waits
             if metric.quantile is None:
                 _take_moments(found, moments, metric, mature[metric.name])
             elif not segment:
@@ -110,9 +111,14 @@ class DailyStatistics:
     def write(self, folder: Path) -> None:
         """Four Parquet files; what is not a table is in the metadata of `units`."""
         folder.mkdir(parents=True, exist_ok=True)
-        meta = {"crossovers": self.crossovers, "strangers": dict(self.strangers), "caps": dict(self.caps)}
+        meta = {"crossovers": self.crossovers, "caps": dict(self.caps)}
         units = self.units.replace_schema_metadata({"matinee": json.dumps(meta)})
-        tables = {"units": units, "moments": self.moments, "histograms": self.histograms, "tenures": self.tenures}
+        tables = {
+            "units": units,
+            "moments": self.moments,
+            "histograms": self.histograms,
+            "tenures": self.tenures,
+        }
         for name, table in tables.items():
             pq.write_table(table, folder / f"{name}.parquet")
 
@@ -173,7 +179,9 @@ def _sums(arm: str, n: int, total: float, squares: float) -> ArmStatistics:
     return ArmStatistics(arm=arm, units=n, mean=mean, variance=variance, covariance={})
 
 
-def _take_moments(found: Mapping[str, _Arm], moments: pa.Table, metric: Metric, days: frozenset[date]) -> None:
+def _take_moments(
+    found: Mapping[str, _Arm], moments: pa.Table, metric: Metric, days: frozenset[date]
+) -> None:
     columns = pa.array(metric.columns)
     chosen = pc.and_(
         pc.is_in(moments["day"], pa.array(sorted(days), pa.date32())),
@@ -182,8 +190,13 @@ def _take_moments(found: Mapping[str, _Arm], moments: pa.Table, metric: Metric, 
     rows = moments.filter(chosen)
     for arm, into in found.items():
         theirs = rows.filter(pc.equal(rows["arm"], arm))
-        for first, second in {tuple(p) for p in zip(theirs["first"].to_pylist(), theirs["second"].to_pylist(), strict=True)}:
-            _merge(into, theirs.filter(pc.and_(pc.equal(theirs["first"], first), pc.equal(theirs["second"], second))))
+        for first, second in {
+            tuple(p) for p in zip(theirs["first"].to_pylist(), theirs["second"].to_pylist(), strict=True)
+        }:
+            _merge(
+                into,
+                theirs.filter(pc.and_(pc.equal(theirs["first"], first), pc.equal(theirs["second"], second))),
+            )
 
 
 def _merge(into: _Arm, rows: pa.Table) -> None:
@@ -200,7 +213,9 @@ def _merge(into: _Arm, rows: pa.Table) -> None:
         into.covariance[covariance_key(first, second)] = spread
 
 
-def _take_quantiles(found: Mapping[str, _Arm], histograms: pa.Table, metric: Metric, days: frozenset[date]) -> None:
+def _take_quantiles(
+    found: Mapping[str, _Arm], histograms: pa.Table, metric: Metric, days: frozenset[date]
+) -> None:
     mature = pc.is_in(histograms["day"], pa.array(sorted(days), pa.date32()))
     rows = histograms.filter(pc.and_(mature, pc.equal(histograms["column"], metric.value)))
     for arm, into in found.items():

@@ -26,8 +26,12 @@ class Measure(Declaration):
     """What is added up over a unit's events: a column, or the events themselves where none is named."""
 
     source: Column = Field(description="a table of raw events: plays, memberships, impressions, hovers")
-    sum: Column | None = Field(None, description="the column that is added up; a flag counts 1 where it is true")
-    where: Mapping[Column, tuple[JSON, ...]] = Field({}, description="column → values of the events that count")
+    sum: Column | None = Field(
+        None, description="the column that is added up; a flag counts 1 where it is true"
+    )
+    where: Mapping[Column, tuple[JSON, ...]] = Field(
+        {}, description="column → values of the events that count"
+    )
 
     @model_validator(mode="after")
     def _exists(self) -> Self:
@@ -39,7 +43,9 @@ class Measure(Declaration):
             if name not in columns:
                 raise ValueError(f"event table {self.source!r} has no column {name!r}.{_hint(name, columns)}")
         if self.sum is not None and columns[self.sum] not in _SUMMABLE:
-            raise ValueError(f"{self.source}.{self.sum} is {columns[self.sum].value}; only numbers and flags are added up.")
+            raise ValueError(
+                f"{self.source}.{self.sum} is {columns[self.sum].value}; only numbers and flags are added up."
+            )
         if empty := [name for name, values in self.where.items() if not values]:
             raise ValueError(f"where allows no value of {', '.join(empty)}, so nothing would be counted.")
         return self
@@ -69,12 +75,16 @@ class Definition(Declaration):
     unit: Literal["user_id"] = Field("user_id", description="whose values are compared")
     measured_in: str = Field("", description="minutes, plays, share")
     direction: Direction = Field("increase", description="the way that is better")
-    margin: float | None = Field(None, gt=0, lt=1, description="as a guardrail: largest relative loss that is acceptable")
+    margin: float | None = Field(
+        None, gt=0, lt=1, description="as a guardrail: largest relative loss that is acceptable"
+    )
     cap: float | None = Field(None, gt=0, description="winsorising: a unit's sum above this counts as this")
     winsorise: float | None = Field(
         None, gt=0.5, lt=1, description="winsorising at this quantile of all units of all arms together"
     )
-    covariate_days: int | None = Field(None, gt=0, le=366, description="CUPED: the same over so many days before")
+    covariate_days: int | None = Field(
+        None, gt=0, le=366, description="CUPED: the same over so many days before"
+    )
     quantile: float | None = Field(None, gt=0, lt=1)
     resolution: float = Field(0.01, gt=0, description="of a quantile: what units' sums are rounded to")
 
@@ -87,7 +97,9 @@ class Definition(Declaration):
         if (self.kind == "quantile") != (self.quantile is not None):
             raise ValueError("a metric of kind quantile, and no other, says which `quantile`.")
         if self.kind == "retention" and self.from_day == 0:
-            raise ValueError("retention is at a horizon: say from which day on a unit must be seen, in `from_day`.")
+            raise ValueError(
+                "retention is at a horizon: say from which day on a unit must be seen, in `from_day`."
+            )
         if self.winsorise is not None and self.cap is not None:
             raise ValueError("winsorise at a quantile or at a cap, not at both.")
         if self.kind not in {"mean", "ratio"} and (self.winsorise is not None or self.cap is not None):

@@ -122,7 +122,9 @@ def unreadable(metric: Metric, control: ArmStatistics, treatment: ArmStatistics)
     """Why no test of `metric` means anything here; None where one does."""
     for arm in (control, treatment):
         if arm.count(metric.value) < 2:
-            return f"arm {arm.arm!r} has {arm.count(metric.value)} exposed units; an estimate needs at least 2"
+            return (
+                f"arm {arm.arm!r} has {arm.count(metric.value)} exposed units; an estimate needs at least 2"
+            )
         if metric.quantile is not None:
             if (reason := _no_quantile(metric, arm)) is not None:
                 return reason

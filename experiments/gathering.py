@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import combinations_with_replacement
 
 import duckdb
@@ -46,12 +46,13 @@ def gather(
     if undefined := [m.name for m in every if m.definition is None]:
         raise NotDefined(undefined)
     _prepare(con, units, every, as_of)
-    found = dict(_caps(con, every) if caps is None else caps)
+    found = dict(_caps(con, every, as_of) if caps is None else caps)
     values = cut_at(ibis.table(_columns(every), name="unit_values"), found)
     means = [m for m in every if m.quantile is None]
     moments = [_moments(con, values, means), _slopes(con, every[0])]
     if segments and every[0].quantile is None:
-        moments += [_moments(con, _with_segment(values, name), every[:1]) for name in segments]
+        labelled = (_with_segment(con, values, name, _literal(as_of)) for name in segments)
+        moments += [_moments(con, one, every[:1]) for one in labelled]
     return DailyStatistics(
         units=_read(con, "SELECT arm, day, count(*) AS n FROM units GROUP BY ALL ORDER BY ALL", UNITS),
         moments=pa.concat_tables(moments),
@@ -62,7 +63,9 @@ def gather(
     )
 
 
-def _prepare(con: duckdb.DuckDBPyConnection, units: pa.Table, metrics: Sequence[Metric], as_of: datetime) -> None:
+def _prepare(
+    con: duckdb.DuckDBPyConnection, units: pa.Table, metrics: Sequence[Metric], as_of: datetime
+) -> None:
     """Tables `units`, `known_*` and `unit_values`."""
     con.execute("SET TimeZone = 'UTC'")
     con.register("exposed", units)
@@ -70,7 +73,7 @@ def _prepare(con: duckdb.DuckDBPyConnection, units: pa.Table, metrics: Sequence[
         """CREATE OR REPLACE TEMP TABLE units AS SELECT unit_id, arm, epoch_us(first_exposed_at) AS since_us,
         CAST(first_exposed_at AS DATE) AS day FROM exposed WHERE arms = 1"""
     )
-    until = f"TIMESTAMPTZ '{as_of.astimezone(UTC).isoformat(sep=' ')}'"
+    until = _literal(as_of)
     for source in {t.measure.source for m in metrics for t in terms_of(m).values()}:
         con.execute(
             f"""CREATE OR REPLACE TEMP VIEW known_{source} AS SELECT *, epoch_us(event_timestamp) AS at_us FROM {source}
@@ -84,31 +87,41 @@ def _columns(metrics: Sequence[Metric]) -> dict[str, str]:
     return {"unit_id": "int64", "arm": "string", "day": "date"} | columns
 
 
-def _caps(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric]) -> dict[str, float]:
-    """The quantile of each winsorised column over all units of all arms, so that arms are cut alike."""
+def _caps(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric], as_of: datetime) -> dict[str, float]:
+    """The quantile of each winsorised column over the units of all arms whose windows are over, so that arms are cut alike."""
     asked = {
-        column: m.definition.winsorise
-        for m in metrics
-        if m.definition is not None and m.definition.winsorise is not None
-        for column in m.columns
+        column: (metric.definition.winsorise, as_of - timedelta(days=metric.definition.window_days + 1))
+        for metric in metrics
+        if metric.definition is not None and metric.definition.winsorise is not None
+        for column in metric.columns
     }
     if not asked:
         return {}
-    listed = ", ".join(f'quantile_disc("{column}", {at})' for column, at in asked.items())
+    listed = ", ".join(
+        f"""quantile_disc("{column}", {at}) FILTER (WHERE day <= DATE '{last.astimezone(UTC):%Y-%m-%d}')"""
+        for column, (at, last) in asked.items()
+    )
     found = con.execute(f"SELECT {listed} FROM unit_values").fetchall()[0]
     return {column: cap for column, cap in zip(asked, found, strict=True) if cap is not None}
 
 
-def _with_segment(values: ir.Table, attribute: str) -> ir.Table:
-    users = ibis.table({"user_id": "int64", attribute: "string"}, name="users")
-    joined = values.left_join(users, values["unit_id"] == users["user_id"])
-    label = ibis.literal(f"{attribute}=") + joined[attribute].fill_null("unknown")
-    return joined.mutate(segment=label)
+def _with_segment(con: duckdb.DuckDBPyConnection, values: ir.Table, attribute: str, until: str) -> ir.Table:
+    """`values` with `segment`, by what was last known of each user's attribute."""
+    con.execute(
+        f"""CREATE OR REPLACE TEMP TABLE segment_of AS SELECT user_id,
+        '{attribute}=' || coalesce(arg_max("{attribute}"::VARCHAR, event_timestamp), 'unknown') AS segment
+        FROM users WHERE created_timestamp < {until} GROUP BY user_id"""
+    )
+    known = ibis.table({"user_id": "int64", "segment": "string"}, name="segment_of")
+    joined = values.left_join(known, values["unit_id"] == known["user_id"])
+    return joined.mutate(segment=joined["segment"].fill_null(f"{attribute}=unknown"))
 
 
 def _moments(con: duckdb.DuckDBPyConnection, values: ir.Table, metrics: Sequence[Metric]) -> pa.Table:
     """Sizes, means and co-moments of every pair of columns that a metric reads together, by arm and day."""
-    pairs = list(dict.fromkeys(p for m in metrics for p in combinations_with_replacement(sorted(m.columns), 2)))
+    pairs = list(
+        dict.fromkeys(p for m in metrics for p in combinations_with_replacement(sorted(m.columns), 2))
+    )
     columns = list(dict.fromkeys(column for pair in pairs for column in pair))
     if not pairs:
         return MOMENTS.empty_table()
@@ -165,7 +178,10 @@ def _slopes(con: duckdb.DuckDBPyConnection, metric: Metric) -> pa.Table:
     if metric.definition is None or metric.definition.window_days < 2:
         return MOMENTS.empty_table()
     days = metric.definition.window_days
-    middle, spread = (days - 1) / 2, days * (days**2 - 1) / 12  # mean of 0 … days - 1, and Σ of squares around it
+    middle, spread = (
+        (days - 1) / 2,
+        days * (days**2 - 1) / 12,
+    )  # mean of 0 … days - 1, and Σ of squares around it
     return _read(
         con,
         f"""SELECT '{TREND}' AS segment, arm, day, 'slope' AS "first", 'slope' AS "second", count(*) AS n,
@@ -179,6 +195,10 @@ def _slopes(con: duckdb.DuckDBPyConnection, metric: Metric) -> pa.Table:
 
 def _read(con: duckdb.DuckDBPyConnection, sql: str, schema: pa.Schema) -> pa.Table:
     return con.sql(sql).to_arrow_table().cast(schema)
+
+
+def _literal(moment: datetime) -> str:
+    return f"TIMESTAMPTZ '{moment.astimezone(UTC).isoformat(sep=' ')}'"
 
 
 def _sql(expression: ir.Table) -> str:

@@ -44,7 +44,9 @@ class HoldoutReadout(Declaration):
     sentence: str
 
 
-def detectable(found: Baseline, holdout: Holdout, units: int, alpha: float = 0.05, power: float = 0.8) -> float:
+def detectable(
+    found: Baseline, holdout: Holdout, units: int, alpha: float = 0.05, power: float = 0.8
+) -> float:
     """The smallest relative effect of winners-only against held-out that `units` in all tell `power` of the time.
 
     Known beforehand: shares and the past's variance are all it takes.
@@ -81,7 +83,10 @@ def _broken(holdout: Holdout, statistics: Statistics, rule: HealthRule) -> str |
     shares = [holdout.held_out, holdout.winners_only, 1 - holdout.held_out - holdout.winners_only]
     if log_sample_ratio_e_value(units, shares) < -math.log(rule.sample_ratio_alpha):
         return None
-    due = ", ".join(f"{name} has {n} units where {sum(units) * s:.0f} were due" for name, n, s in zip(ARMS, units, shares, strict=True))
+    due = ", ".join(
+        f"{name} has {n} units where {sum(units) * s:.0f} were due"
+        for name, n, s in zip(ARMS, units, shares, strict=True)
+    )
     return f"sample ratio mismatch: {due}"
 
 
@@ -135,7 +140,9 @@ def _sentence(
         if e is None or e.relative is None or e.relative_low is None or e.relative_high is None:
             said.append(f"{effect.metric} cannot be read ({effect.reason})")
         else:
-            said.append(f"{effect.metric} {e.relative:+.2%} ({e.relative_low:+.2%} to {e.relative_high:+.2%})")
+            said.append(
+                f"{effect.metric} {e.relative:+.2%} ({e.relative_low:+.2%} to {e.relative_high:+.2%})"
+            )
     tail = ""
     if total is not None:
         tail = (

@@ -101,9 +101,7 @@ def meetings(grid: Grid, alpha: float = 0.05) -> tuple[Meeting, ...]:
     rows = []
     for i, j in combinations(range(len(grid.layers)), 2):
         counts = _table(grid, i, j)
-        for a in _experiments(grid, i):
-            for b in _experiments(grid, j):
-                rows.append(_meeting(grid, counts, (i, *a), (j, *b)))
+        rows += [_meeting(grid, counts, a, b) for a in _experiments(grid, i) for b in _experiments(grid, j)]
     p_values = [p for *_, members, arms in rows for p in (members, arms)]
     adjusted = benjamini_hochberg([1.0 if p is None else p for p in p_values]).reshape(-1, 2).min(axis=1)
     found = [
@@ -164,14 +162,17 @@ def _experiments(grid: Grid, layer: int) -> list[tuple[str, list[int]]]:
 
 
 def _meeting(
-    grid: Grid, counts: Floats, first: tuple[int, str, list[int]], second: tuple[int, str, list[int]]
+    grid: Grid, counts: Floats, first: tuple[str, list[int]], second: tuple[str, list[int]]
 ) -> tuple[str, str, int, float, float | None, float]:
-    (_, a, rows), (_, b, columns) = first, second
+    """Names, units in both, units expected in both, p of membership, p of arms."""
+    (a, rows), (b, columns) = first, second
     both = counts[np.ix_(rows, columns)]
     n, in_a, in_b, together = counts.sum(), counts[rows].sum(), counts[:, columns].sum(), both.sum()
     members = None
     if not {a, b} & grid.targeted:
-        members = _independence(np.array([[together, in_a - together], [in_b - together, n - in_a - in_b + together]]))
+        members = _independence(
+            np.array([[together, in_a - together], [in_b - together, n - in_a - in_b + together]])
+        )
     return a, b, int(together), float(in_a * in_b / n) if n else 0.0, members, _independence(both)
 
 
@@ -213,4 +214,3 @@ def _contrasts(grid: Grid, layer: int) -> tuple[list[int], list[int]]:
         treatments += [code for code in codes if code != control]
         controls += [control] * (len(codes) - 1)
     return treatments, controls
-

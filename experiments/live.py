@@ -78,7 +78,9 @@ class LiveExperiments(Declaration):
 
     format: int = 1
     experiments: tuple[LiveExperiment, ...] = ()
-    launched: Mapping[str, JSON] = Field({}, description="what shipped arms set, for every unit that no arm sets it for")
+    launched: Mapping[str, JSON] = Field(
+        {}, description="what shipped arms set, for every unit that no arm sets it for"
+    )
     holdout: LiveHoldout | None = None
 
     def to_json(self) -> str:
@@ -117,7 +119,11 @@ class LiveExperiments(Declaration):
     def references(self) -> tuple[str, ...]:
         """Every pinned model version that some arm, running or launched, asks for, each once, in order of names."""
         before = {} if self.holdout is None else self.holdout.baseline
-        asked = [dict(self.launched), dict(before), *(dict(arm.parameters) for e in self.experiments for arm in e.arms)]
+        asked = [
+            dict(self.launched),
+            dict(before),
+            *(dict(arm.parameters) for e in self.experiments for arm in e.arms),
+        ]
         return tuple(sorted({str(v) for sets in asked for v in sets.values() if "/" in str(v)}))
 
 
@@ -193,9 +199,13 @@ def hold_out(live: LiveExperiments, holdout: Holdout, at: datetime) -> LiveExper
         CannotStart: another is running, this one's dates do not hold `at`, or an experiment has its name.
     """
     if live.holdout is not None:
-        raise CannotStart(f"hold-out {live.holdout.declaration.name!r} is running; one at a time, so end it first.")
+        raise CannotStart(
+            f"hold-out {live.holdout.declaration.name!r} is running; one at a time, so end it first."
+        )
     if not holdout.start <= at < holdout.end:
-        raise CannotStart(f"hold-out {holdout.name!r} runs from {holdout.start:%Y-%m-%d} until {holdout.end:%Y-%m-%d}.")
+        raise CannotStart(
+            f"hold-out {holdout.name!r} runs from {holdout.start:%Y-%m-%d} until {holdout.end:%Y-%m-%d}."
+        )
     if holdout.name in {entry.name for entry in live.experiments}:
         raise CannotStart(f"an experiment is called {holdout.name!r}: give the hold-out another name.")
     return live.model_copy(update={"holdout": LiveHoldout(declaration=holdout, baseline=live.launched)})

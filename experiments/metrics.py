@@ -44,12 +44,19 @@ class Statistics(Declaration):
     arms: tuple[ArmStatistics, ...] = Field(description="one for each declared arm, in their order")
     crossovers: int = Field(0, description="units seen in more than one arm; they are in no arm's statistics")
     strangers: Mapping[str, int] = Field({}, description="units seen in arms that nobody declared")
-    segments: Mapping[str, tuple[ArmStatistics, ...]] = Field({}, description="attribute=value → arms, the primary's columns")
-    tenures: tuple[tuple[ArmStatistics, ...], ...] = Field(
-        (), description="for each day since first exposure the arms; column `value` is what the primary adds up, that day"
+    segments: Mapping[str, tuple[ArmStatistics, ...]] = Field(
+        {}, description="attribute=value → arms, the primary's columns"
     )
-    trend: tuple[ArmStatistics, ...] = Field((), description="arms; column `slope` is each unit's change a day since exposure")
-    waiting: Mapping[str, Moment] = Field({}, description="metrics no unit's window is over for → when the first is")
+    tenures: tuple[tuple[ArmStatistics, ...], ...] = Field(
+        (),
+        description="for each day since first exposure the arms; column `value` is what the primary adds up, that day",
+    )
+    trend: tuple[ArmStatistics, ...] = Field(
+        (), description="arms; column `slope` is each unit's change a day since exposure"
+    )
+    waiting: Mapping[str, Moment] = Field(
+        {}, description="metrics no unit's window is over for → when the first is"
+    )
 
 
 def outcome_columns(metrics: Iterable[Metric]) -> tuple[str, ...]:

@@ -87,7 +87,9 @@ def _watched(
     if p_worse(guardrail, control, treatment) < level / 2:
         # 1 - p is the p-value of the other side: that the loss is smaller than the margin
         state = "breached" if 1 - p_inferior(guardrail, control, treatment) < level / 2 else "worse"
-    return Watched.model_validate({**known, "estimate": estimate(guardrail, control, treatment, level), "state": state})
+    return Watched.model_validate(
+        {**known, "estimate": estimate(guardrail, control, treatment, level), "state": state}
+    )
 
 
 def _sentence(health: Health, found: tuple[Watched, ...], harmed: list[Watched]) -> str:

@@ -53,9 +53,13 @@ class Plan(Declaration):
 
     units: int
     needs: tuple[Need, ...]
-    power: float = Field(description="of the decision at least: Bonferroni over success, guardrails and deterioration")
+    power: float = Field(
+        description="of the decision at least: Bonferroni over success, guardrails and deterioration"
+    )
     power_if_independent: float = Field(description="of the decision, were metrics independent")
-    unsplit_power: float = Field(description="of the decision, were each metric given the whole of beta and independent")
+    unsplit_power: float = Field(
+        description="of the decision, were each metric given the whole of beta and independent"
+    )
     looks: int
 
 
@@ -69,7 +73,9 @@ def baseline(metric: Metric, history: ArmStatistics) -> Baseline:
         raise NoHistory(f"metric {metric.name!r} cannot be planned from the past: {reason}.")
     found, n = estimate(metric, history, history, 0.05), history.count(metric.value)
     if found.control <= 0:
-        raise NoHistory(f"metric {metric.name!r} is {found.control:g} in the past: a relative effect means nothing.")
+        raise NoHistory(
+            f"metric {metric.name!r} is {found.control:g} in the past: a relative effect means nothing."
+        )
     # the interval of an arm against itself is 2 q √(2 σ²/n) wide, q the quantile that made it
     q = _quantile_of(metric, n)
     variance = ((found.high - found.low) / (2 * q)) ** 2 * n / 2
@@ -79,7 +85,9 @@ def baseline(metric: Metric, history: ArmStatistics) -> Baseline:
 
 def _quantile_of(metric: Metric, n: int) -> float:
     """Of Welch's t for two arms of n units with one variance, or of the normal for a quantile."""
-    return float(scipy.stats.norm.isf(0.025) if metric.quantile is not None else scipy.stats.t(2 * n - 2).isf(0.025))
+    return float(
+        scipy.stats.norm.isf(0.025) if metric.quantile is not None else scipy.stats.t(2 * n - 2).isf(0.025)
+    )
 
 
 def plan(
@@ -107,7 +115,8 @@ def plan(
     guarded = _critical(rule.alpha_guardrail, 1, looks)
     asked = [("success", primary[1], effect, success, _spread(shares, 1.0))]
     asked += [
-        ("guardrail", found, g.margin, guarded, _spread(shares, 1 - g.sign * g.margin)) for g, found in guardrails
+        ("guardrail", found, g.margin, guarded, _spread(shares, 1 - g.sign * g.margin))
+        for g, found in guardrails
     ]
     units = max(_units(b, e, z, split, spread) for _, b, e, z, spread in asked)
     needs = tuple(

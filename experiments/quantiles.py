@@ -38,10 +38,10 @@ def order_statistics(
     half = z * math.sqrt(n * quantile * (1 - quantile))
     low, middle, high = (math.ceil(round(n * quantile + side * half, 9)) for side in (-1, 0, 1))
     inside = low >= 1 and high <= n
-    below, value, above = values[np.searchsorted(reached, [max(low, 1), max(middle, 1), min(high, n)])].tolist()
-    return OrderStatistics(
-        units=n, value=value, standard_error=(above - below) / (2 * z) if inside else None
-    )
+    below, value, above = values[
+        np.searchsorted(reached, [max(low, 1), max(middle, 1), min(high, n)])
+    ].tolist()
+    return OrderStatistics(units=n, value=value, standard_error=(above - below) / (2 * z) if inside else None)
 
 
 def order_statistics_of(values: NDArray[np.float64], quantile: float) -> OrderStatistics:

@@ -54,7 +54,9 @@ def load(folder: Path) -> ExperimentBook:
     holdouts = _read_named(folder / HOLDOUTS, "holdouts", _HOLDOUTS, problems)
     experiments: dict[str, Experiment] = {}
     located: dict[str, Located] = {}
-    for file in sorted(set(folder.glob("*.yaml")) - {folder / name for name in (PARAMETERS, METRICS, HOLDOUTS)}):
+    for file in sorted(
+        set(folder.glob("*.yaml")) - {folder / name for name in (PARAMETERS, METRICS, HOLDOUTS)}
+    ):
         experiment, place = _read_experiment(file, metrics, problems)
         if experiment is None:
             continue

@@ -79,7 +79,10 @@ def scope(
 
 
 def _yaml(draft: Draft, plan: Plan, start: datetime, end: datetime) -> str:
-    guardrails = [name if margin is None else {"metric": name, "margin": margin} for name, margin in draft.guardrails.items()]
+    guardrails = [
+        name if margin is None else {"metric": name, "margin": margin}
+        for name, margin in draft.guardrails.items()
+    ]
     document = {
         "name": draft.name, "layer": draft.layer, "owner": draft.owner, "hypothesis": draft.hypothesis,
         "start": start.date(), "end": end.date(), "rollout": draft.traffic, "planned_units": plan.units,

@@ -37,7 +37,9 @@ class Looks(Declaration):
     """
 
     method: Literal["fixed", "group-sequential", "always-valid"] = "fixed"
-    fractions: tuple[float, ...] = Field((1.0,), description="units at each look, this one last, over planned units")
+    fractions: tuple[float, ...] = Field(
+        (1.0,), description="units at each look, this one last, over planned units"
+    )
     final: bool = Field(True, description="whether all that is left of alpha is spent now")
     units: int = Field(0, description="units at this look")
     tuned_units: int = Field(10_000, description="where an always-valid interval is narrowest")
@@ -48,6 +50,8 @@ class Looks(Declaration):
             return alpha
         if self.method == "always-valid":
             return sides * float(ndtr(-always_valid_z(self.units, alpha, self.tuned_units)))
+        if self.fractions[-1] <= 0:
+            return 0.0  # no unit's window is over: nothing can be called
         bounds = spending_bounds(self.fractions, alpha, sides, final=self.final)
         return sides * float(ndtr(-bounds[-1]))
 
@@ -62,7 +66,7 @@ def looks_at(planned: int | None, units: int, earlier: Sequence[float], *, over:
         method: Literal["always-valid", "fixed"] = "always-valid" if again else "fixed"
         return Looks(method=method, fractions=(*earlier, float(units)), units=units)
     now = units / planned
-    before = tuple(sorted(f for f in earlier if f < now - SAME_LOOK))
+    before = tuple(sorted({f for f in earlier if 0 < f < now - SAME_LOOK}))
     return Looks(
         method="group-sequential", fractions=(*before, now), final=over or now >= 1, units=units, tuned_units=planned
     )  # fmt: skip
@@ -125,7 +129,9 @@ def _root(points: Floats, mass: Floats, step: float, scale: float, increment: fl
     def surplus(z: float) -> float:
         return float(mass @ ndtr((points - z * scale) / step)) - increment
 
-    return math.inf if surplus(38.0) > 0 else float(scipy.optimize.brentq(surplus, -_BEYOND, 38.0, xtol=1e-12))
+    return (
+        math.inf if surplus(38.0) > 0 else float(scipy.optimize.brentq(surplus, -_BEYOND, 38.0, xtol=1e-12))
+    )
 
 
 def _carried(

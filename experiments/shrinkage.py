@@ -62,7 +62,9 @@ def prior_of(estimates: Sequence[float], errors: Sequence[float]) -> Prior:
         return float((np.log(variance) + (e - mean_at(tau2)) ** 2 / variance).sum())
 
     widest = float(np.var(e)) * 4 + 1e-300
-    best = scipy.optimize.minimize_scalar(loss, bounds=(0, widest), method="bounded", options={"xatol": widest * 1e-8})
+    best = scipy.optimize.minimize_scalar(
+        loss, bounds=(0, widest), method="bounded", options={"xatol": widest * 1e-8}
+    )
     tau2 = 0.0 if loss(0.0) <= float(best.fun) else float(best.x)
     return Prior(mean=mean_at(tau2), sd=math.sqrt(tau2), tests=len(e))
 
@@ -104,7 +106,9 @@ def _sum_over_priors(
     for tau in np.linspace(0, widest, 200):
         precision = 1 / (tau**2 + s2)
         mean, spread = float((precision * e).sum() / precision.sum()), float(1 / precision.sum())
-        log_weights.append(0.5 * (np.log(spread) + np.log(precision).sum() - (precision * (e - mean) ** 2).sum()))
+        log_weights.append(
+            0.5 * (np.log(spread) + np.log(precision).sum() - (precision * (e - mean) ** 2).sum())
+        )
         own = tau**2 / (tau**2 + launched[:, 1] ** 2)
         means.append(float((own * launched[:, 0] + (1 - own) * mean).sum()))
         variances.append(float((own * launched[:, 1] ** 2).sum() + (1 - own).sum() ** 2 * spread))

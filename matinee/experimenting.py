@@ -87,9 +87,9 @@ def readout(day: Day, name: str, at: datetime) -> Readout:
 
 
 def earlier_looks(day: Day, entry: LiveExperiment) -> tuple[float, ...]:
-    """How far along this run was each time it was read out."""
+    """How far along this run was each time it was read out; a read-out without estimates showed nothing."""
     known = [Readout.model_validate(r.verdict) for r in day.registry.readouts(entry.name)]
-    return tuple(r.looks.fractions[-1] for r in known if r.at >= entry.started_at)
+    return tuple(r.looks.fractions[-1] for r in known if r.at >= entry.started_at and r.comparisons)
 
 
 def statistics(day: Day, entry: LiveExperiment, at: datetime) -> Statistics:
@@ -103,6 +103,7 @@ def statistics(day: Day, entry: LiveExperiment, at: datetime) -> Statistics:
     log = log.filter(pc.greater_equal(log["event_timestamp"], since))
     if not any(metric.definition for metric in experiment.metrics.all):
         return statistics_of(exposed_units(log, experiment), outcomes(day, log), experiment)
+    log = log.filter(pc.less(log["event_timestamp"], pa.scalar(at, log["event_timestamp"].type)))
     with day.desk.events() as connection:
         connection.register("exposures", log)
         units = exposed_units_in(connection, experiment)

@@ -314,7 +314,9 @@ def effects(intervals: Sequence[Interval], title: str, note: str) -> bytes:
                 f"{100 * one.value:+.2f} %", (one.value, place), (0, 6), textcoords="offset points", ha="center", color=colour
             )  # fmt: skip
             if one.limit is not None:
-                panel.plot([one.limit] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=1.4, linestyle=":")
+                panel.plot(
+                    [one.limit] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=1.4, linestyle=":"
+                )
         panel.axvline(0, color=FAINT, linewidth=1)
         panel.set_yticks(range(len(intervals)), [one.name for one in intervals])
         panel.set_ylim(len(intervals) - 0.4, -0.7)

@@ -56,7 +56,9 @@ def end_holdout(day: Day) -> Holdout:
     return live.holdout.declaration
 
 
-def holdout_readout(day: Day, name: str, metrics: Sequence[str], at: datetime, folder: Path) -> HoldoutReadout:
+def holdout_readout(
+    day: Day, name: str, metrics: Sequence[str], at: datetime, folder: Path
+) -> HoldoutReadout:
     """What all launches did together in `metrics`, the first of which is also that of the sum of wins.
 
     Raises:
@@ -68,7 +70,9 @@ def holdout_readout(day: Day, name: str, metrics: Sequence[str], at: datetime, f
         connection.register("exposures", read(day.workspace.exposures))
         units = exposed_units_in(connection, holdout)
         daily = gather(connection, units, wanted, at)
-    return read_out_holdout(holdout, wanted, daily.statistics(wanted, ARMS, at), at, last_readouts(day, holdout))
+    return read_out_holdout(
+        holdout, wanted, daily.statistics(wanted, ARMS, at), at, last_readouts(day, holdout)
+    )
 
 
 def last_readouts(day: Day, within: Holdout | None = None) -> list[tuple[Readout, bool]]:
@@ -106,7 +110,9 @@ def scan(day: Day, metric: str, at: datetime, folder: Path) -> tuple[tuple[Meeti
         units = connection.sql("""SELECT user_id AS unit_id, 'all' AS arm, min(event_timestamp) AS first_exposed_at, 1 AS arms
             FROM log GROUP BY user_id ORDER BY user_id""").to_arrow_table()
         gather(connection, units, [wanted], at)
-        values = connection.sql(f'SELECT "{wanted.value}" AS v FROM unit_values ORDER BY unit_id').to_arrow_table()
+        values = connection.sql(
+            f'SELECT "{wanted.value}" AS v FROM unit_values ORDER BY unit_id'
+        ).to_arrow_table()
         grid = grid_of(live, _arms(connection, live))
     return met, interactions(grid, np.asarray(values["v"]))
 
@@ -136,5 +142,7 @@ def _declared(book: ExperimentBook, name: str) -> Holdout:
 
 def _defined(book: ExperimentBook, names: Sequence[str]) -> list[Metric]:
     if unknown := [name for name in names if name not in book.metrics]:
-        raise LookupError(f"no metric {', '.join(unknown)}. metrics.yaml has: {', '.join(book.metrics) or 'none'}.")
+        raise LookupError(
+            f"no metric {', '.join(unknown)}. metrics.yaml has: {', '.join(book.metrics) or 'none'}."
+        )
     return [book.metrics[name].metric() for name in names]

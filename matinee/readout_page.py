@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from experiments.decision import Comparison, levels_of
@@ -60,18 +60,22 @@ def markdown(readout: Readout, *, simulated: bool) -> str:
 
 def figures(readout: Readout) -> list[bytes]:
     """The effects of each treatment, and where there is one the effect over days since first exposure."""
-    drawn = []
-    for comparison in readout.comparisons:
-        rows = _intervals(readout, comparison)
-        if rows:
-            title = f"{comparison.treatment} against {readout.experiment.control}"
-            drawn.append(effects(rows, title, "green: as hoped; red: not; dotted: a guardrail's margin; bars: intervals of this look"))
-    for one in readout.novelty:
-        rows = [_plain(f"day {d.day}", d.estimate) for d in one.days]
-        kept = [row for row in rows if row is not None]
-        if kept:
-            drawn.append(effects(kept, f"{one.treatment}: the effect by day since first exposure", "bars: 95 % intervals of each day alone"))
-    return drawn
+    note = "green: as hoped; red: not; dotted: a guardrail's margin; bars: intervals of this look"
+    drawn = [
+        effects(rows, f"{comparison.treatment} against {readout.experiment.control}", note)
+        for comparison in readout.comparisons
+        if (rows := _intervals(readout, comparison))
+    ]
+    note = "bars: 95 % intervals of each day alone"
+    return drawn + [
+        effects(rows, f"{one.treatment}: the effect by day since first exposure", note)
+        for one in readout.novelty
+        if (rows := _drawable(_plain(f"day {d.day}", d.estimate) for d in one.days))
+    ]
+
+
+def _drawable(rows: Iterable[Interval | None]) -> list[Interval]:
+    return [row for row in rows if row is not None]
 
 
 def _intervals(readout: Readout, comparison: Comparison) -> list[Interval]:
@@ -80,10 +84,12 @@ def _intervals(readout: Readout, comparison: Comparison) -> list[Interval]:
     for found in comparison.guardrails:
         limit = -guardrails[found.estimate.metric].sign * found.margin
         rows.append(_plain(found.estimate.metric, found.estimate, limit, good=found.non_inferior))
-    return [row for row in rows if row is not None]
+    return _drawable(rows)
 
 
-def _plain(name: str, e: Estimate, limit: float | None = None, *, good: bool | None = None) -> Interval | None:
+def _plain(
+    name: str, e: Estimate, limit: float | None = None, *, good: bool | None = None
+) -> Interval | None:
     """None where control is so near nought that a relative effect means nothing."""
     if e.relative is None or e.relative_low is None or e.relative_high is None:
         return None
@@ -107,7 +113,9 @@ def _metrics(readout: Readout, comparison: Comparison) -> Table:
     worse = set(comparison.deteriorated)
     rows = [_row("decides", comparison.primary, "wins" if comparison.success else "no clear win", worse)]
     for g in comparison.guardrails:
-        said = f"within its margin of {g.margin:.3g}" if g.non_inferior else f"may lose {g.margin:.3g} or more"
+        said = (
+            f"within its margin of {g.margin:.3g}" if g.non_inferior else f"may lose {g.margin:.3g} or more"
+        )
         rows.append(_row("guards", g.estimate, said, worse))
     heads = ["role", "metric", "control", "treatment", "change (interval)", "p", "finding"]
     return f"{comparison.treatment} against {readout.experiment.control}", heads, rows
@@ -127,9 +135,11 @@ def _change(e: Estimate) -> str:
 def remarks(readout: Readout) -> list[str]:
     """How often it was looked at, what CUPED gave, whether the effect lasts."""
     lines = [looks_said(readout.looks, levels_of(readout.experiment, readout.rule, readout.looks))]
-    for comparison in readout.comparisons:
-        if comparison.variance_cut is not None:
-            lines.append(f"What members did before took away {comparison.variance_cut:.0%} of the primary's variance (CUPED).")
+    lines += [
+        f"What members did before took away {c.variance_cut:.0%} of the variance of {c.primary.metric} in {c.treatment} (CUPED)."
+        for c in readout.comparisons
+        if c.variance_cut is not None
+    ]
     lines += [_lasting(one) for one in readout.novelty]
     return lines
 
@@ -141,7 +151,9 @@ def _lasting(one: Novelty) -> str:
 
 
 def _context(readout: Readout) -> str:
-    units = ", ".join(f"{name} {n:,}" for name, n in zip(readout.experiment.arms, readout.health.units, strict=True))
+    units = ", ".join(
+        f"{name} {n:,}" for name, n in zip(readout.experiment.arms, readout.health.units, strict=True)
+    )
     health = "healthy" if readout.health.healthy else "BROKEN"
     return f"{readout.experiment.hypothesis.strip()} Read out {readout.at:%Y-%m-%d %H:%M} UTC. Units: {units}; sample ratio {health}."
 
@@ -164,4 +176,6 @@ def _html(table: Table) -> str:
 def _markdown(table: Table) -> str:
     title, heads, rows = table
     lines: Sequence[Sequence[str]] = [heads, ["---"] * len(heads), *rows]
-    return f"## {title}\n\n" + "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
+    return f"## {title}\n\n" + "\n".join(
+        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
+    )

@@ -47,7 +47,9 @@ def scope_experiment(day: Day, draft: Draft, folder: Path, history_days: int = 1
     return scope(draft, made, Arrivals(daily=tuple(counts)), every, day.as_of)
 
 
-def seen_between(con: duckdb.DuckDBPyConnection, since: datetime, until: datetime, known: datetime) -> pa.Table:
+def seen_between(
+    con: duckdb.DuckDBPyConnection, since: datetime, until: datetime, known: datetime
+) -> pa.Table:
     """Members shown anything in [since, until), as units of one arm, from their first impression in it."""
     return con.sql(f"""
         SELECT user_id AS unit_id, '{PAST}' AS arm, min(event_timestamp) AS first_exposed_at, 1 AS arms FROM impressions

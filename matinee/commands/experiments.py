@@ -107,7 +107,9 @@ def readout(
 
 
 @app.command()
-def watch(name: str, source: Source = None, as_of: AsOf = None, by: str = "watch", as_json: AsJson = False) -> None:
+def watch(
+    name: str, source: Source = None, as_of: AsOf = None, by: str = "watch", as_json: AsJson = False
+) -> None:
     """Look at the guardrails, as often as you like; roll back and exit with code 2 where one is surely worse."""
     from matinee import experimenting
 
@@ -188,7 +190,9 @@ def scope(
         [n.metric, n.role, n.baseline.level, n.effect, n.units, n.detectable, _share(n.baseline.variance_cut)]
         for n in made.plan.needs
     ]
-    print_table(name, ("metric", "role", "level", "effect or margin", "units needed", "detectable", "CUPED"), rows)
+    print_table(
+        name, ("metric", "role", "level", "effect or margin", "units needed", "detectable", "CUPED"), rows
+    )
     console.print(made.sentence, highlight=False)
     console.print(
         f"Were each metric planned alone at {power:.0%}, the decision's power would be {made.plan.unsplit_power:.0%}.",
@@ -206,7 +210,9 @@ def _margin(text: str) -> tuple[str, float | None]:
     try:
         return name, float(margin) if margin else None
     except ValueError:
-        raise typer.BadParameter(f"guardrail {text!r}: write NAME, or NAME=MARGIN such as plays_7d=0.02.") from None
+        raise typer.BadParameter(
+            f"guardrail {text!r}: write NAME, or NAME=MARGIN such as plays_7d=0.02."
+        ) from None
 
 
 def _setting(text: str) -> tuple[str, str | float]:

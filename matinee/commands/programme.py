@@ -12,7 +12,9 @@ from experiments.reading import SHIPPED
 from matinee.session import AsJson, AsOf, Source, console, opened, print_json, print_table
 
 Folder = Annotated[Path, typer.Option(help="Folder of experiment YAML.")]
-holdouts = typer.Typer(no_args_is_help=True, help="Units set apart for a quarter, to measure all launches at once.")
+holdouts = typer.Typer(
+    no_args_is_help=True, help="Units set apart for a quarter, to measure all launches at once."
+)
 
 
 def overlap(folder: Folder = SHIPPED, as_of: AsOf = None, top: int = 20, as_json: AsJson = False) -> None:
@@ -43,11 +45,16 @@ def interactions(
             f"[red]{one.first} and {one.second} met {one.observed:,} times where {one.expected:,.0f} were due[/red] "
             f"(adjusted p {one.p_adjusted:.2g}): assignment or logging is at fault", highlight=False,
         )  # fmt: skip
-    rows = [[f"{i.first}/{i.first_arm}", f"{i.second}/{i.second_arm}", i.estimate, i.standard_error, i.p_adjusted] for i in scan.found]
+    rows = [
+        [f"{i.first}/{i.first_arm}", f"{i.second}/{i.second_arm}", i.estimate, i.standard_error, i.p_adjusted]
+        for i in scan.found
+    ]
     print_table(f"{len(rows)} of {scan.pairs - scan.unread:,} pairs interact in {metric}; {scan.unread:,} have too few units",
                 ("first", "second", "interaction", "standard error", "adjusted p"), rows)  # fmt: skip
     if scan.detectable is not None:
-        console.print(f"An interaction below {scan.detectable:.4g} would likely have been missed.", highlight=False)
+        console.print(
+            f"An interaction below {scan.detectable:.4g} would likely have been missed.", highlight=False
+        )
 
 
 def back_test(source: Source = None, as_json: AsJson = False) -> None:
@@ -67,8 +74,15 @@ def back_test(source: Source = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json([result.model_dump(mode="json") for result in results])
         return
-    rows = [[r.name, len(r.shipped), r.stopped, f"{r.naive_return:+.2%}", f"{r.expected_return:+.2%}"] for r in results]
-    print_table("decision rules over stored read-outs", ("rule", "shipped", "stopped", "as read", "to be expected"), rows)
+    rows = [
+        [r.name, len(r.shipped), r.stopped, f"{r.naive_return:+.2%}", f"{r.expected_return:+.2%}"]
+        for r in results
+    ]
+    print_table(
+        "decision rules over stored read-outs",
+        ("rule", "shipped", "stopped", "as read", "to be expected"),
+        rows,
+    )
 
 
 @holdouts.command("start")
@@ -94,7 +108,9 @@ def end_holdout(source: Source = None) -> None:
 @holdouts.command("readout")
 def readout_holdout(
     name: str,
-    metric: Annotated[list[str], typer.Option(help="A metric by name; the first is that of the sum of wins.")],
+    metric: Annotated[
+        list[str], typer.Option(help="A metric by name; the first is that of the sum of wins.")
+    ],
     folder: Folder = SHIPPED,
     as_of: AsOf = None,
     source: Source = None,
@@ -111,4 +127,7 @@ def readout_holdout(
     console.print(made.sentence, highlight=False)
     for effect in made.effects:
         if effect.detectable is not None:
-            console.print(f"{effect.metric}: {effect.detectable:.2%} is found 80 % of the time at this size", highlight=False)
+            console.print(
+                f"{effect.metric}: {effect.detectable:.2%} is found 80 % of the time at this size",
+                highlight=False,
+            )

@@ -20,7 +20,9 @@ from experiments.live import LiveExperiments, hold_out, ramp, stop
 from experiments.twin import MACROS, assignment_sql
 
 M64 = 2**64 - 1
-QUARTER = Holdout(name="q1-2026", start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 4, 1, tzinfo=UTC))
+QUARTER = Holdout(
+    name="q1-2026", start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 4, 1, tzinfo=UTC)
+)
 IDS = st.integers(0, 2**63 - 1)
 P1, P2, P3, P4, P5 = (
     0x9E3779B185EBCA87,

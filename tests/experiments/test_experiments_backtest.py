@@ -41,7 +41,9 @@ def test_what_a_rule_ships_is_worth_what_is_expected_of_it_and_not_what_was_read
     for result in results:
         shipped = [int(name[1:]) for name in result.shipped]
         worth = truth[shipped].sum()
-        sd = np.sqrt(len(shipped)) * 0.004  # of what remains unknown of each: √(τ²s²/(τ² + s²)), s .58 %, and some room
+        sd = (
+            np.sqrt(len(shipped)) * 0.004
+        )  # of what remains unknown of each: √(τ²s²/(τ² + s²)), s .58 %, and some room
         assert result.expected_return == pytest.approx(worth, abs=3.3 * max(sd, 0.005))
         assert result.naive_return > result.expected_return
 
@@ -51,7 +53,9 @@ def test_a_lax_rule_ships_more_at_less_each(history):
     assert set(found["strict"].shipped) < set(found["as it is"].shipped) < set(found["lax"].shipped)
     per_ship = [found[name].expected_per_ship for name in ("strict", "as it is", "lax")]
     assert per_ship == sorted(per_ship, reverse=True)
-    assert [r.expected_return for r in history[2]] == sorted((r.expected_return for r in found.values()), reverse=True)
+    assert [r.expected_return for r in history[2]] == sorted(
+        (r.expected_return for r in found.values()), reverse=True
+    )
 
 
 def test_the_stored_rule_gives_the_stored_verdicts(history):

@@ -24,7 +24,11 @@ def arm(name, mean, variance, n):
 
 def quarter(rng, effect, units=1_000_000, rate=0.8):
     """Statistics of a retention-like flag in the three groups, `effect` relative where what was launched is seen."""
-    sizes = [("held-out", 0.05, rate), ("winners-only", 0.05, rate * (1 + effect)), ("everyone", 0.9, rate * (1 + effect))]
+    sizes = [
+        ("held-out", 0.05, rate),
+        ("winners-only", 0.05, rate * (1 + effect)),
+        ("everyone", 0.9, rate * (1 + effect)),
+    ]
     arms = []
     for name, share, p in sizes:
         n = round(share * units)
@@ -61,7 +65,9 @@ def test_groups_of_the_wrong_size_measure_nothing():
     lost = statistics.model_copy(update={"arms": (held.model_copy(update={"units": 47_000}), *others)})
     found = read_out_holdout(QUARTER, [STAYS], lost, NOON)
     assert found.effects == ()
-    assert found.sentence.startswith("Broken, so nothing is measured: sample ratio mismatch: held-out has 47000 units")
+    assert found.sentence.startswith(
+        "Broken, so nothing is measured: sample ratio mismatch: held-out has 47000 units"
+    )
 
 
 def test_a_prior_is_recovered_from_noisy_estimates():
@@ -100,7 +106,9 @@ def test_the_sum_of_wins_is_too_large_and_the_shrunk_sum_is_not():
     assert 0.9 < np.mean(held) < 0.985
 
 
-@pytest.mark.parametrize(("estimates", "errors"), [([0.1, 0.2], [0.1, 0.1]), ([0.1, 0.2, 0.3], [0.1, 0.0, 0.1])])
+@pytest.mark.parametrize(
+    ("estimates", "errors"), [([0.1, 0.2], [0.1, 0.1]), ([0.1, 0.2, 0.3], [0.1, 0.0, 0.1])]
+)
 def test_too_little_for_a_prior_is_refused(estimates, errors):
     with pytest.raises(ValueError, match="a prior needs three tests"):
         prior_of(estimates, errors)
@@ -123,7 +131,9 @@ def test_the_read_out_shows_the_sum_of_wins_beside_what_was_measured(demo, varie
     readouts = [test(e) for e in (0.05, *rng.normal(0, 0.004, 7))]
     assert readouts[0].winner == "treatment"
     metric = Metric(name=primary, value="stays")
-    found = read_out_holdout(QUARTER, [metric], quarter(rng, 0.01), NOON, [(r, r.winner is not None) for r in readouts])
+    found = read_out_holdout(
+        QUARTER, [metric], quarter(rng, 0.01), NOON, [(r, r.winner is not None) for r in readouts]
+    )
     by_hand = estimate(demo.metrics.primary, *readouts[0].statistics.arms, 0.05).relative
     assert found.wins.launched == 1
     assert found.wins.naive == pytest.approx(by_hand)

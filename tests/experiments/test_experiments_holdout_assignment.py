@@ -85,7 +85,11 @@ def test_held_out_units_keep_what_there_was_and_winners_get_what_is_launched(hel
     seen = {group(a): a.parameters for a in map(assigner.assign, range(300))}
     assert seen[HELD_OUT] == {"p3": 0.9}
     assert seen[WINNERS_ONLY] == {"p3": 0.9, "p7": 0.5}
-    assert all(assigner.assign(u).parameters["p7"] in (0.1, 0.5) for u in range(300) if group(assigner.assign(u)) == EVERYONE)
+    assert all(
+        assigner.assign(u).parameters["p7"] in (0.1, 0.5)
+        for u in range(300)
+        if group(assigner.assign(u)) == EVERYONE
+    )
     assert later.holdout == held.holdout
 
 
@@ -145,7 +149,12 @@ def test_changing_experiments_leaves_the_hold_out_as_it_is(held):
 
 
 def test_a_live_file_from_before_hold_outs_reads_as_one_without(many):
-    old = many.to_json().replace('"launched": {},', "").replace(',\n "holdout": null', "").replace(' "launched": {}\n', "")
+    old = (
+        many.to_json()
+        .replace('"launched": {},', "")
+        .replace(',\n "holdout": null', "")
+        .replace(' "launched": {}\n', "")
+    )
     assert LiveExperiments.from_json(old).holdout is None
 
 

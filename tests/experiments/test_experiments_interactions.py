@@ -30,8 +30,14 @@ def test_a_pair_is_the_difference_of_differences_of_its_cells(grid):
     row = {layer: place for place, layer in enumerate(grid.layers)}
 
     def cell(first_arm, second_arm):
-        a = grid.codes[row["l" + one.first[1]]] == grid.arms[row["l" + one.first[1]]].index((one.first, first_arm)) + 1
-        b = grid.codes[row["l" + one.second[1]]] == grid.arms[row["l" + one.second[1]]].index((one.second, second_arm)) + 1
+        a = (
+            grid.codes[row["l" + one.first[1]]]
+            == grid.arms[row["l" + one.first[1]]].index((one.first, first_arm)) + 1
+        )
+        b = (
+            grid.codes[row["l" + one.second[1]]]
+            == grid.arms[row["l" + one.second[1]]].index((one.second, second_arm)) + 1
+        )
         return values[a & b]
 
     cells = [cell(*arms) for arms in itertools.product(("treatment", "control"), repeat=2)]
@@ -55,17 +61,21 @@ def test_effects_that_add_up_are_no_interaction_and_p_values_are_uniform(grid):
 
 def test_an_interaction_that_is_there_is_found_and_named(grid):
     rng = np.random.default_rng(2)
-    both = (grid.codes[0] == grid.arms[0].index(("e0-9", "treatment")) + 1) & (grid.codes[2] == grid.arms[2].index(("e2-9", "treatment")) + 1)
+    both = (grid.codes[0] == grid.arms[0].index(("e0-9", "treatment")) + 1) & (
+        grid.codes[2] == grid.arms[2].index(("e2-9", "treatment")) + 1
+    )
     values = rng.normal(100, 10, UNITS) + 20 * both
     scan = interactions(grid, values)
     assert [(f.first, f.second) for f in scan.found] == [("e0-9", "e2-9")]
     assert scan.found[0].estimate == pytest.approx(20, abs=4 * scan.found[0].standard_error)
     assert scan.detectable_relative == pytest.approx(scan.detectable / values.mean())
-    assert 0 < scan.detectable
+    assert scan.detectable > 0
 
 
 def test_small_cells_are_not_read(grid):
-    scan = interactions(Grid(grid.layers, grid.arms, grid.controls, grid.targeted, grid.codes[:, :300]), np.ones(300))
+    scan = interactions(
+        Grid(grid.layers, grid.arms, grid.controls, grid.targeted, grid.codes[:, :300]), np.ones(300)
+    )
     assert scan.unread == scan.pairs == 27
     assert (scan.found, scan.detectable) == ((), None)
 
@@ -80,7 +90,9 @@ def test_one_hash_for_two_layers_is_found(grid):
     codes[1] = codes[0]
     found = meetings(Grid(grid.layers, grid.arms, grid.controls, grid.targeted, codes))
     assert {(m.first, m.second) for m in found} >= {("e0-9", "e1-9"), ("e0-0", "e1-0")}
-    assert np.mean([m.first.startswith("e0") and m.second.startswith("e1") for m in found]) >= 0.8  # a false discovery rate
+    assert (
+        np.mean([m.first.startswith("e0") and m.second.startswith("e1") for m in found]) >= 0.8
+    )  # a false discovery rate
 
 
 def test_arms_that_depend_on_each_other_are_found_though_members_do_not(grid):

@@ -40,8 +40,12 @@ def test_an_early_look_asks_for_more(planned, varied, noon):
     assert read_out(varied(), statistics(watch_minutes=effect), noon).comparisons[0].success
     e = found.comparisons[0].primary
     z = spending_bounds((0.25,), 0.05, 2)[0]
-    assert (e.high - e.low) / 2 == pytest.approx(z * np.sqrt(2 * 1200 / 1_000), rel=0.03)  # t of 1,998 has wider tails
-    assert "Look 1 at 25% of the planned units" in looks_said(found.looks, levels_of(planned, found.rule, found.looks))
+    assert (e.high - e.low) / 2 == pytest.approx(
+        z * np.sqrt(2 * 1200 / 1_000), rel=0.03
+    )  # t of 1,998 has wider tails
+    assert "Look 1 at 25% of the planned units" in looks_said(
+        found.looks, levels_of(planned, found.rule, found.looks)
+    )
 
 
 def test_each_look_remembers_those_before_it(planned, noon):
@@ -55,7 +59,9 @@ def test_each_look_remembers_those_before_it(planned, noon):
 
     levels = levels_of(planned, found.rule, found.looks)
     assert levels.success == pytest.approx(2 * norm.sf(bounds[-1]))
-    assert levels.guardrail == pytest.approx(norm.sf(spending_bounds((0.25, 0.5, 1.0), 0.05, 1, final=True)[-1]))
+    assert levels.guardrail == pytest.approx(
+        norm.sf(spending_bounds((0.25, 0.5, 1.0), 0.05, 1, final=True)[-1])
+    )
     assert Readout.from_json(found.to_json()).reproduced() == found
 
 
@@ -85,7 +91,9 @@ def segments(effects, units=2_000):
 def test_segments_are_corrected_for_how_many_there_are(demo):
     """Nineteen segments without effect and one of 2.5 standard errors: p .012 alone, .25 among twenty."""
     lift = 2.5 * np.sqrt(2 * 1200 / 2_000) / 60
-    many = statistics().model_copy(update={"segments": segments({f"c={i:02}": lift * (i == 3) for i in range(20)})})
+    many = statistics().model_copy(
+        update={"segments": segments({f"c={i:02}": lift * (i == 3) for i in range(20)})}
+    )
     found = segment_results(demo, many, 0.05)
     assert [s.segment for s in found] == [f"c={i:02}" for i in range(20)]
     assert found[3].estimate.p_value == pytest.approx(0.0125, abs=0.001)
@@ -113,9 +121,13 @@ def lasting(effects, slope, units=2_000):
     """Statistics by day with these effects in minutes, and a mean slope in treatment."""
 
     def arm(name, column, mean, variance):
-        return ArmStatistics(arm=name, units=units, mean={column: mean}, variance={column: variance}, covariance={})
+        return ArmStatistics(
+            arm=name, units=units, mean={column: mean}, variance={column: variance}, covariance={}
+        )
 
-    days = tuple((arm("control", "value", 10.0, 90.0), arm("treatment", "value", 10.0 + e, 90.0)) for e in effects)
+    days = tuple(
+        (arm("control", "value", 10.0, 90.0), arm("treatment", "value", 10.0 + e, 90.0)) for e in effects
+    )
     trend = (arm("control", "slope", 0.0, 1.0), arm("treatment", "slope", slope, 1.0))
     return statistics().model_copy(update={"tenures": days, "trend": trend})
 
@@ -154,7 +166,9 @@ def test_a_guardrail_that_is_surely_worse_rolls_back(demo, noon, change, state):
     (plays, renewals) = seen.guardrails
     assert (plays.state, renewals.state) == ("fine", state)
     assert seen.roll_back == (state != "fine")
-    assert seen.sentence.startswith("Roll back: renewal_share" if seen.roll_back else "No guardrail is surely worse")
+    assert seen.sentence.startswith(
+        "Roll back: renewal_share" if seen.roll_back else "No guardrail is surely worse"
+    )
     assert ("beyond its margin of 0.05" in seen.sentence) == (state == "breached")
 
 

@@ -51,7 +51,9 @@ def test_a_past_that_says_nothing_is_refused(past):
 
 
 def test_one_test_alone_is_sized_as_statsmodels_does():
-    found = plan((MINUTES, baseline(MINUTES, arm())), [], 0.02, (0.5, 0.5), 0.8, looks=1, rule=NO_DETERIORATION)
+    found = plan(
+        (MINUTES, baseline(MINUTES, arm())), [], 0.02, (0.5, 0.5), 0.8, looks=1, rule=NO_DETERIORATION
+    )
     theirs = 2 * NormalIndPower().solve_power(0.02 * 60 / 30, alpha=0.05, power=0.8, alternative="two-sided")
     assert found.units == pytest.approx(theirs, rel=1e-3)
     (need,) = found.needs
@@ -78,8 +80,13 @@ def test_the_decisions_power_is_what_was_said():
     rng, n = np.random.default_rng(5), (round(0.4 * found.units), round(0.6 * found.units))
 
     def pair(column, level, variance, shift=0.0):
-        means = [rng.normal(level, np.sqrt(variance / n[0])), rng.normal(level + shift, np.sqrt(variance / n[1]))]
-        return [arm(float(m), variance, k, "ct"[i], column) for i, (m, k) in enumerate(zip(means, n, strict=True))]
+        means = [
+            rng.normal(level, np.sqrt(variance / n[0])),
+            rng.normal(level + shift, np.sqrt(variance / n[1])),
+        ]
+        return [
+            arm(float(m), variance, k, "ct"[i], column) for i, (m, k) in enumerate(zip(means, n, strict=True))
+        ]
 
     ships = 0
     for _ in range(1_500):

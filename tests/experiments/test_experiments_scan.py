@@ -25,7 +25,9 @@ DAY = timedelta(days=1)
 
 
 def defined(name="m", **fields):
-    return DefinedMetric.model_validate({"name": name, "kind": "mean", "of": MINUTES, "window_days": 7} | fields).metric()
+    return DefinedMetric.model_validate(
+        {"name": name, "kind": "mean", "of": MINUTES, "window_days": 7} | fields
+    ).metric()
 
 
 METRICS = {
@@ -49,7 +51,9 @@ def events():
     since = START + pd.to_timedelta(rng.integers(0, 5 * 86_400_000, 900), unit="ms")
     units = pd.DataFrame({"unit_id": np.arange(900), "arm": np.array(ARMS)[rng.integers(0, 2, 900)], "first_exposed_at": since, "arms": 1})  # fmt: skip
     keen = rng.gamma(2, 1, 900)
-    who = rng.choice(1000, 9_000, p=np.append(keen, np.ones(100)) / (keen.sum() + 100))  # a hundred were never exposed
+    who = rng.choice(
+        1000, 9_000, p=np.append(keen, np.ones(100)) / (keen.sum() + 100)
+    )  # a hundred were never exposed
     at = START + pd.to_timedelta(rng.integers(-20 * 86_400_000, 25 * 86_400_000, 9_000), unit="ms")
     plays = pd.DataFrame({"user_id": who, "watch_minutes": rng.gamma(1.5, 15, 9_000), "completed": rng.random(9_000) < 0.4, "event_timestamp": at})  # fmt: skip
     plays["created_timestamp"] = plays["event_timestamp"] + pd.Timedelta(seconds=1)
@@ -95,7 +99,10 @@ def by_hand(events):
     for unit in units.itertuples():
         theirs = plays[plays["user_id"] == unit.unit_id]
         age = theirs["event_timestamp"] - unit.first_exposed_at
-        week, before = theirs[(age >= 0 * DAY) & (age < 7 * DAY)], theirs[(age >= -14 * DAY) & (age < 0 * DAY)]
+        week, before = (
+            theirs[(age >= 0 * DAY) & (age < 7 * DAY)],
+            theirs[(age >= -14 * DAY) & (age < 0 * DAY)],
+        )
         second = theirs[(age >= 7 * DAY) & (age < 14 * DAY)]
         rows.append({
             "arm": unit.arm, "mean": week["watch_minutes"].sum(), "cuped__before": before["watch_minutes"].sum(),
@@ -120,7 +127,9 @@ THEIRS = {
 @pytest.mark.parametrize("name", THEIRS)
 def test_each_kind_equals_tea_tasting_on_values_counted_by_hand(name, merged, by_hand):
     """tea-tasting's Welch test, delta method and CUPED on pandas' own sums, to 1e-9."""
-    theirs = tt.Experiment({"m": THEIRS[name]}, variant="arm").analyze(by_hand.assign(arm=by_hand["arm"] == "treatment"))["m"]
+    theirs = tt.Experiment({"m": THEIRS[name]}, variant="arm").analyze(
+        by_hand.assign(arm=by_hand["arm"] == "treatment")
+    )["m"]
     found = estimate(METRICS[name], merged["control"], merged["treatment"], 0.05)
     assert found.control == pytest.approx(theirs.control, rel=1e-9)
     assert (found.difference, found.low, found.high) == pytest.approx(
@@ -132,7 +141,9 @@ def test_each_kind_equals_tea_tasting_on_values_counted_by_hand(name, merged, by
 
 @pytest.mark.parametrize("name", ["mean", "capped", "winsorised", "plays", "conversion", "retention"])
 def test_means_equal_statsmodels(name, merged, by_hand):
-    treatment, control = (DescrStatsW(by_hand.loc[by_hand["arm"] == arm, name].to_numpy()) for arm in ("treatment", "control"))
+    treatment, control = (
+        DescrStatsW(by_hand.loc[by_hand["arm"] == arm, name].to_numpy()) for arm in ("treatment", "control")
+    )
     compared = CompareMeans(treatment, control)
     found = estimate(METRICS[name], merged["control"], merged["treatment"], 0.05)
     assert found.p_value == pytest.approx(compared.ttest_ind(usevar="unequal")[1], rel=1e-9)
@@ -150,7 +161,9 @@ def test_a_quantile_is_bounded_by_order_statistics(merged, by_hand):
         assert found.standard_error == pytest.approx((high - low) / (2 * 1.959963984540054), rel=1e-9)
     difference = estimate(METRICS["quantile"], merged["control"], merged["treatment"], 0.05)
     errors = [merged[arm].order["quantile"].standard_error for arm in ARMS]
-    assert difference.high - difference.low == pytest.approx(2 * 1.959963984540054 * np.hypot(*errors), rel=1e-9)
+    assert difference.high - difference.low == pytest.approx(
+        2 * 1.959963984540054 * np.hypot(*errors), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(("values", "quantile"), [([1.0, 2.0], 0.5), (np.arange(20.0), 0.99)])
@@ -164,7 +177,10 @@ def test_days_add_up_to_the_whole(events, daily):
     day = units["first_exposed_at"].dt.date
     parts = [gathered(units[day == d], plays, tuple(METRICS.values()), caps=daily.caps) for d in daily.days]
     together = DailyStatistics(
-        *(pa.concat_tables([getattr(part, name) for part in parts]) for name in ("units", "moments", "histograms", "tenures")),
+        *(
+            pa.concat_tables([getattr(part, name) for part in parts])
+            for name in ("units", "moments", "histograms", "tenures")
+        ),
         caps=daily.caps,
     )
     one, other = (d.statistics(tuple(METRICS.values()), ARMS, AS_OF) for d in (daily, together))
@@ -224,6 +240,22 @@ def test_a_metric_waits_until_the_day_of_exposure_and_the_window_are_over(events
         assert arm.count("mean") == (first_two["arm"] == arm.arm).sum()
         assert arm.units == (units["arm"] == arm.arm).sum()
     assert set(found.waiting) == {"retention"}
+    assert [arm.count("retention") for arm in found.arms] == [0, 0]
+
+
+def test_a_cut_is_at_the_quantile_of_units_that_can_be_read(events, by_hand):
+    units, plays = events
+    daily = gathered(units, plays, [METRICS["winsorised"]], START + 9 * DAY)
+    mature = (units["first_exposed_at"] < START + 2 * DAY).to_numpy()
+    values = np.sort(by_hand["mean"].to_numpy()[mature])
+    assert daily.caps == {"winsorised": pytest.approx(values[int(np.ceil(0.9 * len(values))) - 1])}
+
+
+def test_units_of_an_undeclared_arm_are_strangers(events):
+    units, plays = events
+    odd = units.assign(arm=units["arm"].where(units["unit_id"] >= 5, "other"))
+    found = gathered(odd, plays, [METRICS["mean"]]).statistics([METRICS["mean"]], ARMS, AS_OF)
+    assert found.strangers == {"other": 5}
 
 
 def test_units_seen_in_two_arms_are_counted_apart(events):
@@ -237,7 +269,13 @@ def test_units_seen_in_two_arms_are_counted_apart(events):
 def test_segments_hold_the_units_of_an_attribute(events, by_hand):
     units, plays = events
     country = np.array(["NO", "DE", None], dtype=object)[np.arange(900) % 3]
-    users = pd.DataFrame({"user_id": np.arange(900), "country": country})
+    users = pd.DataFrame(
+        {"user_id": np.arange(900), "country": country, "event_timestamp": START, "created_timestamp": START}
+    )
+    moved = users[users["country"].notna()].assign(
+        country="SE", event_timestamp=START - DAY
+    )  # where they lived before
+    users = pd.concat([moved, users, users.assign(country="FR", created_timestamp=AS_OF)])
     with connection(plays, users=users) as con:
         daily = gather(con, arrow(units), [METRICS["cuped"]], AS_OF, ["country"])
     assert daily.segments == ("country=DE", "country=NO", "country=unknown")
@@ -252,7 +290,9 @@ def test_days_since_exposure_and_slopes_are_those_counted_by_hand(events, daily)
     found = daily.statistics(tuple(METRICS.values()), ARMS, AS_OF)
     joined = plays.merge(units, left_on="user_id", right_on="unit_id")
     day = np.floor((joined["event_timestamp"] - joined["first_exposed_at"]) / DAY)
-    grid = joined.assign(day=day)[day.between(0, 6)].pivot_table("watch_minutes", "unit_id", "day", "sum", 0.0)
+    grid = joined.assign(day=day)[day.between(0, 6)].pivot_table(
+        "watch_minutes", "unit_id", "day", "sum", 0.0
+    )
     grid = grid.reindex(np.arange(900), fill_value=0.0)
     slopes = np.array([np.polyfit(np.arange(7), row, 1)[0] for row in grid.to_numpy()])
     for place, arm in enumerate(ARMS):
@@ -260,7 +300,9 @@ def test_days_since_exposure_and_slopes_are_those_counted_by_hand(events, daily)
         for tenure in range(7):
             column = grid.to_numpy()[mine, tenure]
             assert found.tenures[tenure][place].mean["value"] == pytest.approx(column.mean(), rel=1e-9)
-            assert found.tenures[tenure][place].variance["value"] == pytest.approx(column.var(ddof=1), rel=1e-9)
+            assert found.tenures[tenure][place].variance["value"] == pytest.approx(
+                column.var(ddof=1), rel=1e-9
+            )
         assert found.trend[place].mean["slope"] == pytest.approx(slopes[mine].mean(), rel=1e-9)
         assert found.trend[place].variance["slope"] == pytest.approx(slopes[mine].var(ddof=1), rel=1e-9)
         assert found.trend[place].units == mine.sum()

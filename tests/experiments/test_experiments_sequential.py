@@ -35,7 +35,9 @@ def brownian(rng, fractions, runs, drift=0.0):
     return score / np.sqrt(fractions)
 
 
-@pytest.mark.parametrize("fractions", [(0.1, 0.15, 0.7, 0.75, 1.0), (0.5, 0.501, 1.0), (0.4, 0.9, 1.3)], ids=str)
+@pytest.mark.parametrize(
+    "fractions", [(0.1, 0.15, 0.7, 0.75, 1.0), (0.5, 0.501, 1.0), (0.4, 0.9, 1.3)], ids=str
+)
 def test_unequal_looks_keep_alpha(fractions):
     """200,000 Brownian motions; standard error .0005."""
     bounds = spending_bounds(fractions, 0.05, 2, final=True)
@@ -83,13 +85,17 @@ def test_a_test_without_a_plan_has_one_look_and_then_pays():
     assert looks_at(None, 1_000, (1_000.0,), over=False).method == "fixed"  # the same data again
     second = looks_at(None, 2_000, (1_000.0,), over=False)
     assert second.method == "always-valid"
-    assert second.level(0.05, 2) == pytest.approx(2 * scipy.stats.norm.sf(always_valid_z(2_000, 0.05, 10_000)))
+    assert second.level(0.05, 2) == pytest.approx(
+        2 * scipy.stats.norm.sf(always_valid_z(2_000, 0.05, 10_000))
+    )
 
 
 def test_a_planned_test_spends_at_each_look_once():
     looks = looks_at(1_000, 500, (0.25, 0.5), over=False)
     assert (looks.method, looks.fractions, looks.final) == ("group-sequential", (0.25, 0.5), False)
-    assert looks.level(0.05, 2) == pytest.approx(2 * scipy.stats.norm.sf(spending_bounds((0.25, 0.5), 0.05, 2)[-1]))
+    assert looks.level(0.05, 2) == pytest.approx(
+        2 * scipy.stats.norm.sf(spending_bounds((0.25, 0.5), 0.05, 2)[-1])
+    )
     assert looks_at(1_000, 500, (), over=True).level(0.05, 2) == pytest.approx(0.05)
     assert looks_at(1_000, 1_200, (0.5,), over=False).final
 
@@ -106,3 +112,9 @@ def test_levels_never_exceed_alpha(method):
         looks = Looks(method=method, fractions=(0.1, units / 10_000), units=units, final=False)
         for sides in (1, 2):
             assert 0 < looks.level(0.05, sides) <= 0.05
+
+
+def test_before_any_window_is_over_nothing_can_be_called():
+    looks = looks_at(1_000, 0, (), over=False)
+    assert looks.level(0.05, 2) == 0.0
+    assert looks_at(1_000, 500, (0.0,), over=False).fractions == (0.5,)

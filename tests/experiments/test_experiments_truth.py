@@ -21,7 +21,9 @@ from experiments.stats import log_sample_ratio_e_value
 
 pytestmark = pytest.mark.slow
 RUNS = 10_000
-ALLOWED = 0.006  # the design's ± .6 points; the Monte-Carlo standard error of 5 % over 10,000 runs is .22 points
+ALLOWED = (
+    0.006  # the design's ± .6 points; the Monte-Carlo standard error of 5 % over 10,000 runs is .22 points
+)
 QUANTILE = DefinedMetric.model_validate({
     "name": "q", "kind": "quantile", "quantile": 0.5, "window_days": 7, "of": {"source": "plays", "sum": "watch_minutes"},
 }).metric()  # fmt: skip
@@ -37,7 +39,9 @@ def arms_of(columns, runs, units):
     mean = {c: v.mean(axis=2) for c, v in columns.items()}
     centred = {c: v - mean[c][..., None] for c, v in columns.items()}
     names = sorted(columns)
-    second = {(a, b): (centred[a] * centred[b]).sum(axis=2) / (units - 1) for a in names for b in names if a <= b}
+    second = {
+        (a, b): (centred[a] * centred[b]).sum(axis=2) / (units - 1) for a in names for b in names if a <= b
+    }
     for run in range(runs):
         yield [
             ArmStatistics(
@@ -61,7 +65,9 @@ def test_ten_thousand_a_a_tests_alarm_at_five_per_cent(kind):
     metric, rng, alarms = METRICS[kind], np.random.default_rng(17), 0
     for _ in range(10):
         columns = {c: v for c, v in drawn(rng, RUNS // 10, 500).items() if c in metric.columns}
-        alarms += sum(estimate(metric, *arms, 0.05).p_value < 0.05 for arms in arms_of(columns, RUNS // 10, 500))
+        alarms += sum(
+            estimate(metric, *arms, 0.05).p_value < 0.05 for arms in arms_of(columns, RUNS // 10, 500)
+        )
     assert alarms / RUNS == pytest.approx(0.05, abs=ALLOWED)
 
 
@@ -75,7 +81,8 @@ def order_arms(values):
 def test_ten_thousand_a_a_tests_of_a_median_alarm_at_five_per_cent():
     rng = np.random.default_rng(18)
     alarms = sum(
-        estimate(QUANTILE, *order_arms(rng.gamma(1.5, 20, (2, 2_000))), 0.05).p_value < 0.05 for _ in range(RUNS)
+        estimate(QUANTILE, *order_arms(rng.gamma(1.5, 20, (2, 2_000))), 0.05).p_value < 0.05
+        for _ in range(RUNS)
     )
     assert alarms / RUNS == pytest.approx(0.05, abs=ALLOWED)
 
@@ -134,7 +141,9 @@ def planned():
 
 
 def watched():
-    return [Looks(method="always-valid", units=(d + 1) * DAILY, tuned_units=DAYS * DAILY) for d in range(DAYS)]
+    return [
+        Looks(method="always-valid", units=(d + 1) * DAILY, tuned_units=DAYS * DAILY) for d in range(DAYS)
+    ]
 
 
 def test_peeking_for_28_days_costs_nothing_extra():
@@ -167,12 +176,19 @@ def cumulated(rng, demo, days, units, shift=(1.0, 1.0)):
     ])  # fmt: skip
     for day in range(1, days + 1):
         flat = values[:, :day].transpose(2, 0, 1, 3).reshape(2, 4, -1)
-        yield Statistics(arms=tuple(arm_of(flat[k], name, names) for k, name in enumerate(("control", "treatment"))))
+        yield Statistics(
+            arms=tuple(arm_of(flat[k], name, names) for k, name in enumerate(("control", "treatment")))
+        )
 
 
 def arm_of(rows, name, names):
     cov = np.cov(rows)
-    pairs = {covariance_key(a, b): float(cov[i, j]) for i, a in enumerate(names) for j, b in enumerate(names) if i < j}
+    pairs = {
+        covariance_key(a, b): float(cov[i, j])
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+        if i < j
+    }
     return ArmStatistics(arm=name, units=rows.shape[1], mean=dict(zip(names, rows.mean(axis=1).tolist(), strict=True)),
                          variance=dict(zip(names, np.diag(cov).tolist(), strict=True)), covariance=pairs)  # fmt: skip
 
@@ -182,7 +198,10 @@ def test_a_harmless_test_is_rarely_rolled_back_and_a_harmful_one_is(demo, noon):
     rng = np.random.default_rng(29)
 
     def ever(shift, runs):
-        return sum(any(watch(demo, s, noon).roll_back for s in cumulated(rng, demo, 14, 150, shift)) for _ in range(runs))
+        return sum(
+            any(watch(demo, s, noon).roll_back for s in cumulated(rng, demo, 14, 150, shift))
+            for _ in range(runs)
+        )
 
     assert ever((1.0, 1.0), 150) <= 3
     assert ever((1.0, 0.88), 25) == 25
@@ -211,5 +230,10 @@ def test_the_rule_ships_an_inferior_guardrail_at_most_at_its_alpha(demo):
     columns = {"y": rng.gamma(2, 20, (runs, 2, 400)) * np.array([1, 0.95])[None, :, None]}
     from experiments.estimates import p_inferior
 
-    called = np.mean([p_inferior(guardrail, *arms) < DecisionRule().alpha_guardrail for arms in arms_of(columns, runs, 400)])
+    called = np.mean(
+        [
+            p_inferior(guardrail, *arms) < DecisionRule().alpha_guardrail
+            for arms in arms_of(columns, runs, 400)
+        ]
+    )
     assert called == pytest.approx(0.05, abs=3.3 * np.sqrt(0.05 * 0.95 / runs))

@@ -13,7 +13,9 @@ from matinee.settings import Settings
 FILE = Settings().data / "upworthy" / "exploratory_packages_a.parquet"
 pytestmark = [
     pytest.mark.data,
-    pytest.mark.skipif(not FILE.is_file(), reason="the Upworthy archive is not beside the checkout (MATINEE_DATA)"),
+    pytest.mark.skipif(
+        not FILE.is_file(), reason="the Upworthy archive is not beside the checkout (MATINEE_DATA)"
+    ),
 ]
 DISOWNED = range(201325, 201403)
 

@@ -72,7 +72,12 @@ def shown(day, at, units):
         "user_id": units, "title_id": np.ones(n, np.int64), "position": np.zeros(n, np.int64),
         "event_timestamp": pa.array([at] * n, pa.timestamp("us", "UTC")), "arms": arms,
     }  # fmt: skip
-    table = pa.table({f.name: pa.array(known[f.name], f.type) if f.name in known else pa.nulls(n, f.type) for f in EXPOSURES})
+    table = pa.table(
+        {
+            f.name: pa.array(known[f.name], f.type) if f.name in known else pa.nulls(n, f.type)
+            for f in EXPOSURES
+        }
+    )
     day.workspace.exposures.mkdir(exist_ok=True)
     path = day.workspace.exposures / f"part-{units[0]}-{int(at.timestamp())}.parquet"
     pq.write_table(table.replace_schema_metadata({b"matinee.segments": b"[]"}), path)
@@ -116,7 +121,7 @@ def test_a_test_is_started_read_out_and_launched_for_everyone(copied_day, folder
 
     made = readout(day, "variety", at + 9 * DAYS)
     assert (made.verdict, made.winner) == (Verdict.SHIP, "treatment")
-    assert made.looks.method == "group-sequential"
+    assert (made.looks.method, len(made.looks.fractions)) == ("group-sequential", 1)
     assert made.looks.fractions[-1] == pytest.approx(sum(made.health.units) / USERS)
     stored = Readout.model_validate(day.registry.readouts("variety")[-1].verdict)
     assert stored == made == stored.reproduced()
@@ -171,15 +176,24 @@ def test_a_hold_out_measures_what_was_launched_since(copied_day, folder):
 def test_live_experiments_are_scanned_for_interactions(copied_day, folder):
     day, at = copied_day, copied_day.as_of + timedelta(hours=7)
     declare(folder, "one", day.as_of)
-    text = (folder / "one.yaml").read_text().replace("name: one", "name: other").replace("layer: ranking", "layer: artwork")
+    text = (
+        (folder / "one.yaml")
+        .read_text()
+        .replace("name: one", "name: other")
+        .replace("layer: ranking", "layer: artwork")
+    )
     (folder / "other.yaml").write_text(text.replace("weights.diversity: 0.4", "artwork_policy: uniform"))
     start_experiment(day, "one", at - timedelta(hours=1), "me", folder)
-    shown(day, at - timedelta(minutes=30), FIRST + 390_000 + np.arange(USERS))  # before the other is there to be met
+    shown(
+        day, at - timedelta(minutes=30), FIRST + 390_000 + np.arange(USERS)
+    )  # before the other is there to be met
     start_experiment(day, "other", at, "me", folder)
     units = FIRST + 300_000 + np.arange(USERS)
     arms = shown(day, at, units)
     both = np.array([of["one"] == of["other"] == "treatment" for of in arms])
-    played(day, at, units, np.random.default_rng(2).gamma(4, 15, USERS) * (1 + 0.5 * both), np.ones(USERS, bool))
+    played(
+        day, at, units, np.random.default_rng(2).gamma(4, 15, USERS) * (1 + 0.5 * both), np.ones(USERS, bool)
+    )
     met, found = scan(day, "minutes_7d", at + 9 * DAYS, folder)
     assert met == ()
     assert (found.pairs, found.unread) == (1, 0)
@@ -194,7 +208,11 @@ def test_a_test_is_scoped_from_the_past_and_passes_the_check(copied_day, folder)
     made = scope_experiment(copied_day, draft, folder)
     (folder / "scoped.yaml").write_text(made.yaml)
     assert problems(copied_day, folder) == ()
-    assert {n.metric: n.effect for n in made.plan.needs} == {"minutes_7d": 0.1, "plays_7d": 0.1, "completion_7d": 0.02}
+    assert {n.metric: n.effect for n in made.plan.needs} == {
+        "minutes_7d": 0.1,
+        "plays_7d": 0.1,
+        "completion_7d": 0.02,
+    }
     assert made.plan.units == max(n.units for n in made.plan.needs)
 
 
@@ -205,7 +223,9 @@ def test_the_commands_say_the_same(command, copied_day, folder, tmp_path):
     run(day, "told", at, FIRST + 400_000 + np.arange(USERS), lift=1.3)
     when = f"{at + 9 * DAYS:%Y-%m-%dT%H:%M}"
     page, text = tmp_path / "page.html", tmp_path / "page.md"
-    said = command(f"matinee experiments readout told --as-of {when} --html {page} --markdown {text} --json").stdout
+    said = command(
+        f"matinee experiments readout told --as-of {when} --html {page} --markdown {text} --json"
+    ).stdout
     verdict = json.loads(said)
     assert verdict["verdict"] == "ship"
     assert verdict["sentence"].split(":")[0] in text.read_text()
@@ -217,6 +237,9 @@ def test_the_commands_say_the_same(command, copied_day, folder, tmp_path):
 def test_commands_over_all_experiments(command, copied_day, folder):
     declare(folder, "told", copied_day.as_of)
     when = f"{copied_day.as_of + 9 * DAYS:%Y-%m-%d}"
-    assert "no hold-out 'x'" in command(f"matinee experiments hold-out start x --folder {folder}", fails=True).stderr
+    assert (
+        "no hold-out 'x'"
+        in command(f"matinee experiments hold-out start x --folder {folder}", fails=True).stderr
+    )
     told = command(f"matinee experiments overlap --folder {folder} --as-of {when}").stdout
     assert "pairs can meet" in told

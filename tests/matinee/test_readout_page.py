@@ -28,7 +28,11 @@ def made(treated=1.05, units=20_000, **more):
 
 def test_the_sentence_stands_first_and_figures_are_in_the_page():
     text = page(made(), simulated=False).decode()
-    assert text.index("Ship treatment: minutes_per_member rose by 5.0%") < text.index("<img") < text.index("<table")
+    assert (
+        text.index("Ship treatment: minutes_per_member rose by 5.0%")
+        < text.index("<img")
+        < text.index("<table")
+    )
     assert "data:image/svg+xml;base64," in text
     assert not re.search(r'(src|href)="http', text)
     assert "are simulated" not in text
@@ -65,7 +69,10 @@ def test_markdown_says_the_same_in_tables():
 
 
 def test_effects_draw_each_with_its_limit():
-    rows = [Interval("minutes", 0.05, 0.04, 0.06, good=True), Interval("renewals", -0.01, -0.02, 0.0, -0.05, good=True)]
+    rows = [
+        Interval("minutes", 0.05, 0.04, 0.06, good=True),
+        Interval("renewals", -0.01, -0.02, 0.0, -0.05, good=True),
+    ]
     svg = effects(rows, "treatment against control", "a note").decode()
     assert "minutes" in svg and "renewals" in svg and "+5.00 %" in svg  # noqa: PT018
     with pytest.raises(NothingToDraw):
