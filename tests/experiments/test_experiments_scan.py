@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.stats
 import tea_tasting as tt
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from experiments.daily import DailyStatistics
-from experiments.definitions import DefinedMetric
-from experiments.estimates import estimate, unreadable
+from experiments.definitions import DefinedMetric, Guardrail
+from experiments.estimates import estimate, p_inferior, p_worse, unreadable
 from experiments.gathering import NotDefined, gather
 from experiments.quantiles import order_statistics_of
 
@@ -163,6 +164,21 @@ def test_a_quantile_is_bounded_by_order_statistics(merged, by_hand):
     errors = [merged[arm].order["quantile"].standard_error for arm in ARMS]
     assert difference.high - difference.low == pytest.approx(
         2 * 1.959963984540054 * np.hypot(*errors), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(("direction", "factor", "side"), [("increase", 0.9, 1), ("decrease", 1.1, -1)])
+def test_a_quantile_as_a_guardrail_is_tested_against_control_less_its_margin(merged, direction, factor, side):
+    """z = side (t - f c) / √(s_t² + f² s_c²), f control's factor; worse is the other side without a margin."""
+    fields = METRICS["quantile"].model_dump() | {"direction": direction, "margin": 0.1}
+    guardrail = Guardrail.model_validate(fields)
+    c, t = (merged[arm].order["quantile"] for arm in ARMS)
+    z = side * (t.value - factor * c.value) / np.hypot(t.standard_error, factor * c.standard_error)
+    found = p_inferior(guardrail, merged["control"], merged["treatment"])
+    assert found == pytest.approx(scipy.stats.norm.sf(z), rel=1e-9)
+    z = -side * (t.value - c.value) / np.hypot(t.standard_error, c.standard_error)
+    assert p_worse(guardrail, merged["control"], merged["treatment"]) == pytest.approx(
+        scipy.stats.norm.sf(z), rel=1e-9
     )
 
 
