@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from experiments.config import BUCKETS, JSON
+from experiments.config import BUCKETS, EVERYONE, HELD_OUT, JSON, WINNERS_ONLY
 from experiments.hashing import bucket, key_of, seed_of
 from experiments.live import LiveExperiment, LiveExperiments
 
@@ -15,7 +15,7 @@ NO_CONTEXT: Mapping[str, JSON] = {}
 
 @dataclass(frozen=True)
 class Assignment:
-    """`arms` are (experiment, arm) pairs in order of layers; `parameters` is what those arms set."""
+    """`arms` are (experiment, arm) pairs in order of layers; `parameters` is what those arms, and arms launched before, set."""
 
     arms: tuple[tuple[str, str], ...]
     parameters: Mapping[str, JSON]
@@ -34,12 +34,24 @@ class _Entry:
     targeting: tuple[tuple[str, frozenset[JSON]], ...]
 
 
+@dataclass(frozen=True)
+class _Apart:
+    """A hold-out, ready to be asked before any layer."""
+
+    seed: int
+    winners_from: int  # buckets below are held out
+    everyone_from: int
+    held_out: Assignment
+    winners_only: Assignment
+    everyone: tuple[str, str]
+
+
 class Assigner:
     """Assigns units to the arms of live experiments (overlapping layers: Tang et al., KDD 2010).
 
     Three independent hashes decide: the layer's says whose slot a unit is in, the experiment's roll-out hash
     whether it takes part, and its arm hash in which arm. Starting, stopping or ramping one experiment
-    moves nobody in another.
+    moves nobody in another. A hold-out is asked before all of them, by a hash of its own.
     """
 
     def __init__(self, live: LiveExperiments) -> None:
@@ -49,6 +61,8 @@ class Assigner:
             ready = _ready(entry)
             low, high = entry.slot
             layer[low:high] = [(*held, ready) for held in layer[low:high]]
+        self._launched = dict(live.launched)
+        self._apart = _apart(live)
         self._layers = tuple((seed_of("layer", name), slots[name]) for name in sorted(slots))
 
     def assign(self, unit_id: int, context: Mapping[str, JSON] = NO_CONTEXT) -> Assignment:
@@ -59,7 +73,12 @@ class Assigner:
         """
         key = key_of(unit_id)
         arms: list[tuple[str, str]] = []
-        parameters: dict[str, JSON] = {}
+        if (apart := self._apart) is not None:
+            place = bucket(key, apart.seed)
+            if place < apart.everyone_from:
+                return apart.held_out if place < apart.winners_from else apart.winners_only
+            arms.append(apart.everyone)
+        parameters: dict[str, JSON] = dict(self._launched)
         for seed, slots in self._layers:
             for entry in slots[bucket(key, seed)]:
                 if entry.targeting and not _is_target(entry, context):
@@ -70,6 +89,18 @@ class Assigner:
                 arms.append(arm)
                 parameters.update(sets)
         return Assignment(tuple(arms), parameters)
+
+
+def _apart(live: LiveExperiments) -> _Apart | None:
+    entry = live.holdout
+    if entry is None:
+        return None
+    name, (held, winners) = entry.declaration.name, entry.declaration.buckets
+    return _Apart(
+        seed_of("holdout", entry.salt), held, winners,
+        Assignment(((name, HELD_OUT),), entry.baseline), Assignment(((name, WINNERS_ONLY),), live.launched),
+        (name, EVERYONE),
+    )  # fmt: skip
 
 
 def _ready(entry: LiveExperiment) -> _Entry:

@@ -19,6 +19,7 @@ def check(book: ExperimentBook, known_versions: KnownVersions | None = None) -> 
     """
     problems: list[Problem] = []
     for experiment in book.experiments.values():
+        problems += _metric_problems(book, experiment)
         problems += _layer_problems(book, experiment)
         problems += _arm_problems(book, experiment, known_versions)
     for first, second in conflicts(tuple(book.experiments.values())):
@@ -31,7 +32,11 @@ def problems_of(
 ) -> tuple[Problem, ...]:
     """What is wrong with one experiment on its own."""
     experiment = book.experiments[name]
-    return (*_layer_problems(book, experiment), *_arm_problems(book, experiment, known_versions))
+    return (
+        *_metric_problems(book, experiment),
+        *_layer_problems(book, experiment),
+        *_arm_problems(book, experiment, known_versions),
+    )
 
 
 def conflicts(experiments: Collection[Experiment]) -> Iterator[tuple[Experiment, Experiment]]:
@@ -77,6 +82,16 @@ def _layer_problems(book: ExperimentBook, experiment: Experiment) -> Iterator[Pr
     if experiment.layer not in book.layers:
         message = f"there is no layer {experiment.layer!r}.{_hint(experiment.layer, book.layers)}"
         yield book.problem(experiment.name, ("layer",), message)
+
+
+def _metric_problems(book: ExperimentBook, experiment: Experiment) -> Iterator[Problem]:
+    """Metrics of one experiment are all computed from events, or none is."""
+    loose = [metric.name for metric in experiment.metrics.all if metric.definition is None]
+    if loose and len(loose) < len(experiment.metrics.all):
+        message = f"{', '.join(loose)} is not defined over events, though others are. Name metrics of metrics.yaml only."
+        yield book.problem(experiment.name, ("metrics",), message)
+    if experiment.name in book.holdouts:
+        yield book.problem(experiment.name, ("name",), f"{experiment.name!r} is a hold-out's name too.")
 
 
 def _arm_problems(

@@ -6,46 +6,36 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-BUCKETS = 10_000
-JSON = str | float | int | bool
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,99}$")]
-Column = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+from experiments.definitions import DefinedMetric, Guardrail, Metric, Metrics
+from experiments.values import BUCKETS, JSON, Column, Declaration, Moment, Name, Text
+
+__all__ = [
+    "BUCKETS",
+    "EVERYONE",
+    "HELD_OUT",
+    "JSON",
+    "WINNERS_ONLY",
+    "Arm",
+    "Declaration",
+    "Experiment",
+    "ExperimentBook",
+    "Guardrail",
+    "Holdout",
+    "Layer",
+    "Located",
+    "Metric",
+    "Metrics",
+    "Parameter",
+    "Problem",
+]
+
 _REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
-
-
-def _in_utc(value: object) -> object:
-    """A date is its first moment, and a time without a zone is UTC: YAML writes both."""
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    if isinstance(value, date):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    return value
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_in_utc)]
-
-
-class Declaration(BaseModel):
-    """A frozen value that refuses fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Layer(Declaration):
@@ -106,52 +96,6 @@ class Arm(Declaration):
     parameters: Mapping[str, JSON] = {}
 
 
-class Metric(Declaration):
-    """A mean per unit of `value`, or with `per` a ratio of means: Σ value / Σ per.
-
-    A covariate is the same quantity from before the experiment; it lowers variance (CUPED, Deng et al. 2013).
-    """
-
-    name: Name
-    description: str = ""
-    value: Column
-    per: Column | None = None
-    covariate: Column | None = None
-    covariate_per: Column | None = None
-    direction: Literal["increase", "decrease"] = Field("increase", description="the way that is better")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The outcome columns it reads, each once."""
-        read = (self.value, self.per, self.covariate, self.covariate_per)
-        return tuple(dict.fromkeys(column for column in read if column is not None))
-
-
-class Guardrail(Metric):
-    """A metric that must not get worse than `margin`, relative to control."""
-
-    margin: float = Field(gt=0, lt=1, description="largest relative loss that is acceptable, 0.02 for 2 %")
-
-
-class Metrics(Declaration):
-    """One metric decides whether to ship; every guardrail decides whether one may."""
-
-    primary: Metric
-    guardrails: tuple[Guardrail, ...] = Field(min_length=1)
-
-    @property
-    def all(self) -> tuple[Metric, ...]:
-        """Primary first."""
-        return (self.primary, *self.guardrails)
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [metric.name for metric in self.all]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"metric {', '.join(twice)} is named twice.")
-        return self
-
-
 class Experiment(Declaration):
     """One declared experiment.
 
@@ -171,6 +115,14 @@ class Experiment(Declaration):
     targeting: Mapping[str, tuple[JSON, ...]] = Field({}, description="attribute → values that take part")
     salt: str = Field("", description="of the hash; the name where empty")
     metrics: Metrics
+    planned_units: int | None = Field(
+        None,
+        gt=0,
+        description="units over all arms at which the test is complete; looks before it spend a part of alpha",
+    )
+    segments: tuple[Column, ...] = Field(
+        (), description="attributes of users by which the primary is also read"
+    )
     start: Moment
     end: Moment
 
@@ -227,6 +179,37 @@ class Experiment(Declaration):
         return round(self.slot[0] * BUCKETS), round(self.slot[1] * BUCKETS)
 
 
+class Holdout(Declaration):
+    """Units set apart before every layer for a quarter, so that all that was launched can be measured at once.
+
+    `held-out` units see what everyone saw when it began; `winners-only` units see what was launched since and are in no
+    experiment; the others are `everyone`. Shares and salt are frozen while it is live.
+    """
+
+    name: Name
+    salt: str = Field("", description="of the hash; the name where empty")
+    held_out: float = Field(0.05, gt=0, lt=0.5, description="share of all units")
+    winners_only: float = Field(0.05, gt=0, lt=0.5, description="share of all units")
+    start: Moment
+    end: Moment
+
+    @field_validator("end")
+    @classmethod
+    def _end_is_after_start(cls, end: datetime, info: ValidationInfo) -> datetime:
+        if "start" in info.data and info.data["start"] >= end:
+            raise ValueError(f"it ends at {end:%Y-%m-%d %H:%M}, not after its start.")
+        return end
+
+    @property
+    def buckets(self) -> tuple[int, int]:
+        """The first bucket that is not held out, and the first of everyone's, of 10,000."""
+        held = round(self.held_out * BUCKETS)
+        return held, held + round(self.winners_only * BUCKETS)
+
+
+HELD_OUT, WINNERS_ONLY, EVERYONE = "held-out", "winners-only", "everyone"
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something wrong with a declaration, where, and what would be right."""
@@ -264,6 +247,8 @@ class ExperimentBook:
     parameters: Mapping[str, Parameter]
     experiments: Mapping[str, Experiment]
     located: Mapping[str, Located] = field(default_factory=dict, compare=False)  # by experiment
+    metrics: Mapping[str, DefinedMetric] = field(default_factory=dict)
+    holdouts: Mapping[str, Holdout] = field(default_factory=dict)
 
     def problem(self, experiment: str, path: tuple[str | int, ...], message: str) -> Problem:
         """A problem in the declaration of `experiment`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 
 from experiments.config import Declaration, Experiment, Guardrail
-from experiments.estimates import Estimate, estimate, p_inferior, p_worse
+from experiments.estimates import Estimate, estimate, p_inferior, p_worse, variance_cut
 from experiments.health import HealthRule
 from experiments.metrics import ArmStatistics, Statistics
+from experiments.sequential import Looks
 
 
 class Verdict(StrEnum):
@@ -26,12 +27,34 @@ class DecisionRule(Declaration):
     Schultzberg, Ankargren & Frånberg (Spotify, 2024), decision rule 2. `alpha` of success is two-sided and split
     over treatments; that of guardrails is one-sided and not split, since all of them must hold;
     that of deterioration is one-sided and split over all metrics and treatments, since any one of them stops.
+    Each is for all looks together (`experiments.sequential`).
     """
 
     alpha: float = 0.05
     alpha_guardrail: float = 0.05
     alpha_deterioration: float = 0.01
+    alpha_segments: float = 0.05  # false discovery rate over segments (Benjamini & Hochberg 1995)
     health: HealthRule = HealthRule()
+
+
+class Levels(Declaration):
+    """The p-values below which a test counts at one look, and the two-sided level of its intervals."""
+
+    interval: float
+    success: float
+    guardrail: float
+    deterioration: float
+
+
+def levels_of(experiment: Experiment, rule: DecisionRule, looks: Looks) -> Levels:
+    """The rule's alphas, split over treatments and metrics as it says, at the newest of `looks`."""
+    treatments, metrics = len(experiment.treatments), len(experiment.metrics.all)
+    return Levels(
+        interval=looks.level(rule.alpha, 2),
+        success=looks.level(rule.alpha / treatments, 2),
+        guardrail=looks.level(rule.alpha_guardrail, 1),
+        deterioration=looks.level(rule.alpha_deterioration / (metrics * treatments), 1),
+    )
 
 
 class GuardrailResult(Declaration):
@@ -51,6 +74,7 @@ class Comparison(Declaration):
     success: bool
     guardrails: tuple[GuardrailResult, ...]
     deteriorated: tuple[str, ...]  # metrics that are significantly worse
+    variance_cut: float | None = None  # share of the primary's variance that its covariate takes away
 
     @property
     def may_ship(self) -> bool:
@@ -58,36 +82,37 @@ class Comparison(Declaration):
         return self.success and not self.deteriorated and all(g.non_inferior for g in self.guardrails)
 
 
-def compare(experiment: Experiment, statistics: Statistics, rule: DecisionRule) -> tuple[Comparison, ...]:
+def compare(experiment: Experiment, statistics: Statistics, levels: Levels) -> tuple[Comparison, ...]:
     """Every treatment against control, in order."""
     arms = {arm.arm: arm for arm in statistics.arms}
     control = arms[experiment.control]
-    return tuple(_comparison(experiment, control, arms[name], rule) for name in experiment.treatments)
+    return tuple(_comparison(experiment, control, arms[name], levels) for name in experiment.treatments)
 
 
 def _comparison(
-    experiment: Experiment, control: ArmStatistics, treatment: ArmStatistics, rule: DecisionRule
+    experiment: Experiment, control: ArmStatistics, treatment: ArmStatistics, levels: Levels
 ) -> Comparison:
-    metrics, treatments = experiment.metrics, len(experiment.treatments)
-    primary = estimate(metrics.primary, control, treatment, rule.alpha)
-    better = primary.difference > 0 if metrics.primary.direction == "increase" else primary.difference < 0
-    threshold = rule.alpha_deterioration / (len(metrics.all) * treatments)
+    metrics = experiment.metrics
+    primary = estimate(metrics.primary, control, treatment, levels.interval)
+    better = metrics.primary.sign * primary.difference > 0
+    worse = (m.name for m in metrics.all if p_worse(m, control, treatment) < levels.deterioration)
     return Comparison(
         treatment=treatment.arm,
         primary=primary,
-        success=better and primary.p_value < rule.alpha / treatments,
-        guardrails=tuple(_guarded(guardrail, control, treatment, rule) for guardrail in metrics.guardrails),
-        deteriorated=tuple(m.name for m in metrics.all if p_worse(m, control, treatment) < threshold),
+        success=better and primary.p_value < levels.success,
+        guardrails=tuple(_guarded(guardrail, control, treatment, levels) for guardrail in metrics.guardrails),
+        deteriorated=tuple(worse),
+        variance_cut=variance_cut(metrics.primary, control, treatment),
     )
 
 
 def _guarded(
-    guardrail: Guardrail, control: ArmStatistics, treatment: ArmStatistics, rule: DecisionRule
+    guardrail: Guardrail, control: ArmStatistics, treatment: ArmStatistics, levels: Levels
 ) -> GuardrailResult:
     p_value = p_inferior(guardrail, control, treatment)
     return GuardrailResult(
-        estimate=estimate(guardrail, control, treatment, rule.alpha),
+        estimate=estimate(guardrail, control, treatment, levels.interval),
         margin=guardrail.margin,
         p_value=p_value,
-        non_inferior=p_value < rule.alpha_guardrail,
+        non_inferior=p_value < levels.guardrail,
     )

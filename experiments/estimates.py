@@ -1,12 +1,15 @@
 """One metric, two arms: the difference with its interval, and whether it stays within a margin.
 
 tea-tasting does the arithmetic from sufficient statistics: Welch's test, the delta method for ratios, CUPED.
+Quantiles are compared by their order statistics.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
+import scipy.stats
 from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import RatioOfMeans
 
@@ -31,8 +34,10 @@ class Estimate(Declaration):
 
 def estimate(metric: Metric, control: ArmStatistics, treatment: ArmStatistics, alpha: float) -> Estimate:
     """The difference in `metric`, two-sided."""
+    if metric.quantile is not None:
+        return _quantile_estimate(metric, control, treatment, alpha)
     test = _test(metric, "two-sided", alpha)
-    result = test.analyze_aggregates(_aggregates(control), _aggregates(treatment))
+    result = test.analyze_aggregates(_aggregates(metric, control), _aggregates(metric, treatment))
     return Estimate(
         metric=metric.name,
         control=float(result.control),
@@ -47,11 +52,22 @@ def estimate(metric: Metric, control: ArmStatistics, treatment: ArmStatistics, a
     )
 
 
+def variance_cut(metric: Metric, control: ArmStatistics, treatment: ArmStatistics) -> float | None:
+    """The share of the difference's variance that the covariate takes away (CUPED); None where there is none."""
+    if metric.covariate is None:
+        return None
+    plain = metric.model_copy(update={"covariate": None, "covariate_per": None})
+    with_it, without = (estimate(m, control, treatment, 0.05) for m in (metric, plain))
+    return 1 - ((with_it.high - with_it.low) / (without.high - without.low)) ** 2
+
+
 def p_worse(metric: Metric, control: ArmStatistics, treatment: ArmStatistics) -> float:
     """One-sided p-value of "treatment is not worse than control": small where it is worse."""
+    if metric.quantile is not None:
+        return _quantile_p(metric, control, treatment, factor=1, side=-metric.sign)
     worse = "less" if metric.direction == "increase" else "greater"
-    result = _test(metric, worse, 0.05).analyze_aggregates(_aggregates(control), _aggregates(treatment))
-    return float(result.pvalue)
+    arms = _aggregates(metric, control), _aggregates(metric, treatment)
+    return float(_test(metric, worse, 0.05).analyze_aggregates(*arms).pvalue)
 
 
 def p_inferior(guardrail: Guardrail, control: ArmStatistics, treatment: ArmStatistics) -> float:
@@ -60,25 +76,76 @@ def p_inferior(guardrail: Guardrail, control: ArmStatistics, treatment: ArmStati
     A relative margin m asks whether treatment beats (1 - m) × control, so control is scaled and the test is
     one of superiority; its variance scales along, which a fixed absolute margin would forget.
     """
-    better, factor = ("greater", 1 - guardrail.margin) if guardrail.direction == "increase" else (
-        "less", 1 + guardrail.margin)  # fmt: skip
-    shrunk = _scaled(_aggregates(control), guardrail.value, factor)
-    return float(_test(guardrail, better, 0.05).analyze_aggregates(shrunk, _aggregates(treatment)).pvalue)
+    factor = 1 - guardrail.sign * guardrail.margin
+    if guardrail.quantile is not None:
+        return _quantile_p(guardrail, control, treatment, factor=factor, side=guardrail.sign)
+    better = "greater" if guardrail.direction == "increase" else "less"
+    shrunk = _scaled(_aggregates(guardrail, control), guardrail.value, factor)
+    test = _test(guardrail, better, 0.05)
+    return float(test.analyze_aggregates(shrunk, _aggregates(guardrail, treatment)).pvalue)
+
+
+def _quantile_estimate(
+    metric: Metric, control: ArmStatistics, treatment: ArmStatistics, alpha: float
+) -> Estimate:
+    """Arms are independent and their quantiles asymptotically normal; the relative interval is the delta method's."""
+    (c, error_c), (t, error_t) = _quantile(metric, control), _quantile(metric, treatment)
+    error = math.hypot(error_c, error_t)
+    z = float(scipy.stats.norm.isf(alpha / 2))
+    relative = error_relative = None
+    if c > 0:
+        relative, error_relative = t / c - 1, math.hypot(error_t / c, t * error_c / c**2)
+    return Estimate(
+        metric=metric.name, control=c, treatment=t, difference=t - c, low=t - c - z * error, high=t - c + z * error,
+        relative=relative,
+        relative_low=None if relative is None or error_relative is None else relative - z * error_relative,
+        relative_high=None if relative is None or error_relative is None else relative + z * error_relative,
+        p_value=float(2 * scipy.stats.norm.sf(abs(t - c) / error)),
+    )  # fmt: skip
+
+
+def _quantile_p(
+    metric: Metric, control: ArmStatistics, treatment: ArmStatistics, *, factor: float, side: int
+) -> float:
+    """Small where treatment lies beyond `factor` × control on `side` (1 above, -1 below)."""
+    (c, error_c), (t, error_t) = _quantile(metric, control), _quantile(metric, treatment)
+    return float(scipy.stats.norm.sf(side * (t - factor * c) / math.hypot(error_t, factor * error_c)))
+
+
+def _quantile(metric: Metric, arm: ArmStatistics) -> tuple[float, float]:
+    """Value and standard error; only where `unreadable` finds nothing."""
+    found = arm.order[metric.value]
+    return found.value, found.standard_error or math.nan
 
 
 def unreadable(metric: Metric, control: ArmStatistics, treatment: ArmStatistics) -> str | None:
     """Why no test of `metric` means anything here; None where one does."""
     for arm in (control, treatment):
-        if arm.units < 2:
-            return f"arm {arm.arm!r} has {arm.units} exposed units; an estimate needs at least 2"
+        if arm.count(metric.value) < 2:
+            return (
+                f"arm {arm.arm!r} has {arm.count(metric.value)} exposed units; an estimate needs at least 2"
+            )
+        if metric.quantile is not None:
+            if (reason := _no_quantile(metric, arm)) is not None:
+                return reason
+            continue
         if metric.per is not None and arm.mean[metric.per] <= 0:
             return f"{metric.name} divides by {metric.per}, which is {arm.mean[metric.per]:g} on average in arm {arm.arm!r}"
         if not _varies(metric, arm):
             return f"{metric.name} does not vary in arm {arm.arm!r}"
-    if isinstance(metric, Guardrail) and control.mean[metric.value] <= 0:
-        return (
-            f"{metric.name} is {control.mean[metric.value]:g} in control, so a relative margin means nothing"
-        )
+    level = control.mean[metric.value] if metric.quantile is None else control.order[metric.value].value
+    if isinstance(metric, Guardrail) and level <= 0:
+        return f"{metric.name} is {level:g} in control, so a relative margin means nothing"
+    return None
+
+
+def _no_quantile(metric: Metric, arm: ArmStatistics) -> str | None:
+    """Why a quantile of one arm has no standard error."""
+    found = arm.order.get(metric.value)
+    if found is None or found.standard_error is None:
+        return f"arm {arm.arm!r} has {arm.count(metric.value)} units, too few around quantile {metric.quantile:g}"
+    if found.standard_error == 0:
+        return f"{metric.name} does not vary around its quantile in arm {arm.arm!r}"
     return None
 
 
@@ -106,9 +173,15 @@ def _test(metric: Metric, alternative: str, alpha: float) -> RatioOfMeans:
     )
 
 
-def _aggregates(arm: ArmStatistics) -> Aggregates:
-    covariances = {tuple(key.split(",")): value for key, value in arm.covariance.items()}
-    return Aggregates(arm.units, dict(arm.mean), dict(arm.variance), covariances)
+def _aggregates(metric: Metric, arm: ArmStatistics) -> Aggregates:
+    columns = sorted(metric.columns)
+    pairs = tuple(combinations(columns, 2))
+    return Aggregates(
+        arm.count(metric.value),
+        {column: arm.mean[column] for column in columns},
+        {column: arm.variance[column] for column in columns},
+        {pair: arm.covariance[covariance_key(*pair)] for pair in pairs},
+    )
 
 
 def _scaled(arm: Aggregates, column: str, factor: float) -> Aggregates:

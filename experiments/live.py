@@ -8,10 +8,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from experiments.checking import conflict, problems_of
-from experiments.config import BUCKETS, JSON, Declaration, Experiment, ExperimentBook
+from experiments.config import BUCKETS, JSON, Declaration, Experiment, ExperimentBook, Holdout
 from experiments.reading import InvalidConfig
 from feature_repo.durable import replace_file
 
@@ -60,11 +60,27 @@ class LiveExperiment(Declaration):
         return self.declaration.salt or self.declaration.name
 
 
+class LiveHoldout(Declaration):
+    """A running hold-out and what had been launched when it began, which its held-out units go on seeing."""
+
+    declaration: Holdout
+    baseline: Mapping[str, JSON] = {}
+
+    @property
+    def salt(self) -> str:
+        """What its seed is made from."""
+        return self.declaration.salt or self.declaration.name
+
+
 class LiveExperiments(Declaration):
     """Every running experiment, in order of layer and name: the value that the serving process reads."""
 
     format: int = 1
     experiments: tuple[LiveExperiment, ...] = ()
+    launched: Mapping[str, JSON] = Field(
+        {}, description="what shipped arms set, for every unit that no arm sets it for"
+    )
+    holdout: LiveHoldout | None = None
 
     def to_json(self) -> str:
         """JSON that `from_json` turns back into an equal value; equal values give equal text."""
@@ -93,15 +109,14 @@ class LiveExperiments(Declaration):
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Every pinned model version that some arm asks for, each once, in order of names."""
-        values = {
-            str(arm.parameters[name])
-            for entry in self.experiments
-            for arm in entry.arms
-            for name in arm.parameters
-            if "/" in str(arm.parameters[name])
-        }
-        return tuple(sorted(values))
+        """Every pinned model version that some arm, running or launched, asks for, each once, in order of names."""
+        before = {} if self.holdout is None else self.holdout.baseline
+        asked = [
+            dict(self.launched),
+            dict(before),
+            *(dict(arm.parameters) for e in self.experiments for arm in e.arms),
+        ]
+        return tuple(sorted({str(v) for sets in asked for v in sets.values() if "/" in str(v)}))
 
 
 def start(
@@ -123,7 +138,7 @@ def start(
     _refuse_unless_startable(live, experiment, at)
     entry = compiled(book, experiment, resolve, at)
     ordered = sorted((*live.experiments, entry), key=lambda e: (e.declaration.layer, e.name))
-    return LiveExperiments(experiments=tuple(ordered))
+    return live.model_copy(update={"experiments": tuple(ordered)})
 
 
 def stop(live: LiveExperiments, name: str) -> LiveExperiments:
@@ -133,7 +148,21 @@ def stop(live: LiveExperiments, name: str) -> LiveExperiments:
         NotLive: it is not running.
     """
     live.named(name)
-    return LiveExperiments(experiments=tuple(entry for entry in live.experiments if entry.name != name))
+    return live.model_copy(update={"experiments": tuple(e for e in live.experiments if e.name != name)})
+
+
+def launch(live: LiveExperiments, name: str, arm: str) -> LiveExperiments:
+    """`live` with one experiment stopped and what its `arm` sets given to every unit, as it was pinned when it started.
+
+    Raises:
+        NotLive: it is not running.
+        LookupError: it has no such arm.
+    """
+    arms = {one.name: one for one in live.named(name).arms}
+    if arm not in arms:
+        raise LookupError(f"experiment {name!r} has no arm {arm!r}. The arms are: {', '.join(arms)}.")
+    launched = {**live.launched, **arms[arm].parameters}
+    return stop(live, name).model_copy(update={"launched": launched})
 
 
 def ramp(live: LiveExperiments, name: str, rollout: float) -> LiveExperiments:
@@ -150,7 +179,39 @@ def ramp(live: LiveExperiments, name: str, rollout: float) -> LiveExperiments:
             f"roll-out {rollout:g} of {name!r}: it may only grow, from {entry.rollout / BUCKETS:g} to 1."
         )
     raised = entry.model_copy(update={"rollout": buckets})
-    return LiveExperiments(experiments=tuple(raised if e.name == name else e for e in live.experiments))
+    return live.model_copy(
+        update={"experiments": tuple(raised if e.name == name else e for e in live.experiments)}
+    )
+
+
+def hold_out(live: LiveExperiments, holdout: Holdout, at: datetime) -> LiveExperiments:
+    """`live` with a hold-out from now on; what has been launched so far is its baseline.
+
+    Raises:
+        CannotStart: another is running, this one's dates do not hold `at`, or an experiment has its name.
+    """
+    if live.holdout is not None:
+        raise CannotStart(
+            f"hold-out {live.holdout.declaration.name!r} is running; one at a time, so end it first."
+        )
+    if not holdout.start <= at < holdout.end:
+        raise CannotStart(
+            f"hold-out {holdout.name!r} runs from {holdout.start:%Y-%m-%d} until {holdout.end:%Y-%m-%d}."
+        )
+    if holdout.name in {entry.name for entry in live.experiments}:
+        raise CannotStart(f"an experiment is called {holdout.name!r}: give the hold-out another name.")
+    return live.model_copy(update={"holdout": LiveHoldout(declaration=holdout, baseline=live.launched)})
+
+
+def release(live: LiveExperiments) -> LiveExperiments:
+    """`live` without a hold-out: its units join everyone's experiments, and see what was launched.
+
+    Raises:
+        NotLive: none is running.
+    """
+    if live.holdout is None:
+        raise NotLive("hold-out", live)
+    return live.model_copy(update={"holdout": None})
 
 
 def compiled(book: ExperimentBook, experiment: Experiment, resolve: Resolve, at: datetime) -> LiveExperiment:

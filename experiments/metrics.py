@@ -9,7 +9,9 @@ import duckdb
 import pyarrow as pa
 from pydantic import Field
 
-from experiments.config import Declaration, Experiment, Metric
+from experiments.config import Declaration, Experiment, Holdout, Metric
+from experiments.quantiles import OrderStatistics
+from experiments.values import Moment
 
 
 class InvalidOutcomes(ValueError):
@@ -19,7 +21,8 @@ class InvalidOutcomes(ValueError):
 class ArmStatistics(Declaration):
     """What is kept of one arm: sizes, means, variances (n - 1) and covariances of outcome columns.
 
-    A covariance's key is its two columns in order, a comma between. A variance needs two units.
+    A covariance's key is its two columns in order, a comma between. A variance needs two units. Columns that wait for
+    the window of some units are of fewer than `units`; how many, say `counts`. Columns of quantiles are in `order`.
     """
 
     arm: str
@@ -27,6 +30,12 @@ class ArmStatistics(Declaration):
     mean: Mapping[str, float]
     variance: Mapping[str, float | None]
     covariance: Mapping[str, float | None]
+    counts: Mapping[str, int] = {}
+    order: Mapping[str, OrderStatistics] = {}
+
+    def count(self, column: str) -> int:
+        """The units behind a column."""
+        return self.counts.get(column, self.units)
 
 
 class Statistics(Declaration):
@@ -35,6 +44,19 @@ class Statistics(Declaration):
     arms: tuple[ArmStatistics, ...] = Field(description="one for each declared arm, in their order")
     crossovers: int = Field(0, description="units seen in more than one arm; they are in no arm's statistics")
     strangers: Mapping[str, int] = Field({}, description="units seen in arms that nobody declared")
+    segments: Mapping[str, tuple[ArmStatistics, ...]] = Field(
+        {}, description="attribute=value → arms, the primary's columns"
+    )
+    tenures: tuple[tuple[ArmStatistics, ...], ...] = Field(
+        (),
+        description="for each day since first exposure the arms; column `value` is what the primary adds up, that day",
+    )
+    trend: tuple[ArmStatistics, ...] = Field(
+        (), description="arms; column `slope` is each unit's change a day since exposure"
+    )
+    waiting: Mapping[str, Moment] = Field(
+        {}, description="metrics no unit's window is over for → when the first is"
+    )
 
 
 def outcome_columns(metrics: Iterable[Metric]) -> tuple[str, ...]:
@@ -53,19 +75,24 @@ def exposed_units(exposures: pa.Table, experiment: Experiment) -> pa.Table:
     `exposures` is the exposure log: `user_id`, `event_timestamp`, and either `experiment` and `arm` or
     `arms`, a list of both. What was shown outside [start, end) of the experiment is left out.
     """
+    with _connection(exposures=exposures) as con:
+        return exposed_units_in(con, experiment)
+
+
+def exposed_units_in(con: duckdb.DuckDBPyConnection, experiment: Experiment | Holdout) -> pa.Table:
+    """As `exposed_units`, of the table `exposures` on a connection; of a hold-out its groups are the arms."""
     flat = (
         "SELECT user_id, event_timestamp, unnest(arms, recursive := true) FROM exposures"
-        if "arms" in exposures.column_names
+        if "arms" in con.table("exposures").columns
         else "SELECT user_id, event_timestamp, experiment, arm FROM exposures"
     )
-    with _connection(exposures=exposures) as con:
-        return con.sql(
-            f"""SELECT user_id AS unit_id, arg_min(arm, event_timestamp) AS arm,
-                min(event_timestamp) AS first_exposed_at, count(DISTINCT arm) AS arms
-            FROM ({flat}) WHERE experiment = $name AND event_timestamp >= $start AND event_timestamp < $end
-            GROUP BY user_id ORDER BY user_id""",
-            params={"name": experiment.name, "start": experiment.start, "end": experiment.end},
-        ).to_arrow_table()
+    return con.sql(
+        f"""SELECT user_id AS unit_id, arg_min(arm, since) AS arm, min(since) AS first_exposed_at, count(*) AS arms
+        FROM (SELECT user_id, arm, min(event_timestamp) AS since FROM ({flat})
+            WHERE experiment = $name AND event_timestamp >= $start AND event_timestamp < $end GROUP BY ALL)
+        GROUP BY user_id ORDER BY user_id""",
+        params={"name": experiment.name, "start": experiment.start, "end": experiment.end},
+    ).to_arrow_table()
 
 
 def statistics_of(units: pa.Table, outcomes: pa.Table, experiment: Experiment) -> Statistics:

@@ -10,15 +10,21 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.config import Experiment, ExperimentBook, Layer, Located, Parameter, Problem
+from experiments.catalogue import expanded
+from experiments.config import Experiment, ExperimentBook, Holdout, Layer, Located, Parameter, Problem
+from experiments.definitions import DefinedMetric
 
 PARAMETERS = "parameters.yaml"
+METRICS = "metrics.yaml"
+HOLDOUTS = "holdouts.yaml"
 SHIPPED = Path(__file__).parent / "configs"
 """The declarations that come with the product."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _EXPERIMENT = TypeAdapter(Experiment)
 _LAYERS = TypeAdapter(dict[str, Layer])
 _PARAMETERS = TypeAdapter(dict[str, Parameter])
+_METRICS = TypeAdapter(dict[str, DefinedMetric])
+_HOLDOUTS = TypeAdapter(dict[str, Holdout])
 Lines = dict[tuple[str | int, ...], int]
 T = TypeVar("T")
 
@@ -32,7 +38,7 @@ class InvalidConfig(ValueError):
 
 
 def load(folder: Path) -> ExperimentBook:
-    """Read `parameters.yaml` and, from every other `*.yaml`, one experiment each.
+    """Read `parameters.yaml`, `metrics.yaml` and `holdouts.yaml` where there are any, and from every other `*.yaml` one experiment each.
 
     Whether the declarations fit each other is for `checking.check` to say.
 
@@ -44,10 +50,14 @@ def load(folder: Path) -> ExperimentBook:
         raise FileNotFoundError(f"{folder} has no {PARAMETERS}: it declares the layers and parameters.")
     problems: list[Problem] = []
     layers, parameters = _read_parameters(folder / PARAMETERS, problems)
+    metrics = _read_named(folder / METRICS, "metrics", _METRICS, problems)
+    holdouts = _read_named(folder / HOLDOUTS, "holdouts", _HOLDOUTS, problems)
     experiments: dict[str, Experiment] = {}
     located: dict[str, Located] = {}
-    for file in sorted(set(folder.glob("*.yaml")) - {folder / PARAMETERS}):
-        experiment, place = _read_experiment(file, problems)
+    for file in sorted(
+        set(folder.glob("*.yaml")) - {folder / name for name in (PARAMETERS, METRICS, HOLDOUTS)}
+    ):
+        experiment, place = _read_experiment(file, metrics, problems)
         if experiment is None:
             continue
         if experiment.name in experiments:
@@ -57,7 +67,7 @@ def load(folder: Path) -> ExperimentBook:
         located[experiment.name] = place
     if problems:
         raise InvalidConfig(tuple(problems))
-    return ExperimentBook(layers, parameters, experiments, located)
+    return ExperimentBook(layers, parameters, experiments, located, metrics, holdouts)
 
 
 def _read_parameters(
@@ -89,12 +99,34 @@ def _named(entries: object) -> object:
     }
 
 
-def _read_experiment(file: Path, problems: list[Problem]) -> tuple[Experiment | None, Located]:
+def _read_named(
+    file: Path, field: str, adapter: TypeAdapter[dict[str, T]], problems: list[Problem]
+) -> Mapping[str, T]:
+    """The entries of a file that holds one mapping by name; none where there is no file."""
+    if not file.is_file():
+        return {}
+    value, place, found = parse(file)
+    problems.extend(found)
+    if found:
+        return {}
+    if not isinstance(value, dict) or set(value) != {field}:
+        problems.append(place.problem((), f"holds one mapping by name: {field}."))
+        return {}
+    return _validated(adapter, _named(value[field]), place, (field,), problems) or {}
+
+
+def _read_experiment(
+    file: Path, metrics: Mapping[str, DefinedMetric], problems: list[Problem]
+) -> tuple[Experiment | None, Located]:
     value, place, found = parse(file)
     problems.extend(found)
     if found:
         return None, place
-    return _validated(_EXPERIMENT, value, place, (), problems), place
+    whole, objections = expanded(value, metrics)
+    problems.extend(place.problem(path, message) for path, message in objections)
+    if objections:
+        return None, place
+    return _validated(_EXPERIMENT, whole, place, (), problems), place
 
 
 def _validated(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.decision import Comparison, GuardrailResult, Verdict
+from experiments.decision import Comparison, GuardrailResult, Levels, Verdict
 from experiments.estimates import Estimate
 from experiments.health import Health
+from experiments.sequential import Looks
 
 
 def sentence_of(
@@ -54,3 +55,19 @@ def _objections(comparison: Comparison) -> str:
         if not g.non_inferior
     ]
     return f"in {comparison.treatment} {', and '.join(said)}"
+
+
+def looks_said(looks: Looks, levels: Levels) -> str:
+    """How far along the test is, and how that is paid for.
+
+    >>> looks_said(Looks(), Levels(interval=0.05, success=0.05, guardrail=0.05, deterioration=0.01))
+    'One look, with all of alpha: success counts below p = 0.05. No planned_units are declared; looking again costs.'
+    """
+    bar = f"success counts below p = {levels.success:.2g}"
+    if looks.method == "fixed":
+        return f"One look, with all of alpha: {bar}. No planned_units are declared; looking again costs."
+    if looks.method == "always-valid":
+        return f"Looked at before without a plan, so intervals hold at all times: {bar}. Declare planned_units for narrower ones."
+    done, number = looks.fractions[-1], len(looks.fractions)
+    last = ", the last," if looks.final else ""
+    return f"Look {number}{last} at {done:.0%} of the planned units: {bar} now, and over all looks together alpha is kept."

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import scipy.stats
-from scipy.special import gammaln
+from scipy.special import gammaln, logsumexp
 
 
 def log_sample_ratio_e_value(
@@ -43,3 +43,14 @@ def sample_ratio_p_value(counts: Sequence[int], shares: Sequence[float]) -> floa
     if n == 0:
         return None
     return float(scipy.stats.chisquare(counts, [n * share for share in shares]).pvalue)
+
+
+def log_mean_e_value(log_e_values: Sequence[float]) -> float:
+    """Natural log of the mean of e-values: one e-value for "all of these tests are healthy", whatever their dependence.
+
+    Vovk & Wang, "E-values: calibration, combination and applications" (2021).
+
+    >>> log_mean_e_value([0.0, 0.0])
+    0.0
+    """
+    return float(logsumexp(log_e_values) - math.log(len(log_e_values)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from experiments.config import BUCKETS, JSON
+from experiments.config import BUCKETS, EVERYONE, HELD_OUT, JSON, WINNERS_ONLY
 from experiments.hashing import seed_of
 from experiments.live import LiveExperiment, LiveExperiments
 
@@ -42,8 +42,24 @@ def assignment_sql(live: LiveExperiments, units: str = "units", unit_id: str = "
 
     Needs `MACROS`. Attributes that experiments target are columns of `units`; null is no target.
     """
-    if not live.experiments:
+    if not live.experiments and live.holdout is None:
         return f"SELECT {unit_id} AS unit_id, '' AS experiment, '' AS arm FROM {units} WHERE false"
+    entry = live.holdout
+    if entry is None:
+        return _in_layers(live, units, unit_id)
+    seed, (winners, everyone) = seed_of("holdout", entry.salt), entry.declaration.buckets
+    apart = f"""SELECT {unit_id} AS unit_id, {_text(entry.declaration.name)} AS experiment,
+    CASE WHEN bucket({unit_id}, {seed}::UBIGINT) < {winners} THEN '{HELD_OUT}'
+        WHEN bucket({unit_id}, {seed}::UBIGINT) < {everyone} THEN '{WINNERS_ONLY}' ELSE '{EVERYONE}' END AS arm
+FROM {units}"""
+    if not live.experiments:
+        return apart
+    others = f"(SELECT * FROM {units} WHERE bucket({unit_id}, {seed}::UBIGINT) >= {everyone})"
+    return f"{apart}\nUNION ALL ({_in_layers(live, others, unit_id)})"
+
+
+def _in_layers(live: LiveExperiments, units: str, unit_id: str) -> str:
+    """The arms of the layers, of every unit of a table or query."""
     return f"""
 WITH experiment(layer, layer_seed, experiment, low, high, rollout_seed, rollout, arm_seed) AS (VALUES
     {_rows(_experiment_row(entry) for entry in live.experiments)}),

@@ -10,12 +10,19 @@ import pyarrow.compute as pc
 
 from experiments.checking import check
 from experiments.config import Experiment, Problem
-from experiments.live import LiveExperiments, start, stop
+from experiments.gathering import gather
+from experiments.live import LiveExperiment, LiveExperiments, launch, start, stop
+from experiments.metrics import Statistics, exposed_units, exposed_units_in, statistics_of
+from experiments.monitoring import Watch, watch
 from experiments.reading import SHIPPED, load
-from experiments.readout import Readout, read_out_tables
+from experiments.readout import Readout, read_out
 from matinee.context import Day
 from registry import ArmRecord, ExperimentRecord, RegistryError
 from serving.exposure_table import read
+
+
+class NotToShip(ValueError):
+    """An experiment whose newest read-out names no winner."""
 
 
 def problems(day: Day, folder: Path = SHIPPED) -> tuple[Problem, ...]:
@@ -68,15 +75,71 @@ def _is_reference(value: object) -> bool:
 
 
 def readout(day: Day, name: str, at: datetime) -> Readout:
-    """Read an experiment's current run out from the exposure log and what came of it, and record the verdict."""
+    """Read an experiment's current run out from the exposure log and what came of it, and record the verdict.
+
+    Metrics that are defined over events are computed from them; others are those of `outcomes`. Looks at this run that the
+    ledger holds have spent their part of alpha.
+    """
     entry = LiveExperiments.read(day.workspace.live).named(name)
-    log = read(day.workspace.exposures)
-    log = log.filter(
-        pc.greater_equal(log["event_timestamp"], pa.scalar(entry.started_at, log["event_timestamp"].type))
-    )
-    made = read_out_tables(entry.declaration, log, outcomes(day, log), at)
+    made = read_out(entry.declaration, statistics(day, entry, at), at, earlier=earlier_looks(day, entry))
     day.registry.record_readout(name, made.model_dump(mode="json"))
     return made
+
+
+def earlier_looks(day: Day, entry: LiveExperiment) -> tuple[float, ...]:
+    """How far along this run was each time it was read out; a read-out without estimates showed nothing."""
+    known = [Readout.model_validate(r.verdict) for r in day.registry.readouts(entry.name)]
+    return tuple(r.looks.fractions[-1] for r in known if r.at >= entry.started_at and r.comparisons)
+
+
+def statistics(day: Day, entry: LiveExperiment, at: datetime) -> Statistics:
+    """The sufficient statistics of a run so far, as known at `at`.
+
+    Raises:
+        NotDefined: some of its metrics are defined over events and some are not.
+    """
+    experiment, log = entry.declaration, read(day.workspace.exposures)
+    since = pa.scalar(entry.started_at, log["event_timestamp"].type)
+    log = log.filter(pc.greater_equal(log["event_timestamp"], since))
+    if not any(metric.definition for metric in experiment.metrics.all):
+        return statistics_of(exposed_units(log, experiment), outcomes(day, log), experiment)
+    log = log.filter(pc.less(log["event_timestamp"], pa.scalar(at, log["event_timestamp"].type)))
+    with day.desk.events() as connection:
+        connection.register("exposures", log)
+        units = exposed_units_in(connection, experiment)
+        daily = gather(connection, units, experiment.metrics, at, experiment.segments)
+    return daily.statistics(experiment.metrics.all, tuple(experiment.arms), at)
+
+
+def watch_experiment(day: Day, name: str, at: datetime, by: str) -> Watch:
+    """Look at the guardrails of a running experiment, and roll it back where one is surely worse.
+
+    Rolled back, it is read out once more, taken out of service and closed in the ledger as killed.
+    """
+    entry = LiveExperiments.read(day.workspace.live).named(name)
+    seen = watch(entry.declaration, statistics(day, entry, at), at)
+    if seen.roll_back:
+        readout(day, name, at)
+        stop_experiment(day, name, by, f"killed: {seen.sentence}")
+    return seen
+
+
+def ship(day: Day, name: str, by: str) -> Readout:
+    """Give the winner's parameters to everyone and close the run as launched; only the newest read-out can say who won.
+
+    Raises:
+        NotToShip: the newest read-out of this run names no winner, or there is none.
+    """
+    live = LiveExperiments.read(day.workspace.live)
+    started = live.named(name).started_at
+    known = [Readout.model_validate(r.verdict) for r in day.registry.readouts(name)]
+    last = next((r for r in reversed(known) if r.at >= started), None)
+    if last is None or last.winner is None:
+        said = "it was not read out" if last is None else last.sentence
+        raise NotToShip(f"experiment {name!r} does not ship: {said}")
+    launch(live, name, last.winner).write(day.workspace.live)
+    day.registry.stop_experiment(name, by=by, reason=f"launched {last.winner}: {last.sentence}")
+    return last
 
 
 def outcomes(day: Day, log: pa.Table) -> pa.Table:

@@ -281,3 +281,46 @@ def _svg(
         written = io.BytesIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     return written.getvalue()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An effect with its bounds, relative to control; `limit` is what it must stay beyond, `good` whether it does."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    limit: float | None = None
+    good: bool | None = None
+
+
+def effects(intervals: Sequence[Interval], title: str, note: str) -> bytes:
+    """Effects under each other with their intervals, against no effect and each against its own limit.
+
+    Raises:
+        NothingToDraw: there are none.
+    """
+    if not intervals:
+        raise NothingToDraw(f"no effect in {title!r}.")
+
+    def draw(figure: Figure) -> None:
+        panel = figure.subplots()
+        for place, one in enumerate(intervals):
+            colour = FAINT if one.good is None else (GREEN if one.good else RED)
+            bounds = [[one.value - one.low], [one.high - one.value]]
+            panel.errorbar([one.value], [place], xerr=bounds, color=colour, fmt="o", markersize=5, capsize=3)
+            panel.annotate(
+                f"{100 * one.value:+.2f} %", (one.value, place), (0, 6), textcoords="offset points", ha="center", color=colour
+            )  # fmt: skip
+            if one.limit is not None:
+                panel.plot(
+                    [one.limit] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=1.4, linestyle=":"
+                )
+        panel.axvline(0, color=FAINT, linewidth=1)
+        panel.set_yticks(range(len(intervals)), [one.name for one in intervals])
+        panel.set_ylim(len(intervals) - 0.4, -0.7)
+        panel.xaxis.set_major_formatter(FuncFormatter(_percent))
+        panel.set_xlabel("change relative to control")
+
+    return _svg(draw, title, note, height=1.3 + 0.45 * len(intervals))

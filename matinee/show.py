@@ -107,7 +107,7 @@ def print_timings(timings: Timings) -> None:
 
 
 def print_readout(readout: Readout) -> None:
-    """Health first, then estimates with intervals, then the sentence."""
+    """Health first, then estimates with intervals, then what to know beside, then the sentence."""
     health = readout.health
     arms = ", ".join(str(n) for n in health.units)
     chi = "not defined" if health.p_value is None else f"{health.p_value:.3f}"
@@ -132,8 +132,31 @@ def print_readout(readout: Readout) -> None:
             for g in comparison.guardrails
         ]
         print_table(f"{comparison.treatment} against {readout.experiment.control}",
-                    ("role", "metric", "control", "treatment", "difference", "95 % interval", "p", "finding"), rows)  # fmt: skip
+                    ("role", "metric", "control", "treatment", "difference", "interval", "p", "finding"), rows)  # fmt: skip
+    for line in _remarks(readout):
+        console.print(line, highlight=False)
     console.print(f"[bold]{readout.verdict.value}[/bold]: {readout.sentence}", highlight=False)
+
+
+def _remarks(readout: Readout) -> list[str]:
+    """How often it was looked at, segments that moved, effects that fade."""
+    from experiments.decision import levels_of  # noqa: PLC0415  (loads tea-tasting)
+    from experiments.sentences import looks_said  # noqa: PLC0415
+
+    if not readout.comparisons:
+        return []
+    looks = looks_said(readout.looks, levels_of(readout.experiment, readout.rule, readout.looks))
+    moved = [
+        f"{s.segment}: moved in {s.treatment} (adjusted p {s.p_adjusted:.2g})"
+        for s in readout.segments
+        if s.moved
+    ]
+    fading = [
+        f"The effect of {n.treatment} fades over the days since first exposure."
+        for n in readout.novelty
+        if n.fading
+    ]
+    return [looks, *moved, *fading]
 
 
 def _estimate_row(role: str, e: Estimate, finding: str) -> Sequence[object]:

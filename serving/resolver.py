@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 from experiments.assignment import NO_CONTEXT, Assigner
-from experiments.config import JSON
+from experiments.config import EVERYONE, HELD_OUT, JSON, WINNERS_ONLY
 from experiments.hashing import bucket, key_of
 from experiments.live import LiveExperiments
 from serving.answers import ShownArm, Versions
@@ -50,11 +50,12 @@ class Resolver:
         self._assigner = Assigner(experiments)
         self._defaults = defaults
         self._canaries = tuple((canary.kind, canary.ref, canary.seed, canary.edge) for canary in canaries)
-        self._arms = {
-            (entry.name, arm.name): ShownArm(experiment=entry.name, arm=arm.name)
-            for entry in experiments.experiments
-            for arm in entry.arms
-        }
+        names = [(entry.name, arm.name) for entry in experiments.experiments for arm in entry.arms]
+        if experiments.holdout is not None:
+            names += [
+                (experiments.holdout.declaration.name, arm) for arm in (HELD_OUT, WINNERS_ONLY, EVERYONE)
+            ]
+        self._arms = {(name, arm): ShownArm(experiment=name, arm=arm) for name, arm in names}
         self._settings: dict[frozenset[tuple[str, JSON]], Setting] = {}
 
     def resolve(self, objective: Objective, unit: int, context: Mapping[str, JSON] = NO_CONTEXT) -> Plan:

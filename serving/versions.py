@@ -58,11 +58,15 @@ def needed(manifest: Manifest, experiments: LiveExperiments, rollout: Rollout) -
     asked: dict[tuple[Kind, str], str] = {
         (kind, ref): "the defaults" for kind, ref in defaults.refs().items() if kind in kinds
     }
-    for experiment in experiments.experiments:
-        for arm in experiment.arms:
-            refs = setting_of(arm.parameters, defaults).versions.model_dump()
-            asks = f"arm {arm.name!r} of live experiment {experiment.name!r}"
-            asked = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | asked
+    arms = [
+        (f"arm {arm.name!r} of live experiment {experiment.name!r}", arm.parameters)
+        for experiment in experiments.experiments
+        for arm in experiment.arms
+    ]
+    before = {} if experiments.holdout is None else experiments.holdout.baseline
+    for asks, parameters in [("what was launched", experiments.launched), ("the hold-out", before), *arms]:
+        refs = setting_of(parameters, defaults).versions.model_dump()
+        asked = {(kind, refs[kind]): asks for kind in kinds if refs[kind]} | asked
     entries: tuple[RolledOut, ...] = (*rollout.canaries, *rollout.shadows)
     for entry in entries:
         if entry.kind in kinds:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.reading import SHIPPED
-from matinee.session import AsJson, Source, console, errors, opened, print_json, print_table
+from matinee.commands import programme
+from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, print_table
+
+if TYPE_CHECKING:
+    from experiments.estimates import Estimate
 
 app = typer.Typer(
     no_args_is_help=True, help="Experiments: declared in YAML, pinned when started, read out with a verdict."
 )
+
+app.add_typer(programme.holdouts, name="hold-out")
+app.command()(programme.overlap)
+app.command()(programme.interactions)
+app.command("back-test")(programme.back_test)
 
 Folder = Annotated[Path, typer.Option(help="Folder of experiment YAML.")]
 
@@ -72,14 +81,145 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def readout(name: str, source: Source = None, as_json: AsJson = False) -> None:
+def readout(
+    name: str,
+    source: Source = None,
+    as_of: AsOf = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page of HTML with figures here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the same as Markdown here.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Health first, then the primary metric and the guardrails, then a verdict in a sentence."""
-    from matinee import experimenting
+    from matinee import experimenting, readout_page
     from matinee.show import print_readout
 
     with opened(source) as day:
-        made = experimenting.readout(day, name, datetime.now(UTC))
+        made = experimenting.readout(day, name, as_of or datetime.now(UTC))
+        simulated = day.workspace.source.name == "world"
+    if html is not None:
+        html.write_bytes(readout_page.page(made, simulated=simulated))
+    if markdown is not None:
+        markdown.write_text(readout_page.markdown(made, simulated=simulated), encoding="utf-8")
     if as_json:
         print_json(made.model_dump(mode="json"))
         return
     print_readout(made)
+
+
+@app.command()
+def watch(
+    name: str, source: Source = None, as_of: AsOf = None, by: str = "watch", as_json: AsJson = False
+) -> None:
+    """Look at the guardrails, as often as you like; roll back and exit with code 2 where one is surely worse."""
+    from matinee import experimenting
+
+    with opened(source) as day:
+        seen = experimenting.watch_experiment(day, name, as_of or datetime.now(UTC), by)
+    if as_json:
+        print_json(seen.model_dump(mode="json"))
+    else:
+        rows = [[w.treatment, w.guardrail, w.state, _interval(w.estimate)] for w in seen.guardrails]
+        print_table(name, ("treatment", "guardrail", "state", "change, holding at all times"), rows)
+        console.print(seen.sentence, highlight=False)
+    if seen.roll_back:
+        raise typer.Exit(2)
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.difference:+.4g} ({estimate.low:+.4g} to {estimate.high:+.4g})"
+
+
+@app.command()
+def ship(name: str, source: Source = None, by: str = "cli") -> None:
+    """Give everyone what the winning arm of the newest read-out sets, and close the experiment as launched."""
+    from matinee import experimenting
+
+    with opened(source) as day:
+        last = experimenting.ship(day, name, by)
+    console.print(f"launched {last.winner}: {last.sentence}", highlight=False)
+
+
+@app.command("roll-back")
+def roll_back(name: str, reason: str, source: Source = None, by: str = "cli") -> None:
+    """Take an experiment out of service as killed, for a reason that the ledger keeps."""
+    from matinee import experimenting
+
+    with opened(source) as day:
+        experimenting.stop_experiment(day, name, by, f"killed: {reason}")
+    console.print(f"{name} is rolled back", highlight=False)
+
+
+@app.command()
+def scope(
+    name: str,
+    hypothesis: Annotated[str, typer.Option(help="What you expect, in a sentence.")],
+    primary: Annotated[str, typer.Option(help="The metric that decides, by name in metrics.yaml.")],
+    guardrail: Annotated[list[str], typer.Option(help="NAME, or NAME=MARGIN, once for each guardrail.")],
+    effect: Annotated[float, typer.Option(help="Relative effect worth finding, 0.02 for 2 %.")],
+    layer: Annotated[str, typer.Option(help="Whose parameters the treatment sets.")] = "ranking",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the treatment.")] = None,
+    traffic: Annotated[float, typer.Option(help="Share of members that take part.")] = 1.0,
+    power: Annotated[float, typer.Option(help="Of the decision, guardrails included.")] = 0.8,
+    looks: Annotated[int, typer.Option(min=1, help="How often it will be read out.")] = 4,
+    owner: str = "cli",
+    folder: Folder = SHIPPED,
+    write: Annotated[bool, typer.Option(help="Write NAME.yaml into the folder.")] = False,
+    source: Source = None,
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sample size, duration and detectable effects from the project's own past, and a YAML draft."""
+    from experiments.scoping import Draft
+    from matinee.scoping import scope_experiment
+
+    draft = Draft(
+        name=name, hypothesis=hypothesis, owner=owner, layer=layer, primary=primary, effect=effect, power=power,
+        guardrails=dict(_margin(text) for text in guardrail), parameters=dict(_setting(text) for text in sets or ()),
+        traffic=traffic, looks=looks,
+    )  # fmt: skip
+    with opened(source, as_of) as day:
+        made = scope_experiment(day, draft, folder)
+    if write:
+        (folder / f"{name}.yaml").write_text(made.yaml, encoding="utf-8")
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    rows = [
+        [n.metric, n.role, n.baseline.level, n.effect, n.units, n.detectable, _share(n.baseline.variance_cut)]
+        for n in made.plan.needs
+    ]
+    print_table(
+        name, ("metric", "role", "level", "effect or margin", "units needed", "detectable", "CUPED"), rows
+    )
+    console.print(made.sentence, highlight=False)
+    console.print(
+        f"Were each metric planned alone at {power:.0%}, the decision's power would be {made.plan.unsplit_power:.0%}.",
+        highlight=False,
+    )
+    console.print(made.yaml, highlight=False, markup=False)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"-{value:.0%}"
+
+
+def _margin(text: str) -> tuple[str, float | None]:
+    name, _, margin = text.partition("=")
+    try:
+        return name, float(margin) if margin else None
+    except ValueError:
+        raise typer.BadParameter(
+            f"guardrail {text!r}: write NAME, or NAME=MARGIN such as plays_7d=0.02."
+        ) from None
+
+
+def _setting(text: str) -> tuple[str, str | float]:
+    name, _, value = text.partition("=")
+    if not value:
+        raise typer.BadParameter(f"setting {text!r}: write PARAMETER=VALUE such as weights.diversity=0.3.")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value

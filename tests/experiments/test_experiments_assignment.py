@@ -3,6 +3,7 @@
 import time
 import timeit
 from collections import Counter
+from datetime import UTC, datetime
 
 import duckdb
 import numpy as np
@@ -13,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.assignment import Assigner
-from experiments.config import BUCKETS
+from experiments.config import BUCKETS, Holdout
 from experiments.hashing import InvalidUnit, bucket, key_of, seed_of
-from experiments.live import LiveExperiments, ramp, stop
+from experiments.live import LiveExperiments, hold_out, ramp, stop
 from experiments.twin import MACROS, assignment_sql
 
 M64 = 2**64 - 1
+QUARTER = Holdout(
+    name="q1-2026", start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 4, 1, tzinfo=UTC)
+)
 IDS = st.integers(0, 2**63 - 1)
 P1, P2, P3, P4, P5 = (
     0x9E3779B185EBCA87,
@@ -62,6 +66,8 @@ def test_a_bucket_is_the_specified_hash_modulo_ten_thousand(unit_id, seed):
         ("rollout", "homepage-multi-objective", 12345, 5449),
         ("arm", "homepage-multi-objective", 12345, 2661),
         ("arm", "homepage-multi-objective", 2**63 - 1, 7072),
+        ("holdout", "q1-2026", 12345, 7256),
+        ("holdout", "q1-2026", 2**40, 4109),
     ],
 )
 def test_golden_vectors_never_change(purpose, salt, unit_id, expected):
@@ -195,3 +201,20 @@ def test_250_experiments_in_25_layers_take_less_than_60_microseconds_a_unit(ever
         lambda: [everyone.assign(u) for u in range(500)], number=1, repeat=10, timer=time.process_time
     )
     assert min(runs) / 500 < 60e-6
+
+
+@pytest.mark.slow
+def test_sql_assigns_a_million_units_as_python_does(many):
+    """Four experiments of two layers and a hold-out; ids from the whole range, compared as sorted columns, byte for byte."""
+    ids = np.random.default_rng(1).integers(0, 2**63 - 1, 1_000_000, endpoint=True)
+    few = [many.named(name) for name in ("e0-0", "e0-9", "e7-1", "e7-8")]
+    live = hold_out(LiveExperiments(experiments=tuple(few)), QUARTER, datetime(2026, 3, 1, tzinfo=UTC))
+    with duckdb.connect() as con:
+        con.execute(MACROS)
+        con.register("units", pa.table({"unit_id": ids}))
+        in_sql = con.sql(f"SELECT * FROM ({assignment_sql(live)}) ORDER BY ALL").to_arrow_table()
+    assigner = Assigner(live)
+    rows = sorted((unit, *arm) for unit in ids.tolist() for arm in assigner.assign(unit).arms)
+    in_python = pa.table(dict(zip(in_sql.column_names, map(pa.array, zip(*rows, strict=True)), strict=True)))
+    assert in_sql.num_rows > 1_000_000
+    assert in_sql.equals(in_python)

@@ -7,7 +7,9 @@ import pytest
 
 from experiments.checking import check
 from experiments.config import Parameter
+from experiments.generated import write_folder
 from experiments.reading import SHIPPED, InvalidConfig, load
+from matinee.programme import declared_overlap
 
 DEMO = (SHIPPED / "homepage-multi-objective.yaml").read_text()
 
@@ -204,3 +206,39 @@ def test_250_declarations_are_read_and_checked_in_a_moment(folder):
     assert len(book.experiments) == 250
     # 25 experiments claim each of ten slots: 25 · 24 / 2 pairs a slot
     assert len(check(book)) == 10 * 25 * 24 // 2
+
+
+def test_metrics_of_one_experiment_are_all_computed_from_events_or_none_is(folder):
+    """The shipped experiment with one guardrail of `metrics.yaml` among its own."""
+    folder("metrics.yaml", (SHIPPED / "metrics.yaml").read_text())
+    text = DEMO.replace("  guardrails:\n", "  guardrails:\n    - plays_7d\n").replace(
+        "homepage-multi-objective", "mixed"
+    )
+    (problem,) = check(load(folder("mixed.yaml", text)))
+    assert (problem.line, problem.field) == (line_of(text, "metrics:"), "metrics")
+    assert problem.message.startswith(
+        "minutes_per_member, plays_per_member, renewal_share is not defined over events"
+    )
+
+
+def test_a_hold_outs_name_is_no_experiments_too(folder):
+    folder("holdouts.yaml", "holdouts:\n  homepage-multi-objective: {start: 2026-01-01, end: 2026-04-01}\n")
+    (problem,) = check(load(folder("demo.yaml", DEMO)))
+    assert problem.field == "name"
+    assert "is a hold-out's name too" in problem.message
+
+
+def test_a_hold_out_that_means_nothing_is_said_with_its_line(folder):
+    text = "holdouts:\n  q1:\n    held_out: 0.6\n    start: 2026-01-01\n    end: 2026-04-01\n"
+    with pytest.raises(InvalidConfig, match=r"holdouts\.yaml:3: holdouts\.q1\.held_out"):
+        load(folder("holdouts.yaml", text))
+
+
+def test_250_generated_declarations_fit_each_other_and_meet_across_layers(tmp_path):
+    """25 layers of ten slots: every two layers, ten experiments by ten."""
+    write_folder(tmp_path)
+    book = load(tmp_path)
+    assert len(book.experiments) == 250
+    assert check(book) == ()
+    assert len(declared_overlap(tmp_path, datetime(2026, 2, 1, tzinfo=UTC)).meeting()) == 25 * 24 // 2 * 100
+    assert declared_overlap(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).names == ()

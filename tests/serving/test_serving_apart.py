@@ -247,7 +247,7 @@ def test_an_answer_about_other_titles_than_were_asked_for_is_not_taken(world, ho
             told["title_ids"] = told["title_ids"][::-1]
         return httpx.Response(200, json=told)
 
-    page = page_of(homepage(services.stages(swapped), apart=KINDS))
+    page = page_of(homepage(services.engines(swapped), apart=KINDS))
     assert (page.source, [d.reason for d in page.degraded]) == (source, ["StageGarbled"])
 
 

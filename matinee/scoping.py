@@ -1,0 +1,75 @@
+"""A test planned from what the lake knows: variance, level and arrivals of members who opened a page."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from experiments.config import ExperimentBook
+from experiments.decision import DecisionRule
+from experiments.definitions import DefinedMetric
+from experiments.gathering import gather
+from experiments.metrics import ArmStatistics
+from experiments.power import NoHistory, Plan, baseline, plan
+from experiments.reading import load
+from experiments.scoping import Arrivals, Draft, Scope, scope
+from matinee.context import Day
+from matinee.desk import literal
+
+PAST = "past"
+"""The one arm that the past is."""
+
+
+def scope_experiment(day: Day, draft: Draft, folder: Path, history_days: int = 14) -> Scope:
+    """The size and duration of a test from `history_days` of the past, whose metrics' windows are all over.
+
+    Members count from their first impression in that time, as they would from their first exposure.
+
+    Raises:
+        NoHistory: nobody came, or a metric cannot be read from what they did.
+        LookupError: a metric is not in `metrics.yaml`.
+    """
+    book = load(folder)
+    primary, guardrails = _metrics(book, draft)
+    every = [primary, *guardrails]
+    until = day.as_of - timedelta(days=max(metric.window_days for metric in every) + 1)
+    with day.desk.events() as connection:
+        units = seen_between(connection, until - timedelta(days=history_days), until, day.as_of)
+        if len(units) == 0:
+            raise NoHistory(f"nobody was shown anything in the {history_days} days before {until:%Y-%m-%d}.")
+        daily = gather(connection, units, [metric.metric() for metric in every], day.as_of)
+    (past,) = daily.statistics([metric.metric() for metric in every], [PAST], day.as_of).arms
+    counts = daily.units.sort_by("day")["n"].to_pylist()
+    made = _plan(draft, primary, guardrails, past)
+    return scope(draft, made, Arrivals(daily=tuple(counts)), every, day.as_of)
+
+
+def seen_between(
+    con: duckdb.DuckDBPyConnection, since: datetime, until: datetime, known: datetime
+) -> pa.Table:
+    """Members shown anything in [since, until), as units of one arm, from their first impression in it."""
+    return con.sql(f"""
+        SELECT user_id AS unit_id, '{PAST}' AS arm, min(event_timestamp) AS first_exposed_at, 1 AS arms FROM impressions
+        WHERE event_timestamp >= {literal(since)} AND event_timestamp < {literal(until)}
+            AND created_timestamp < {literal(known)}
+        GROUP BY user_id ORDER BY user_id""").to_arrow_table()
+
+
+def _metrics(book: ExperimentBook, draft: Draft) -> tuple[DefinedMetric, list[DefinedMetric]]:
+    names = [draft.primary, *draft.guardrails]
+    if unknown := [name for name in names if name not in book.metrics]:
+        known = ", ".join(book.metrics) or "none"
+        raise LookupError(f"metric {', '.join(unknown)} is not defined. metrics.yaml has: {known}.")
+    primary, *guardrails = (book.metrics[name] for name in names)
+    return primary, guardrails
+
+
+def _plan(draft: Draft, primary: DefinedMetric, guardrails: list[DefinedMetric], past: ArmStatistics) -> Plan:
+    guarded = [metric.guardrail(draft.guardrails[metric.name]) for metric in guardrails]
+    return plan(
+        (primary.metric(), baseline(primary.metric(), past)), [(g, baseline(g, past)) for g in guarded],
+        draft.effect, (0.5, 0.5), draft.power, draft.looks, DecisionRule(),
+    )  # fmt: skip
