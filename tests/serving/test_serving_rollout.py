@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from experiments.config import BUCKETS
-from experiments.live import LiveExperiments
+from experiments.config import BUCKETS, EVERYONE, HELD_OUT, WINNERS_ONLY, Holdout
+from experiments.live import LiveExperiments, LiveHoldout
 from models.artifact import ArtifactError
 from models.objective import ObjectiveWeights
 from serving.champions import AnotherLedger, ChampionNotHere, Champions
@@ -344,3 +344,20 @@ def test_the_resolver_answers_alike_for_units_at_the_ends_of_what_an_id_can_be(w
         LiveExperiments(), world.defaults(), [Canary(kind="ranker", ref="ranker/1", share=1.0)]
     )
     assert resolver.resolve("homepage", 0) == resolver.resolve("homepage", 2**63 - 1)
+
+
+def test_held_out_units_go_on_seeing_what_was_launched_before_and_their_versions_are_loaded(world, opened):
+    for number in (2, 3):
+        world.save_models(number=number, seed=number)
+    holdout = Holdout(
+        name="quarter", held_out=0.3, winners_only=0.3, start=datetime(2026, 1, 1), end=datetime(2026, 4, 1)
+    )
+    LiveExperiments(
+        launched={"ranker": "ranker/3"},
+        holdout=LiveHoldout(declaration=holdout, baseline={"ranker": "ranker/2"}),
+    ).write(world.home / "live" / "experiments.json")
+    source = opened()
+    plans = [source.current().plan(unit) for unit in range(1, 200)]
+    seen = {(plan.arms[0].arm, plan.versions.ranker) for plan in plans}
+    assert seen == {(HELD_OUT, "ranker/2"), (WINNERS_ONLY, "ranker/3"), (EVERYONE, "ranker/3")}
+    assert {"ranker/2", "ranker/3"} < held(source)
