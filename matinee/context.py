@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -56,14 +57,15 @@ class Day:
 
 
 def world_config(settings: Settings) -> WorldConfig:
-    """The built-in world at the size and seed asked for."""
-    return (
-        WorldConfig.tiny(seed=settings.seed) if settings.world == "tiny" else WorldConfig(seed=settings.seed)
-    )
+    """The built-in world at the size and seed asked for, with the settings that were changed."""
+    changes = {"seed": settings.seed, **settings.world_settings}
+    return WorldConfig.tiny(**changes) if settings.world == "tiny" else WorldConfig.model_validate(changes)
 
 
 def latest(settings: Settings, workspace: Workspace) -> datetime:
-    """The last day that can be run: where the source's events end."""
+    """The last day that can be run: where the source's events end; of a world that was simulated further, there."""
+    if workspace.simulated.exists():
+        return datetime.fromisoformat(json.loads(workspace.simulated.read_text())["at"])
     return world_config(settings).end if workspace.source.name == "world" else workspace.source.latest
 
 

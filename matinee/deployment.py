@@ -9,6 +9,7 @@ from experiments.live import LiveExperiments
 from matinee.context import Day, fetched
 from matinee.progress import Stage
 from matinee.training import popularity_list
+from models.objective import ObjectiveWeights
 from registry import BentoRecord
 from serving.bento import BuiltBento, build
 from serving.manifest import NEEDS, Defaults, ServiceName
@@ -50,12 +51,18 @@ def services_of(day: Day) -> tuple[ServiceName, ...]:
     return tuple(service for service in NEEDS if service == "homepage" or service in have)
 
 
-def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
-    """Build a Bento of the champions and of every version a live arm asks for, and record it."""
+def build_bento(
+    day: Day, service: ServiceName, stage: Stage, weights: ObjectiveWeights | None = None
+) -> BuiltBento:
+    """Build a Bento of the champions and of every version a live arm asks for, and record it.
+
+    `weights` are what pages are ranked for where no arm says otherwise; the product's own if none are given.
+    """
     have = champions(day)
     defaults = Defaults(
         **{kind: ref for kind, ref in have.items() if kind in NEEDS[service]},
         popular=tuple(popularity_list(day.bench, day.as_of).tolist()),
+        weights=weights or ObjectiveWeights(),
     )
     live = LiveExperiments.read(day.workspace.live).references
     wanted = {ref for ref in (*have.values(), *live) if ref.split("/")[0] in NEEDS[service]}
