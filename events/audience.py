@@ -71,19 +71,28 @@ def day_number(config: WorldConfig, begins: int) -> int:
     return (begins - micros(config.start)) // DAY
 
 
-def memberships_on(world: World, audience: Audience, begins: int) -> tuple[pa.Table, Audience]:
-    """Who joins, renews, cancels and returns on the day that begins at `begins`, as `memberships` events."""
-    rng = stream(world.config, "memberships", day_number(world.config, begins))
+def memberships_on(
+    world: World, audience: Audience, begins: int, *, life: int = 0
+) -> tuple[pa.Table, Audience]:
+    """Who joins, renews, cancels and returns on the day that begins at `begins`, as `memberships` events.
+
+    Another `life` is another course of events of the same members; 0 is the one that the history began.
+    """
+    rng = stream(world.config, "memberships", day_number(world.config, begins), *_beside(life))
     subscriptions = audience.subscriptions.copied()
     events = advance(world.config, world.members, subscriptions, begins, rng)
     return events, replace(audience, subscriptions=subscriptions)
 
 
-def visits_on(world: World, audience: Audience, begins: int) -> Visit:
-    """Who comes on the day that begins at `begins`, and when."""
-    rng = stream(world.config, "visits", day_number(world.config, begins))
+def visits_on(world: World, audience: Audience, begins: int, *, life: int = 0) -> Visit:
+    """Who comes on the day that begins at `begins`, and when; `life` as in `memberships_on`."""
+    rng = stream(world.config, "visits", day_number(world.config, begins), *_beside(life))
     member, at = who_comes(world.config, world.members, audience.subscriptions, begins, rng)
     return Visit(member, at, turns(member))
+
+
+def _beside(life: int) -> tuple[int, ...]:
+    return (life,) if life else ()
 
 
 def turns(member: Ids) -> Ids:
