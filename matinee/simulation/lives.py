@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,8 @@ class Stage:
 
     world: World
     audience: Audience
-    minutes_before: Float64  # (M,) minutes watched in the history
+    begins: datetime  # the audience's next day
+    minutes_before: Float64  # (M,) minutes watched before that
     page_size: int = 24
     days: int = 14
 
@@ -71,7 +73,7 @@ def live(stage: Stage, ranked: Int64, life: int) -> Lived:
     world, audience = stage.world, stage.audience
     spent = np.zeros(ranked.shape, np.bool_)
     values = {name: np.zeros(stage.members) for name in COLUMNS}
-    begins = micros(world.config.end)
+    begins = micros(stage.begins)
     for number in range(stage.days):
         today = begins + number * DAY
         decided, audience = memberships_on(world, audience, today, life=life)
@@ -155,7 +157,7 @@ class Bench:
             exposed.append(pa.table({"user_id": ids[came], "experiment": [experiment.name] * int(came.sum()), "arm": arms[came]}))
             outcomes.append(lived.table())
         log = pa.concat_tables(exposed)
-        at = pa.array([self.stage.world.config.end] * len(log), pa.timestamp("us", "UTC"))
+        at = pa.array([self.stage.begins] * len(log), pa.timestamp("us", "UTC"))
         return log.append_column("event_timestamp", at), pa.concat_tables(outcomes)
 
 
