@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,13 @@ def latest(settings: Settings, workspace: Workspace) -> datetime:
     if workspace.simulated.exists():
         return datetime.fromisoformat(json.loads(workspace.simulated.read_text())["at"])
     return world_config(settings).end if workspace.source.name == "world" else workspace.source.latest
+
+
+def present(day: Day) -> datetime:
+    """What time it is for a workspace: the first moment not lived of one that is simulated, else the clock's."""
+    return (
+        latest(day.settings, day.workspace) if day.workspace.simulated.exists() else datetime.now(UTC)
+    )
 
 
 def load_world(day: Day) -> World:

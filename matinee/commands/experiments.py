@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from experiments.reading import SHIPPED
-from matinee.session import AsJson, Source, console, errors, opened, print_json, print_table
+from matinee.context import present
+from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, print_table
 
 app = typer.Typer(
     no_args_is_help=True, help="Experiments: declared in YAML, pinned when started, read out with a verdict."
@@ -36,12 +36,12 @@ def check(folder: Folder = SHIPPED, source: Source = None, as_json: AsJson = Fal
 
 
 @app.command()
-def start(name: str, folder: Folder = SHIPPED, source: Source = None, by: str = "cli") -> None:
-    """Pin the model versions of an experiment's arms and make it live."""
+def start(name: str, folder: Folder = SHIPPED, source: Source = None, as_of: AsOf = None, by: str = "cli") -> None:
+    """Pin the model versions of an experiment's arms and make it live, from now or a simulated moment on."""
     from matinee import experimenting
 
     with opened(source) as day:
-        live = experimenting.start_experiment(day, name, datetime.now(UTC), by, folder)
+        live = experimenting.start_experiment(day, name, as_of or present(day), by, folder)
     for arm in live.named(name).arms:
         console.print(f"{name}/{arm.name}: {dict(arm.parameters)}", highlight=False)
 
@@ -72,13 +72,13 @@ def list_(source: Source = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def readout(name: str, source: Source = None, as_json: AsJson = False) -> None:
+def readout(name: str, source: Source = None, as_of: AsOf = None, as_json: AsJson = False) -> None:
     """Health first, then the primary metric and the guardrails, then a verdict in a sentence."""
     from matinee import experimenting
     from matinee.show import print_readout
 
     with opened(source) as day:
-        made = experimenting.readout(day, name, datetime.now(UTC))
+        made = experimenting.readout(day, name, as_of or present(day))
     if as_json:
         print_json(made.model_dump(mode="json"))
         return
