@@ -20,7 +20,9 @@ class WorldConfig(BaseModel):
     start: AwareDatetime = datetime(2026, 1, 1, tzinfo=UTC)
     days: int = Field(35, ge=1)
     later_days: int = Field(
-        0, ge=0, description="days after the history in which titles and members still arrive, for an audience to meet"
+        0,
+        ge=0,
+        description="days after the history in which titles and members still arrive, for an audience to meet",
     )
     page_size: int = Field(24, ge=1, description="titles on a page of the history")
     sessions_per_day: float = Field(0.62, gt=0, description="mean, of a member with a running membership")

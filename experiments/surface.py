@@ -23,7 +23,9 @@ class NothingFeasible(LookupError):
 
     def __init__(self, bounds: Float64) -> None:
         shown = ", ".join(f"{bound:g}" for bound in bounds)
-        super().__init__(f"no setting is expected to keep all constraints (at least {shown}). Widen the box or a margin.")
+        super().__init__(
+            f"no setting is expected to keep all constraints (at least {shown}). Widen the box or a margin."
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Surface:
 
 def sobol(count: int, dimensions: int, seed: int) -> Float64:
     """(count, dimensions) points of a scrambled Sobol sequence in the unit cube (Owen 1998)."""
-    made: Float64 = scipy.stats.qmc.Sobol(dimensions, seed=seed).random(1 << max(0, count - 1).bit_length())[:count]
+    made: Float64 = scipy.stats.qmc.Sobol(dimensions, seed=seed).random(1 << max(0, count - 1).bit_length())[
+        :count
+    ]
     return made
 
 
@@ -67,7 +71,9 @@ def fit(points: Float64, values: Float64, errors: Float64, spread: float) -> Sur
         ValueError: an error is not above 0, or `spread` is not.
     """
     if not (np.asarray(errors) > 0).all() or not spread > 0:
-        raise ValueError(f"standard errors and spread must lie above 0; the least error is {np.min(errors):g}, spread {spread:g}.")
+        raise ValueError(
+            f"standard errors and spread must lie above 0; the least error is {np.min(errors):g}, spread {spread:g}."
+        )
     design, weight = quadratic(points), 1 / np.asarray(errors, np.float64) ** 2
     held = np.full(design.shape[1], spread**-2.0)
     held[0] = 1e-12
@@ -76,7 +82,13 @@ def fit(points: Float64, values: Float64, errors: Float64, spread: float) -> Sur
 
 
 def propose(
-    objective: Surface, constraints: list[Surface], bounds: Float64, dimensions: int, count: int, seed: int, caution: float = 1.0
+    objective: Surface,
+    constraints: list[Surface],
+    bounds: Float64,
+    dimensions: int,
+    count: int,
+    seed: int,
+    caution: float = 1.0,
 ) -> Float64:
     """(count, d) points to try next: those of the best upper reach that are expected to keep every constraint.
 

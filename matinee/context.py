@@ -71,9 +71,7 @@ def latest(settings: Settings, workspace: Workspace) -> datetime:
 
 def present(day: Day) -> datetime:
     """What time it is for a workspace: the first moment not lived of one that is simulated, else the clock's."""
-    return (
-        latest(day.settings, day.workspace) if day.workspace.simulated.exists() else datetime.now(UTC)
-    )
+    return latest(day.settings, day.workspace) if day.workspace.simulated.exists() else datetime.now(UTC)
 
 
 def load_world(day: Day) -> World:

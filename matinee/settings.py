@@ -30,6 +30,7 @@ class Settings(BaseSettings):
         "standard", description="size of the built-in world; tiny is for tests"
     )
     world_settings: dict[str, Any] = Field(
-        {}, description="settings of the built-in world (`WorldConfig`) that differ from those of its size; JSON"
+        {},
+        description="settings of the built-in world (`WorldConfig`) that differ from those of its size; JSON",
     )
     port: int = Field(3000, ge=1, le=65_535, description="where `bento serve` listens")

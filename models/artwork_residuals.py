@@ -32,7 +32,10 @@ class Baseline:
     def knowing(self, title_ids: Int64) -> Baseline:
         """The same with titles it had not heard of, at the level of all."""
         new = np.setdiff1d(title_ids, self.titles)
-        titles, logits = np.concatenate([self.titles, new]), np.concatenate([self.logits, np.full(len(new), self.overall)])
+        titles, logits = (
+            np.concatenate([self.titles, new]),
+            np.concatenate([self.logits, np.full(len(new), self.overall)]),
+        )
         order = np.argsort(titles, kind="stable")
         return Baseline(titles[order], logits[order], self.overall)
 

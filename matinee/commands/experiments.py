@@ -36,7 +36,9 @@ def check(folder: Folder = SHIPPED, source: Source = None, as_json: AsJson = Fal
 
 
 @app.command()
-def start(name: str, folder: Folder = SHIPPED, source: Source = None, as_of: AsOf = None, by: str = "cli") -> None:
+def start(
+    name: str, folder: Folder = SHIPPED, source: Source = None, as_of: AsOf = None, by: str = "cli"
+) -> None:
     """Pin the model versions of an experiment's arms and make it live, from now or a simulated moment on."""
     from matinee import experimenting
 

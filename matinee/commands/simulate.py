@@ -53,10 +53,14 @@ def _settings(members: int | None, titles: int | None, seed: int | None, days: i
     plain = Settings(source="world")
     changes = dict(plain.world_settings)
     changes |= {"later_days": days + 7}
-    changes |= {name: value for name, value in (("n_members", members), ("n_titles", titles)) if value is not None}
+    changes |= {
+        name: value for name, value in (("n_members", members), ("n_titles", titles)) if value is not None
+    }
     number = plain.seed if seed is None else seed
     name = f"simulation-{changes.get('n_members', plain.world)}-{changes.get('n_titles', plain.world)}-{days}-{number}"
-    return plain.model_copy(update={"workspaces": plain.workspaces / name, "seed": number, "world_settings": changes})
+    return plain.model_copy(
+        update={"workspaces": plain.workspaces / name, "seed": number, "world_settings": changes}
+    )
 
 
 def _print(told: dict[str, Any], page: Path) -> None:
@@ -64,11 +68,22 @@ def _print(told: dict[str, Any], page: Path) -> None:
         [f"{day['day']}", day["sessions"], day["plays"], round(day["minutes"]), day["satisfaction"], day["diversity"], day["renewed"], day["cancelled"]]
         for day in told["days"]
     ]  # fmt: skip
-    print_table("simulated days", ("day", "pages", "plays", "minutes", "satisfaction", "diversity", "renewed", "cancelled"), rows)
+    print_table(
+        "simulated days",
+        ("day", "pages", "plays", "minutes", "satisfaction", "diversity", "renewed", "cancelled"),
+        rows,
+    )
     ended = [[e["experiment"], "in the loop", e["outcome"], e["sentence"]] for e in told["trials"]]
     ended += [[name, "many lives", one["outcome"], one["sentence"]] for name, one in told["tested"].items()]
     if told["search"]:
-        ended.append(["searched weights", "many lives", told["search"]["confirmed"]["outcome"], told["search"]["confirmed"]["sentence"]])
+        ended.append(
+            [
+                "searched weights",
+                "many lives",
+                told["search"]["confirmed"]["outcome"],
+                told["search"]["confirmed"]["sentence"],
+            ]
+        )
     if told["holdout"]:
         ended.append(["hold-out", "in the loop", told["holdout"]["verdict"], told["holdout"]["sentence"]])
     if ended:

@@ -35,7 +35,9 @@ class SimulationConfig(BaseModel):
     days: int = Field(14, ge=1)
     page_size: int = Field(24, ge=1, le=200, description="titles on a page")
     refresh_every: int = Field(1, ge=1, le=7, description="days between two computations of the features")
-    retrain_every: int = Field(7, ge=0, description="days between two trainings of retriever and ranker; 0 is never")
+    retrain_every: int = Field(
+        7, ge=0, description="days between two trainings of retriever and ranker; 0 is never"
+    )
     learn_artwork: bool = Field(True, description="whether the choice of images learns from each day")
     holdout: float = Field(
         0.0, ge=0, lt=1, description="share of members who are served by what was live when the run began"

@@ -48,7 +48,9 @@ def arms_by_day(rows: Sequence[ArmDay], experiment: str) -> bytes:
 def _line(panel: Any, points: Sequence[tuple[date, Figure | None]], arm: str, colour: str) -> None:
     known = [(day, found) for day, found in points if found is not None]
     days = [day for day, _ in known]
-    panel.fill_between(days, [f.low for _, f in known], [f.high for _, f in known], color=colour, alpha=0.15, linewidth=0)
+    panel.fill_between(
+        days, [f.low for _, f in known], [f.high for _, f in known], color=colour, alpha=0.15, linewidth=0
+    )
     panel.plot(days, [f.mean for _, f in known], color=colour, label=arm, marker="o", markersize=2.5)
 
 
@@ -58,24 +60,40 @@ def intervals(estimates: Mapping[str, Estimate], title: str) -> bytes:
     Raises:
         NothingToDraw: there is no estimate that is relative to something.
     """
-    shown = [(name, e) for name, e in estimates.items() if e.relative is not None and e.relative_low is not None]
+    shown = [
+        (name, e) for name, e in estimates.items() if e.relative is not None and e.relative_low is not None
+    ]
     if not shown:
         raise NothingToDraw(f"{title}: no relative difference.")
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
-        for place, (name, e) in enumerate(reversed(shown)):
-            low, middle, high = (100 * float(value or 0) for value in (e.relative_low, e.relative, e.relative_high))
+        for place, (_, e) in enumerate(reversed(shown)):
+            low, middle, high = (
+                100 * float(value or 0) for value in (e.relative_low, e.relative, e.relative_high)
+            )
             colour = GREEN if low > 0 else RED if high < 0 else FAINT
             panel.plot([low, high], [place, place], color=colour)
             panel.plot([middle], [place], "o", color=colour, markersize=5)
-            panel.annotate(f"{middle:+.2f} %", (middle, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+            panel.annotate(
+                f"{middle:+.2f} %",
+                (middle, place),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
         panel.axvline(0, color=INK, linewidth=0.8)
         panel.set_yticks(range(len(shown)), [name for name, _ in reversed(shown)])
         panel.set_ylim(-0.6, len(shown) - 0.2)
         panel.set_xlabel("difference from control, % of control")
 
-    return drawing(draw, title, f"{NOTE}; bars: 95 % intervals; green: above 0, red: below", height=1.2 + 0.42 * len(shown))
+    return drawing(
+        draw,
+        title,
+        f"{NOTE}; bars: 95 % intervals; green: above 0, red: below",
+        height=1.2 + 0.42 * len(shown),
+    )
 
 
 def funnel_figure(outcomes: Mapping[str, int]) -> bytes:
@@ -90,14 +108,25 @@ def funnel_figure(outcomes: Mapping[str, int]) -> bytes:
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
-        bars = [("ideas tried", total, FAINT), *((name, n, GREEN if name == LAUNCHED else RED if name in (KILLED, WORSE) else BLUE) for name, n in outcomes.items())]
-        for place, (name, n, colour) in enumerate(reversed(bars)):
+        bars = [
+            ("ideas tried", total, FAINT),
+            *(
+                (name, n, GREEN if name == LAUNCHED else RED if name in (KILLED, WORSE) else BLUE)
+                for name, n in outcomes.items()
+            ),
+        ]
+        for place, (_, n, colour) in enumerate(reversed(bars)):
             panel.barh(place, n, color=colour, height=0.6)
             panel.annotate(f"{n}", (n, place), (4, 0), textcoords="offset points", va="center")
         panel.set_yticks(range(len(bars)), [name for name, *_ in reversed(bars)])
         panel.set_xlim(0, total * 1.1)
 
-    return drawing(draw, "What became of random ideas", f"{NOTE}; each idea an A/B test on members of its own", height=2.4)
+    return drawing(
+        draw,
+        "What became of random ideas",
+        f"{NOTE}; each idea an A/B test on members of its own",
+        height=2.4,
+    )
 
 
 def weeks_saved(found: Comparison) -> bytes:
@@ -105,8 +134,13 @@ def weeks_saved(found: Comparison) -> bytes:
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
-        for name, one, colour in (("priors from the score", found.informed, BLUE), ("priors without it", found.uninformed, RED)):
-            panel.plot(range(len(one.lift)), 100 * one.lift, color=colour, marker="o", markersize=3, label=name)
+        for name, one, colour in (
+            ("priors from the score", found.informed, BLUE),
+            ("priors without it", found.uninformed, RED),
+        ):
+            panel.plot(
+                range(len(one.lift)), 100 * one.lift, color=colour, marker="o", markersize=3, label=name
+            )
         panel.set_xlabel("days since the title was first shown")
         panel.set_ylabel("% of what the best images\nadd to uniform choice")
         panel.legend(frameon=False)

@@ -17,7 +17,7 @@ from matinee.progress import Stage, Stages
 from matinee.training import Fitted, register
 from matinee.training_artwork import artwork_images, closed_log
 from models.artwork import ArtworkPolicy
-from models.artwork_data import ArtworkImages, ArtworkLog, Float64
+from models.artwork_data import ArtworkLog, Float64
 from models.creative_quality import CreativeQuality
 from registry import ModelVersion, Output
 
@@ -59,8 +59,10 @@ def learn_artwork(day: Day, since: datetime, stage: Stage) -> ModelVersion | Non
     scored = CreativeQuality.load(fetched(day, quality.ref))
     images = artwork_images(bench.desk, day.as_of)
     before = ArtworkPolicy.load(fetched(day, champion.ref)).knowing(images, scored.score(images.features))
-    version = register(bench, _absorbed(bench, before, images, log, {"before": champion.ref, "quality": quality.ref}))
-    day.registry.promote(version.ref, by=WHO, reason=f"absorbed {len(log)} impressions known by {day.as_of:%Y-%m-%d}")
+    version = register(bench, _absorbed(bench, before, log, {"before": champion.ref, "quality": quality.ref}))
+    day.registry.promote(
+        version.ref, by=WHO, reason=f"absorbed {len(log)} impressions known by {day.as_of:%Y-%m-%d}"
+    )
     stage.note = f"{version.ref} from {len(log):,} impressions"
     return version
 
@@ -74,9 +76,7 @@ def lately(as_of: datetime, since: datetime) -> Split:
     return Split(periods, periods[-1], periods[-1], as_of)
 
 
-def _absorbed(
-    bench: Bench, before: ArtworkPolicy, images: ArtworkImages, log: ArtworkLog, upstream: dict[str, str]
-) -> Fitted:
+def _absorbed(bench: Bench, before: ArtworkPolicy, log: ArtworkLog, upstream: dict[str, str]) -> Fitted:
     context, image = bench.service("artwork_context"), bench.service("artwork_image")
     recipe = recipes.artwork(before.config)
     settings = {**recipe.settings, "before": before.belief_digest, "absorbs": log.digest}

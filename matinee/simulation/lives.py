@@ -144,7 +144,9 @@ class Bench:
     stage: Stage
     rank: Rank
 
-    def run(self, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]) -> tuple[pa.Table, pa.Table]:
+    def run(
+        self, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]
+    ) -> tuple[pa.Table, pa.Table]:
         """An experiment on some lives, its arms made of `weights`: exposures and outcomes, as a read-out takes them."""
         rankings = {arm: self.rank(weights[arm]) for arm in experiment.arms}
         exposed, outcomes = [], []
@@ -154,7 +156,15 @@ class Bench:
             ranked = np.select([(arms == arm)[:, None] for arm in rankings], list(rankings.values()), -1)
             lived = live(self.stage, ranked, life)
             came = lived.values["sessions"] > 0
-            exposed.append(pa.table({"user_id": ids[came], "experiment": [experiment.name] * int(came.sum()), "arm": arms[came]}))
+            exposed.append(
+                pa.table(
+                    {
+                        "user_id": ids[came],
+                        "experiment": [experiment.name] * int(came.sum()),
+                        "arm": arms[came],
+                    }
+                )
+            )
             outcomes.append(lived.table())
         log = pa.concat_tables(exposed)
         at = pa.array([self.stage.begins] * len(log), pa.timestamp("us", "UTC"))

@@ -109,7 +109,9 @@ class Comparison:
     titles: int
 
 
-def compared(world: World, policy: ArtworkPolicy, images: ArtworkImages, scores: Float64, days: Sequence[Showings]) -> Comparison:
+def compared(
+    world: World, policy: ArtworkPolicy, images: ArtworkImages, scores: Float64, days: Sequence[Showings]
+) -> Comparison:
     """New titles' traffic with and without their images' scores.
 
     Args:
@@ -136,13 +138,19 @@ def compared(world: World, policy: ArtworkPolicy, images: ArtworkImages, scores:
 
 def of_day(world: World, images: ArtworkImages, day: Showings) -> Offered:
     """Every image each showing could have had, and the true chance that it is played."""
-    of_title = {title: images.artwork_id[images.title_id == title] for title in np.unique(day.title_id).tolist()}
+    of_title = {
+        title: images.artwork_id[images.title_id == title] for title in np.unique(day.title_id).tolist()
+    }
     if not len(day):
         return Offered(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.bool_), np.zeros((0, 1)))
     ids, present = padded([of_title[title] for title in day.title_id.tolist()])
     member, title = day.user_id - 1, np.broadcast_to((day.title_id - 1)[:, None], ids.shape)
-    draw = np.stack([draw_on(world.trends, world.catalogue, int(at))[row] for at, row in _by_moment(day, title)])
-    visits = Visits(member, title, np.where(present, ids - 1, ids[:, :1] - 1), day.at, draw, np.zeros(ids.shape, np.bool_))
+    draw = np.stack(
+        [draw_on(world.trends, world.catalogue, int(at))[row] for at, row in _by_moment(day, title)]
+    )
+    visits = Visits(
+        member, title, np.where(present, ids - 1, ids[:, :1] - 1), day.at, draw, np.zeros(ids.shape, np.bool_)
+    )
     call = interest(world.catalogue, world.members, visits, affinity(world.members, member, title))
     appeal = image_appeal(world.catalogue, world.members, visits)
     hover = expit(HOVER_BASE + HOVER_INTEREST * call + HOVER_IMAGE * appeal)
@@ -154,7 +162,9 @@ def _by_moment(day: Showings, title: Int64) -> list[tuple[int, Int64]]:
     return list(zip((day.at // DAY * DAY).tolist(), title, strict=True))
 
 
-def course(world: World, policy: ArtworkPolicy, days: Sequence[Showings], offered: Sequence[Offered]) -> Course:
+def course(
+    world: World, policy: ArtworkPolicy, days: Sequence[Showings], offered: Sequence[Offered]
+) -> Course:
     """The policy on the days' traffic, learning from each once it is over. Chance is the same for every policy."""
     first = _first_seen(days)
     ages, lifts, bests, regrets = [], [], [], []
@@ -176,7 +186,9 @@ def course(world: World, policy: ArtworkPolicy, days: Sequence[Showings], offere
             played.astype(np.float32), shares[rows, place],
         )  # fmt: skip
         policy = policy.absorb(log)
-    return _by_age(np.concatenate(ages), np.concatenate(lifts, axis=1), np.concatenate(bests), np.concatenate(regrets))
+    return _by_age(
+        np.concatenate(ages), np.concatenate(lifts, axis=1), np.concatenate(bests), np.concatenate(regrets)
+    )
 
 
 def _by_age(age: Int64, lift: Float64, best: Float64, regret: Float64) -> Course:

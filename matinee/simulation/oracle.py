@@ -20,7 +20,9 @@ from models.objective import HeadScores
 CANDIDATES = 200
 
 
-def oracle_shelves(world: World, at: datetime, *, noise: float = 1.0, candidates: int = CANDIDATES) -> Shelves:
+def oracle_shelves(
+    world: World, at: datetime, *, noise: float = 1.0, candidates: int = CANDIDATES
+) -> Shelves:
     """Every member's `candidates` titles of the highest interest, seen through normal noise of sd `noise` in logits.
 
     `play` is the chance that a title calls, `completion` how much of it would be watched, `choice` what stands out;

@@ -52,7 +52,11 @@ class Findings:
     def funnel_outcomes(self) -> dict[str, int]:
         """Outcome → how many ideas came to it."""
         counted = Counter(one.outcome for one in self.funnel)
-        return {name: counted[name] for name in OUTCOMES if counted[name] or name in (LAUNCHED, KILLED)} if counted else {}
+        return (
+            {name: counted[name] for name in OUTCOMES if counted[name] or name in (LAUNCHED, KILLED)}
+            if counted
+            else {}
+        )
 
 
 def write(found: Findings, folder: Path) -> Path:
@@ -106,7 +110,11 @@ def told(made: Readout) -> dict[str, Any]:
 
 
 def _tested(one: Tested) -> dict[str, Any]:
-    return {"outcome": one.outcome, "arms": {arm: w.model_dump() for arm, w in one.weights.items()}, **told(one.readout)}
+    return {
+        "outcome": one.outcome,
+        "arms": {arm: w.model_dump() for arm, w in one.weights.items()},
+        **told(one.readout),
+    }
 
 
 def html(found: Findings) -> str:
@@ -117,17 +125,36 @@ def html(found: Findings) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="note">{run.began.as_of:%Y-%m-%d} to {run.ended.as_of:%Y-%m-%d}, {run.world.config.n_titles:,} titles, seed {run.world.config.seed}</p>',
         f'<p class="simulated">{SIMULATED}</p>',
-        _section("Day by day", _days(found), _drawn(lambda: figures.arms_by_day(found.rows, EVERYBODY), "all pages by day")),
+        _section(
+            "Day by day",
+            _days(found),
+            _drawn(lambda: figures.arms_by_day(found.rows, EVERYBODY), "all pages by day"),
+        ),
         *_trials(found),
         *_scenarios(found),
         _section("Notes", _table(("", ""), [(k, v) for k, v in found.notes.items()])) if found.notes else "",
     ]
     head = f'<meta charset="utf-8"><title>Simulated: {escape(title)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(p for p in parts if p) + "\n</body></html>\n"
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
+        + "\n".join(p for p in parts if p)
+        + "\n</body></html>\n"
+    )
 
 
 def _days(found: Findings) -> str:
-    heads = ("day", "pages", "plays", "minutes", "satisfaction", "diversity", "renewed", "cancelled", "learnt", "seconds")
+    heads = (
+        "day",
+        "pages",
+        "plays",
+        "minutes",
+        "satisfaction",
+        "diversity",
+        "renewed",
+        "cancelled",
+        "learnt",
+        "seconds",
+    )
     rows = [
         (f"{one.day.as_of:%Y-%m-%d}", one.traffic.sessions, one.traffic.plays, round(one.traffic.minutes), one.traffic.satisfaction,
          one.traffic.diversity, one.traffic.renewed, one.traffic.cancelled, ", ".join(one.learnt), round(one.seconds, 1))
@@ -157,17 +184,31 @@ def _scenarios(found: Findings) -> list[str]:
             _drawn(lambda: figures.search_path(found.search), "search path") if found.search else "", _readout(found.search.confirmed.readout),
         ))  # fmt: skip
     if found.new_titles is not None:
-        parts.append(_section("New titles", _drawn(lambda: figures.weeks_saved(found.new_titles), "weeks saved") if found.new_titles else ""))
+        parts.append(
+            _section(
+                "New titles",
+                _drawn(lambda: figures.weeks_saved(found.new_titles), "weeks saved")
+                if found.new_titles
+                else "",
+            )
+        )
     if found.funnel:
-        parts.append(_section("Ideas", _drawn(lambda: figures.funnel_figure(found.funnel_outcomes), "idea funnel")))
+        parts.append(
+            _section("Ideas", _drawn(lambda: figures.funnel_figure(found.funnel_outcomes), "idea funnel"))
+        )
     return parts
 
 
 def _readout(made: Readout) -> str:
     estimates = {
-        f"{c.treatment}: {e.metric}": e for c in made.comparisons for e in (c.primary, *(g.estimate for g in c.guardrails))
+        f"{c.treatment}: {e.metric}": e
+        for c in made.comparisons
+        for e in (c.primary, *(g.estimate for g in c.guardrails))
     }
-    rows = [(name, e.control, e.treatment, e.difference, f"{e.low:+.4g} … {e.high:+.4g}", e.p_value) for name, e in estimates.items()]
+    rows = [
+        (name, e.control, e.treatment, e.difference, f"{e.low:+.4g} … {e.high:+.4g}", e.p_value)
+        for name, e in estimates.items()
+    ]
     units = ", ".join(f"{arm} {n:,}" for arm, n in zip(made.experiment.arms, made.health.units, strict=True))
     return "\n".join((
         f"<p><b>{escape(made.verdict.value)}</b>: {escape(made.sentence)}</p>", f'<p class="note">members: {escape(units)}</p>',
@@ -191,7 +232,13 @@ def _drawn(draw: Any, alt: str) -> str:
 def _table(heads: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
     def cell(value: object) -> str:
         number = isinstance(value, int | float)
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+        shown = (
+            f"{value:,}"
+            if isinstance(value, int)
+            else f"{value:.4g}"
+            if isinstance(value, float)
+            else escape(str(value))
+        )
         return f'<td class="n">{shown}</td>' if number else f"<td>{shown}</td>"
 
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)

@@ -35,9 +35,7 @@ class Shelf:
     def page(self, weights: ObjectiveWeights, size: int) -> Int64:
         """The titles (≤ size,) of the page that these weights make, in order."""
         values = objective(self.heads, weights)
-        made = rerank(
-            values, self.vectors, size, weights.diversity, window=weights.diversity_window
-        )
+        made = rerank(values, self.vectors, size, weights.diversity, window=weights.diversity_window)
         return self.title_ids[made.order]
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from events.audience import Audience
 from events.history import told
 from events.world import World
 from experiments.config import Experiment
@@ -16,7 +17,15 @@ from experiments.decision import Verdict
 from experiments.estimates import Estimate
 from experiments.readout import Readout, read_out_tables
 from experiments.surface import Float64, fit, propose, sobol
-from matinee.simulation.designs import ALLURING, BEFORE, CONTROL, VARIED, more_plays, more_renewals, weights_test
+from matinee.simulation.designs import (
+    ALLURING,
+    BEFORE,
+    CONTROL,
+    VARIED,
+    more_plays,
+    more_renewals,
+    weights_test,
+)
 from matinee.simulation.lives import SPARE, Bench, Rank, Stage
 from matinee.simulation.sandbox import Shelves
 from models.data import Int64
@@ -31,12 +40,11 @@ OUTCOMES = (LAUNCHED, INCONCLUSIVE, WORSE, KILLED, BROKEN)
 
 def stage_of(world: World, *, page_size: int = 24, days: int = 14) -> Stage:
     """Where the world's history ends, with the minutes each member watched in it."""
-    minutes, audience = np.zeros(len(world.members)), None
-    for day, audience in told(world):
+    minutes, audience = np.zeros(len(world.members)), Audience.at_start(world)
+    for day, after in told(world):
+        audience = after
         plays = day.tables["plays"]
         np.add.at(minutes, plays["user_id"].to_numpy() - 1, plays["watch_minutes"].to_numpy())
-    if audience is None:
-        raise ValueError("a world of no days has no audience.")
     return Stage(world, audience, world.config.end, minutes, page_size, days)
 
 
@@ -74,10 +82,16 @@ class Tested:
         return INCONCLUSIVE
 
 
-def tested(bench: Bench, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]) -> Tested:
+def tested(
+    bench: Bench, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]
+) -> Tested:
     """Run an experiment on some lives and read it out with the product's own rule."""
     exposures, outcomes = bench.run(experiment, weights, lives)
-    return Tested(experiment, weights, read_out_tables(experiment, exposures, outcomes, experiment.end - timedelta(days=1)))
+    return Tested(
+        experiment,
+        weights,
+        read_out_tables(experiment, exposures, outcomes, experiment.end - timedelta(days=1)),
+    )
 
 
 def alluring_but_alike(bench: Bench, lives: Sequence[int], control: ObjectiveWeights = VARIED) -> Tested:
@@ -89,13 +103,17 @@ def alluring_but_alike(bench: Bench, lives: Sequence[int], control: ObjectiveWei
     return tested(bench, experiment, arms, lives)
 
 
-def variety(bench: Bench, lives: Sequence[int], control: ObjectiveWeights | None = None, weight: float = 0.3) -> Tested:
+def variety(
+    bench: Bench, lives: Sequence[int], control: ObjectiveWeights | None = None, weight: float = 0.3
+) -> Tested:
     """(b) A weight on variety over the whole page: more renewals, at no fewer minutes."""
     plain = control or ObjectiveWeights(diversity=0)
     arms = {CONTROL: plain, "varied": plain.model_copy(update={"diversity": weight, "diversity_window": 24})}
     start = bench.stage.begins
     hypothesis = "A varied page keeps members, without fewer minutes watched."
-    experiment = weights_test("more-variety", arms, more_renewals(covariate=BEFORE), hypothesis, start, start + WEEKS)
+    experiment = weights_test(
+        "more-variety", arms, more_renewals(covariate=BEFORE), hypothesis, start, start + WEEKS
+    )
     return tested(bench, experiment, arms, lives)
 
 
@@ -108,7 +126,12 @@ def weights_at(point: Float64) -> ObjectiveWeights:
     """A point of the unit cube as weights: finer towards 0, where a change means most."""
     completion, retention, choice, diversity = (MOST * np.array([*point[:3] ** 2, point[3]])).tolist()
     return ObjectiveWeights(
-        play=1, completion=completion, retention=retention, choice=choice, diversity=diversity, diversity_window=24
+        play=1,
+        completion=completion,
+        retention=retention,
+        choice=choice,
+        diversity=diversity,
+        diversity_window=24,
     )
 
 
@@ -160,15 +183,24 @@ def search_weights(
     start = bench.stage.begins
     hypothesis = "The searched weights keep more members than the hand-set ones."
     pair = {CONTROL: ObjectiveWeights(), "searched": found}
-    experiment = weights_test("searched-weights", pair, more_renewals(0.03, BEFORE), hypothesis, start, start + WEEKS)
+    experiment = weights_test(
+        "searched-weights", pair, more_renewals(0.03, BEFORE), hypothesis, start, start + WEEKS
+    )
     return Search(tuple(points), found, tested(bench, experiment, pair, confirm))
 
 
 def _round(bench: Bench, number: int, where: Float64, lives: Sequence[int]) -> list[Point]:
-    arms = {CONTROL: ObjectiveWeights()} | {f"arm-{row}": weights_at(point) for row, point in enumerate(where)}
+    arms = {CONTROL: ObjectiveWeights()} | {
+        f"arm-{row}": weights_at(point) for row, point in enumerate(where)
+    }
     start = bench.stage.begins
     experiment = weights_test(
-        f"weights-round-{number + 1}", arms, more_renewals(0.03, BEFORE), "Other weights keep more members.", start, start + WEEKS
+        f"weights-round-{number + 1}",
+        arms,
+        more_renewals(0.03, BEFORE),
+        "Other weights keep more members.",
+        start,
+        start + WEEKS,
     )
     made = tested(bench, experiment, arms, lives).readout
     found = []
@@ -211,17 +243,23 @@ def random_change(rng: np.random.Generator, hand_set: ObjectiveWeights) -> Objec
     return ObjectiveWeights.model_validate({**hand_set.model_dump(), **changed})
 
 
-def funnel(bench: Bench, ideas: int, lives_each: int, *, first_life: int, seed: int = 0, say: Told = lambda _: None) -> tuple[Tested, ...]:
+def funnel(
+    bench: Bench, ideas: int, lives_each: int, *, first_life: int, seed: int = 0, say: Told = lambda _: None
+) -> tuple[Tested, ...]:
     """(e) So many random changes of the hand-set weights, each an A/B test on members of its own (`lives_each` lives)."""
     rng, start = np.random.default_rng(seed), bench.stage.begins
     done = []
     for number in range(ideas):
         arms = {CONTROL: ObjectiveWeights(), "idea": random_change(rng, ObjectiveWeights())}
         experiment = weights_test(
-            f"idea-{number:03d}", arms, more_renewals(0.03, BEFORE), "Something changes for the better.", start, start + WEEKS
+            f"idea-{number:03d}",
+            arms,
+            more_renewals(0.03, BEFORE),
+            "Something changes for the better.",
+            start,
+            start + WEEKS,
         )
         begin = first_life + number * lives_each
         done.append(tested(bench, experiment, arms, range(begin, begin + lives_each)))
         say(f"idea {number + 1} of {ideas}: {done[-1].outcome}")
     return tuple(done)
-

@@ -97,7 +97,10 @@ class Study:
             experiment = weights_test("alluring-but-alike", arms, more_plays(), "Whatever calls loudest raises plays.", at, until, slot=slots[Scenario.ALLURING])  # fmt: skip
             made.append(Trial(experiment=experiment, ends=self.days, look_every=look))
         if Scenario.VARIETY in slots:
-            arms = {CONTROL: ObjectiveWeights(diversity=0), "varied": ObjectiveWeights(diversity=0.3, diversity_window=24)}
+            arms = {
+                CONTROL: ObjectiveWeights(diversity=0),
+                "varied": ObjectiveWeights(diversity=0.3, diversity_window=24),
+            }
             experiment = weights_test("more-variety", arms, more_renewals(), "A varied page keeps members.", at, until, slot=slots[Scenario.VARIETY])  # fmt: skip
             made.append(Trial(experiment=experiment, ends=self.days, look_every=look))
         return tuple(made)
@@ -105,11 +108,15 @@ class Study:
     def _asked(self, found: Findings, artwork_before: str) -> Findings:
         run = found.run
         if Scenario.HOLDOUT in self.scenarios or run.config.holdout:
-            found = replace(found, holdout=held_out_readout(run.ended, run.began.as_of, run.ended.as_of, run.kept))
+            found = replace(
+                found, holdout=held_out_readout(run.ended, run.began.as_of, run.ended.as_of, run.kept)
+            )
         if Scenario.NEW_TITLES in self.scenarios:
             with self._timed("new-titles"):
                 found = _with_new_titles(found, artwork_before)
-        on_lives = {Scenario.ALLURING, Scenario.VARIETY, Scenario.WEIGHTS, Scenario.FUNNEL} & set(self.scenarios)
+        on_lives = {Scenario.ALLURING, Scenario.VARIETY, Scenario.WEIGHTS, Scenario.FUNNEL} & set(
+            self.scenarios
+        )
         if not on_lives:
             return found
         with self._timed("shelves"):
@@ -165,7 +172,9 @@ class Study:
 def minutes_before(day: Day) -> np.ndarray:  # type: ignore[type-arg]
     """(M,) minutes that each member of the world watched before the day."""
     with day.desk.events() as connection:
-        rows = connection.sql("SELECT user_id, sum(watch_minutes) AS minutes FROM plays GROUP BY user_id").to_arrow_table()
+        rows = connection.sql(
+            "SELECT user_id, sum(watch_minutes) AS minutes FROM plays GROUP BY user_id"
+        ).to_arrow_table()
     found = np.zeros(len(load_world(day).members))
     found[rows["user_id"].to_numpy() - 1] = rows["minutes"].to_numpy()
     return found

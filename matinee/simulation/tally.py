@@ -74,7 +74,14 @@ def by_day(day: Day, since: datetime) -> tuple[ArmDay, ...]:
             WHERE status <> 'started' AND m.event_timestamp >= {literal(since)} GROUP BY ALL""").fetchall()
     shares = {(experiment, arm, when): share(good, n) for experiment, arm, when, n, good in renewed}
     return tuple(
-        ArmDay(experiment, arm, when, _mean(n, plays, plays_sd), _mean(n, minutes, minutes_sd), shares.get((experiment, arm, when)))
+        ArmDay(
+            experiment,
+            arm,
+            when,
+            _mean(n, plays, plays_sd),
+            _mean(n, minutes, minutes_sd),
+            shares.get((experiment, arm, when)),
+        )
         for experiment, arm, when, n, plays, plays_sd, minutes, minutes_sd in watched
     )
 
@@ -91,7 +98,10 @@ def share(good: int, n: int, confidence: float = 0.95) -> Figure:
     Figure(n=10, mean=0.9, low=0.59..., high=0.98...)
     """
     z = float(scipy.stats.norm.ppf((1 + confidence) / 2))
-    middle, reach = (good + z * z / 2) / (n + z * z), z * (good * (n - good) / n + z * z / 4) ** 0.5 / (n + z * z)
+    middle, reach = (
+        (good + z * z / 2) / (n + z * z),
+        z * (good * (n - good) / n + z * z / 4) ** 0.5 / (n + z * z),
+    )
     return Figure(n, good / n, middle - reach, middle + reach)
 
 
@@ -113,7 +123,9 @@ def held_out_readout(day: Day, since: datetime, at: datetime, kept: Kept) -> Rea
     return read_out_tables(experiment, exposures, outcomes(day, log), at)
 
 
-def new_title_traffic(day: Day, since: datetime, contexts: dict[date, tuple[np.ndarray, np.ndarray]]) -> list[Showings]:  # type: ignore[type-arg]
+def new_title_traffic(
+    day: Day, since: datetime, contexts: dict[date, tuple[np.ndarray, np.ndarray]]
+) -> list[Showings]:  # type: ignore[type-arg]
     """The showings since `since` of titles that became available later than that; `contexts` are (user ids, features) by day."""
     log = log_since(day, since)
     with day.desk.events() as connection:

@@ -123,7 +123,7 @@ def test_who_is_satisfied_comes_more_often(lively, after):
 
 
 def test_a_title_watched_to_the_end_is_remembered(lively, after):
-    _, visits, responses, following = live_a_day(lively, after, micros(CONFIG.end))
+    _, _, responses, following = live_a_day(lively, after, micros(CONFIG.end))
     finished = {
         (user - 1, title - 1)
         for user, title, share in zip(*(responses.plays[c].to_pylist() for c in ("user_id", "title_id", "watch_share")), strict=True)

@@ -48,10 +48,23 @@ def taught(lively, old):
     for day, _ in told(lively):
         shown = day.tables["impressions"]
         played = np.isin(shown["impression_id"].to_numpy(), day.tables["plays"]["impression_id"].to_numpy())
-        columns = (shown[name].to_numpy() for name in ("impression_id", "user_id", "title_id", "artwork_id", "artwork_propensity"))
+        columns = (
+            shown[name].to_numpy()
+            for name in ("impression_id", "user_id", "title_id", "artwork_id", "artwork_propensity")
+        )
         rows.append([*columns, played])  # fmt: skip
-    ids, users, titles, artworks, propensity, played = (np.concatenate(part) for part in zip(*rows, strict=True))
-    log = ArtworkLog(ids, users, titles, artworks, np.zeros((len(ids), 0), np.float32), played.astype(np.float32), propensity)
+    ids, users, titles, artworks, propensity, played = (
+        np.concatenate(part) for part in zip(*rows, strict=True)
+    )
+    log = ArtworkLog(
+        ids,
+        users,
+        titles,
+        artworks,
+        np.zeros((len(ids), 0), np.float32),
+        played.astype(np.float32),
+        propensity,
+    )
     quality = train_creative_quality(old, log, IMAGE)
     return quality, train_artwork(old, log, NO_CONTEXT, IMAGE, quality)
 
@@ -67,8 +80,12 @@ def traffic(lively, old):
         _, audience = memberships_on(lively, audience, begins)
         coming = visits_on(lively, audience, begins)
         each = min(6, len(new))
-        titles = np.array([rng.choice(new, each, replace=False) for _ in coming.at], dtype=np.int64).reshape(len(coming.at), each)
-        places = np.array([rng.choice(24, each, replace=False) for _ in coming.at], dtype=np.int64).reshape(len(coming.at), each)
+        titles = np.array([rng.choice(new, each, replace=False) for _ in coming.at], dtype=np.int64).reshape(
+            len(coming.at), each
+        )
+        places = np.array([rng.choice(24, each, replace=False) for _ in coming.at], dtype=np.int64).reshape(
+            len(coming.at), each
+        )
         days.append(Showings(
             np.repeat(coming.user_ids, each), titles.ravel(), places.ravel(), np.repeat(coming.at, each),
             np.zeros((titles.size, 0), np.float32),
@@ -118,7 +135,9 @@ def test_the_true_chance_is_how_often_it_is_played(lively, images):
     title = int(images.title_id[0])
     mine = images.artwork_id[images.title_id == title]
     at, n, position = micros(CONFIG.end) + DAY // 2, 40_000, 3
-    one = Showings(np.array([5]), np.array([title]), np.array([position]), np.array([at]), np.zeros((1, 0), np.float32))
+    one = Showings(
+        np.array([5]), np.array([title]), np.array([position]), np.array([at]), np.zeros((1, 0), np.float32)
+    )
     offered: Offered = of_day(lively, images, one)
     titles, artworks = (np.full((n, position + 1), -1, np.int64) for _ in range(2))
     titles[:, position], artworks[:, position] = title, mine[1]
