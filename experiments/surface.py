@@ -78,7 +78,8 @@ def fit(points: Float64, values: Float64, errors: Float64, spread: float) -> Sur
     held = np.full(design.shape[1], spread**-2.0)
     held[0] = 1e-12
     covariance = np.linalg.inv(design.T @ (design * weight[:, None]) + np.diag(held))
-    return Surface(covariance @ (design.T @ (weight * values)), covariance)
+    mean: Float64 = covariance @ (design.T @ (weight * values))
+    return Surface(mean, covariance)
 
 
 def propose(

@@ -36,10 +36,10 @@ def simulate(
     if unknown := [name for name in scenario or () if name != "all" and name not in set(Scenario)]:
         raise typer.BadParameter(f"no scenario {', '.join(unknown)}. There are: {', '.join(Scenario)}, all.")
     config = SimulationConfig(retrain_every=retrain_every, refresh_every=refresh_every)
-    with opened("world", settings=_settings(members, titles, seed, live)) as day:
-        with staged(quiet=as_json) as stages:
-            study = Study(day, stages, asked, live, holdout, http, size, ideas, config)
-            found, page = study.run()
+    settings = _settings(members, titles, seed, live)
+    with opened("world", settings=settings) as day, staged(quiet=as_json) as stages:
+        study = Study(day, stages, asked, live, holdout, http, size, ideas, config)
+        found, page = study.run()
     if as_json:
         print_json({**told(found), "page": str(page)})
     else:

@@ -48,7 +48,7 @@ def oracle_shelves(
     return Shelves(at, tuple(shelves))
 
 
-def _unit(genres: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _unit(genres: np.ndarray) -> np.ndarray:
     """Unit rows; a title without a genre is unlike any other."""
     plain = genres.any(axis=1)
     spare = np.zeros((len(genres), 1), np.float32)

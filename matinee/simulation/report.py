@@ -169,7 +169,7 @@ def _trials(found: Findings) -> list[str]:
         name = ended.trial.experiment.name
         parts.append(_section(
             f"In the loop: {name} was {ended.outcome} on day {ended.day}", _readout(ended.readout),
-            _drawn(lambda name=name: figures.arms_by_day(found.rows, name), f"{name} by day"),  # type: ignore[misc]
+            _drawn(lambda name=name: figures.arms_by_day(found.rows, name), f"{name} by day"),
         ))  # fmt: skip
     if found.holdout is not None:
         parts.append(_section("Hold-out: everything that changed, against nothing", _readout(found.holdout)))

@@ -82,7 +82,7 @@ class Tested:
         return INCONCLUSIVE
 
 
-def tested(
+def carried_out(
     bench: Bench, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]
 ) -> Tested:
     """Run an experiment on some lives and read it out with the product's own rule."""
@@ -100,7 +100,7 @@ def alluring_but_alike(bench: Bench, lives: Sequence[int], control: ObjectiveWei
     start = bench.stage.begins
     hypothesis = "Showing whatever calls loudest raises plays, without fewer renewals."
     experiment = weights_test("alluring-but-alike", arms, more_plays(), hypothesis, start, start + WEEKS)
-    return tested(bench, experiment, arms, lives)
+    return carried_out(bench, experiment, arms, lives)
 
 
 def variety(
@@ -114,7 +114,7 @@ def variety(
     experiment = weights_test(
         "more-variety", arms, more_renewals(covariate=BEFORE), hypothesis, start, start + WEEKS
     )
-    return tested(bench, experiment, arms, lives)
+    return carried_out(bench, experiment, arms, lives)
 
 
 SEARCHED = ("completion", "retention", "choice", "diversity")
@@ -186,7 +186,7 @@ def search_weights(
     experiment = weights_test(
         "searched-weights", pair, more_renewals(0.03, BEFORE), hypothesis, start, start + WEEKS
     )
-    return Search(tuple(points), found, tested(bench, experiment, pair, confirm))
+    return Search(tuple(points), found, carried_out(bench, experiment, pair, confirm))
 
 
 def _round(bench: Bench, number: int, where: Float64, lives: Sequence[int]) -> list[Point]:
@@ -202,7 +202,7 @@ def _round(bench: Bench, number: int, where: Float64, lives: Sequence[int]) -> l
         start,
         start + WEEKS,
     )
-    made = tested(bench, experiment, arms, lives).readout
+    made = carried_out(bench, experiment, arms, lives).readout
     found = []
     for row, (point, comparison) in enumerate(zip(where, made.comparisons, strict=True)):
         renewals, minutes = comparison.primary, comparison.guardrails[0].estimate
@@ -260,6 +260,6 @@ def funnel(
             start + WEEKS,
         )
         begin = first_life + number * lives_each
-        done.append(tested(bench, experiment, arms, range(begin, begin + lives_each)))
+        done.append(carried_out(bench, experiment, arms, range(begin, begin + lives_each)))
         say(f"idea {number + 1} of {ideas}: {done[-1].outcome}")
     return tuple(done)

@@ -17,7 +17,6 @@ from matinee.datasets import entity_matrix
 from matinee.day import run_day
 from matinee.progress import Stages
 from matinee.recommending import known_users
-from matinee.session import console
 from matinee.simulation.config import SimulationConfig, Trial
 from matinee.simulation.designs import ALLURING, CONTROL, VARIED, more_plays, more_renewals, weights_test
 from matinee.simulation.lives import Bench, Stage
@@ -72,7 +71,7 @@ class Study:
             run_day(self.day, self.stages)
         before = self.day.registry.get("artwork").ref
         with self._timed("loop"):
-            run = simulate(self.day, self._configured(), self.stages, _say)
+            run = simulate(self.day, self._configured(), self.stages, self._say)
         found = Findings(run, by_day(run.ended, run.began.as_of), notes=self._notes(run))
         found = self._asked(found, before)
         found = replace(found, seconds=dict(self.seconds))
@@ -134,11 +133,11 @@ class Study:
         if Scenario.WEIGHTS in self.scenarios:
             with self._timed("weights"):
                 rounds = [range(1_000 * r + 1, 1_000 * r + 1 + lives) for r in (1, 2, 3)]
-                found = replace(found, search=search_weights(bench, rounds, range(9_001, 9_001 + 2 * lives), seed=self.day.settings.seed, say=_line))  # fmt: skip
+                found = replace(found, search=search_weights(bench, rounds, range(9_001, 9_001 + 2 * lives), seed=self.day.settings.seed, say=self._line))  # fmt: skip
         if Scenario.FUNNEL in self.scenarios:
             with self._timed("funnel"):
                 each = max(2, round(UNITS_OF_IDEA * self.size / bench.stage.members))
-                found = replace(found, funnel=funnel(bench, self.ideas, each, first_life=20_001, seed=self.day.settings.seed, say=_line))  # fmt: skip
+                found = replace(found, funnel=funnel(bench, self.ideas, each, first_life=20_001, seed=self.day.settings.seed, say=self._line))  # fmt: skip
         return found
 
     def _bench(self, run: Run) -> Bench:
@@ -162,6 +161,16 @@ class Study:
             "where it is an approximation": "Tests on many lives use the models and features of the loop's last day throughout, and first images.",
         }  # fmt: skip
 
+    def _say(self, lived: Lived) -> None:
+        one = lived.traffic
+        self.stages.console.print(
+            f"[bold]{lived.day.as_of:%Y-%m-%d}[/bold]  {one.sessions:,} pages, {one.plays:,} plays, {one.renewed} renewed, "
+            f"{one.cancelled} cancelled  [dim]{lived.seconds:.0f} s[/dim]", highlight=False,
+        )  # fmt: skip
+
+    def _line(self, what: str) -> None:
+        self.stages.console.print(f"[dim]{what}[/dim]", highlight=False)
+
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
@@ -169,7 +178,7 @@ class Study:
         self.seconds[name] = round(time.perf_counter() - began, 1)
 
 
-def minutes_before(day: Day) -> np.ndarray:  # type: ignore[type-arg]
+def minutes_before(day: Day) -> np.ndarray:
     """(M,) minutes that each member of the world watched before the day."""
     with day.desk.events() as connection:
         rows = connection.sql(
@@ -197,15 +206,3 @@ def new_titles(run: Run, artwork_before: str) -> Comparison:
     quality = CreativeQuality.load(fetched(day, day.registry.get("creative_quality").ref))
     policy = ArtworkPolicy.load(fetched(day, artwork_before))
     return compared(run.world, policy, images, quality.score(images.features), traffic)
-
-
-def _say(lived: Lived) -> None:
-    one = lived.traffic
-    console.print(
-        f"[bold]{lived.day.as_of:%Y-%m-%d}[/bold]  {one.sessions:,} pages, {one.plays:,} plays, {one.renewed} renewed, "
-        f"{one.cancelled} cancelled  [dim]{lived.seconds:.0f} s[/dim]", highlight=False,
-    )  # fmt: skip
-
-
-def _line(what: str) -> None:
-    console.print(f"[dim]{what}[/dim]", highlight=False)

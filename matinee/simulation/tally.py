@@ -125,7 +125,7 @@ def held_out_readout(day: Day, since: datetime, at: datetime, kept: Kept) -> Rea
 
 def new_title_traffic(
     day: Day, since: datetime, contexts: dict[date, tuple[np.ndarray, np.ndarray]]
-) -> list[Showings]:  # type: ignore[type-arg]
+) -> list[Showings]:
     """The showings since `since` of titles that became available later than that; `contexts` are (user ids, features) by day."""
     log = log_since(day, since)
     with day.desk.events() as connection:
