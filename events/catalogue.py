@@ -123,7 +123,7 @@ def _arrivals(
     start, n = micros(config.start), len(simulated)
     newcomer = rng.random(n) < np.where(simulated, _ARRIVING_SIMULATED, _ARRIVING_REAL)
     old = start - DAY * (1 + rng.gamma(1.5, 300, n)).astype(np.int64)
-    new = start + (rng.random(n) * config.days * DAY).astype(np.int64) // HOUR * HOUR
+    new = start + (rng.random(n) * config.arriving_days * DAY).astype(np.int64) // HOUR * HOUR
     notice = (rng.uniform(6, 48, n) * HOUR).astype(np.int64)
     stocked = start - DAY + np.arange(n)  # one import, a microsecond a title
     known_at = np.where(newcomer, np.maximum(new - notice, stocked), stocked)

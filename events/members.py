@@ -61,7 +61,7 @@ def build_members(config: WorldConfig, catalogue: Catalogue) -> Members:
     genre_taste = _shared(community, len(FILM_GENRES), rng)
     taste, traits = _taste_and_traits(catalogue, community, genre_taste, language, rng)
     joined = micros(config.start) - DAY + np.arange(n)  # one import, a microsecond a member
-    arrives = micros(config.start) + (rng.random(n) * config.days * DAY).astype(np.int64)
+    arrives = micros(config.start) + (rng.random(n) * config.arriving_days * DAY).astype(np.int64)
     return Members(
         country=np.array([name for name, *_ in _COUNTRIES])[place],
         language=language,

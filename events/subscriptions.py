@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,10 @@ class Subscriptions:
         zeros = np.zeros(n)
         mood = np.full(n, USUAL_SATISFACTION)
         return cls(there, np.where(there, end, 0), zeros.copy(), zeros.copy(), np.zeros(n, np.int64), mood)
+
+    def copied(self) -> Subscriptions:
+        """An equal state that shares nothing with this one."""
+        return Subscriptions(*(getattr(self, part.name).copy() for part in fields(self)))
 
     def record(
         self, member: NDArray[np.int64], satisfaction: NDArray[np.float64], diversity: NDArray[np.float64]

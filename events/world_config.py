@@ -19,10 +19,20 @@ class WorldConfig(BaseModel):
     n_titles: int = Field(20_000, ge=200, description="real films first, topped up with simulated titles")
     start: AwareDatetime = datetime(2026, 1, 1, tzinfo=UTC)
     days: int = Field(35, ge=1)
+    later_days: int = Field(
+        0,
+        ge=0,
+        description="days after the history in which titles and members still arrive, for an audience to meet",
+    )
     page_size: int = Field(24, ge=1, description="titles on a page of the history")
     sessions_per_day: float = Field(0.62, gt=0, description="mean, of a member with a running membership")
     late_share: float = Field(0.02, ge=0, le=1, description="sessions whose events reach us hours late")
     membership_days: int = Field(7, ge=1, description="length of a membership period; dates are staggered")
+
+    @property
+    def arriving_days(self) -> int:
+        """Days from the start in which titles and members arrive."""
+        return self.days + self.later_days
 
     @property
     def end(self) -> datetime:

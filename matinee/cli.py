@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 from rich.markup import escape
 
-from matinee.commands import bento, events, experiments, features, models, registry, train
+from matinee.commands import bento, events, experiments, features, models, registry, simulate, train
 from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, staged
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(registry.app, name="registry")
 app.add_typer(bento.app, name="bento")
 app.add_typer(experiments.app, name="experiments")
+app.command("simulate")(simulate.simulate)
 
 
 @app.command()

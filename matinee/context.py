@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,15 +57,21 @@ class Day:
 
 
 def world_config(settings: Settings) -> WorldConfig:
-    """The built-in world at the size and seed asked for."""
-    return (
-        WorldConfig.tiny(seed=settings.seed) if settings.world == "tiny" else WorldConfig(seed=settings.seed)
-    )
+    """The built-in world at the size and seed asked for, with the settings that were changed."""
+    changes = {"seed": settings.seed, **settings.world_settings}
+    return WorldConfig.tiny(**changes) if settings.world == "tiny" else WorldConfig.model_validate(changes)
 
 
 def latest(settings: Settings, workspace: Workspace) -> datetime:
-    """The last day that can be run: where the source's events end."""
+    """The last day that can be run: where the source's events end; of a world that was simulated further, there."""
+    if workspace.simulated.exists():
+        return datetime.fromisoformat(json.loads(workspace.simulated.read_text())["at"])
     return world_config(settings).end if workspace.source.name == "world" else workspace.source.latest
+
+
+def present(day: Day) -> datetime:
+    """What time it is for a workspace: the first moment not lived of one that is simulated, else the clock's."""
+    return latest(day.settings, day.workspace) if day.workspace.simulated.exists() else datetime.now(UTC)
 
 
 def load_world(day: Day) -> World:

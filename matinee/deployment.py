@@ -11,6 +11,7 @@ from matinee.context import Day, fetched
 from matinee.progress import Stage
 from matinee.publishing import publish_champions
 from matinee.training import popularity_list
+from models.objective import ObjectiveWeights
 from registry import BentoRecord
 from serving.bento import BuiltBento, build
 from serving.manifest import NEEDS, Defaults, ServiceName
@@ -60,12 +61,18 @@ def services_of(day: Day) -> tuple[ServiceName, ...]:
     return tuple(service for service in NEEDS if service == "homepage" or service in have)
 
 
-def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
-    """Build a Bento of the champions and of every version that a live arm, a shadow or a canary asks for, and record it."""
+def build_bento(
+    day: Day, service: ServiceName, stage: Stage, weights: ObjectiveWeights | None = None
+) -> BuiltBento:
+    """Build a Bento of the champions and of every version that a live arm, a shadow or a canary asks for; record it.
+
+    `weights` are what pages are ranked for where no arm says otherwise; the product's own if none are given.
+    """
     have = champions(day)
     defaults = Defaults(
         **{kind: ref for kind, ref in have.items() if kind in NEEDS[service]},
         popular=tuple(popularity_list(day.bench, day.as_of).tolist()),
+        weights=weights or ObjectiveWeights(),
     )
     asked = (
         LiveExperiments.read(day.workspace.live).references + Rollout.read(day.workspace.rollout).references

@@ -268,6 +268,13 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def drawing(
+    draw: Callable[[Figure], None], title: str, note: str, *, height: float, right: float = 1.0
+) -> bytes:
+    """A figure of our look, for whoever has values of another kind to show; `draw` fills it. See `_svg`."""
+    return _svg(draw, title, note, height=height, right=right)
+
+
 def _svg(
     draw: Callable[[Figure], None], title: str, note: str, *, height: float, right: float = 1.0
 ) -> bytes:

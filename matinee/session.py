@@ -53,9 +53,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 
 @contextmanager
-def opened(source: str | None = None, as_of: datetime | None = None) -> Iterator[Day]:
-    """The workspace of a source with its ledger open, as of a day (the source's latest if none is given)."""
-    settings = Settings() if source is None else Settings(source=source)
+def opened(
+    source: str | None = None, as_of: datetime | None = None, settings: Settings | None = None
+) -> Iterator[Day]:
+    """The workspace of a source with its ledger open, as of a day (the source's latest if none is given).
+
+    `settings` stand in for those of the environment.
+    """
+    if settings is None:
+        settings = Settings() if source is None else Settings(source=source)
     workspace = Workspace.of(settings)
     with workspace.registry() as registry:
         yield Day(settings, workspace, registry, as_of or latest(settings, workspace))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,5 +28,9 @@ class Settings(BaseSettings):
     seed: int = Field(0, description="of everything random in a pipeline run")
     world: Literal["standard", "tiny"] = Field(
         "standard", description="size of the built-in world; tiny is for tests"
+    )
+    world_settings: dict[str, Any] = Field(
+        {},
+        description="settings of the built-in world (`WorldConfig`) that differ from those of its size; JSON",
     )
     port: int = Field(3000, ge=1, le=65_535, description="where `bento serve` listens")

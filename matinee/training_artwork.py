@@ -62,6 +62,19 @@ def artwork_log(bench: Bench, periods: Sequence[Period]) -> ArtworkLog:
     return _log(spine, made.features)
 
 
+def closed_log(bench: Bench, periods: Sequence[Period], since: datetime) -> ArtworkLog:
+    """Of the images shown in `periods`, those whose reward window closed after `since` and by the last period's end.
+
+    A day's last hours close with the next day: asked day after day, every impression comes up once.
+    """
+    spine = _shown(bench.desk, periods[0].start, periods[-1].end, closed_after=since)
+    made = training_set(
+        spine, bench.service("artwork_context"), bench.desk.declarations, bench.desk.offline,
+        [period.start for period in periods], threads=bench.desk.threads,
+    )  # fmt: skip
+    return _log(spine, made.features)
+
+
 def context_free_log(bench: Bench) -> ArtworkLog:
     """Every image shown before the test period: what an image adds on average needs no context."""
     spine = _shown(bench.desk, datetime.min.replace(tzinfo=UTC), bench.split.test.start)
@@ -80,12 +93,13 @@ def _log(spine: pa.Table, context: Float32) -> ArtworkLog:
     )
 
 
-def _shown(desk: Desk, start: datetime, end: datetime) -> pa.Table:
-    """Impressions in [start, end) whose reward window closed by `end`.
+def _shown(desk: Desk, start: datetime, end: datetime, closed_after: datetime | None = None) -> pa.Table:
+    """Impressions in [start, end) whose reward window closed by `end`, and after `closed_after` where that is given.
 
     What followed is settled by the window alone, so that the same impression has the same reward whenever it is read.
     """
     window = f"INTERVAL {int(WINDOW.total_seconds())} SECOND"
+    later = "" if closed_after is None else f"AND i.created_timestamp + {window} > {literal(closed_after)}"
     with desk.events() as connection:
         return connection.sql(f"""
             SELECT i.impression_id, i.user_id, i.title_id, i.artwork_id, i.artwork_propensity, i.event_timestamp,
@@ -94,7 +108,7 @@ def _shown(desk: Desk, start: datetime, end: datetime) -> pa.Table:
                 SELECT impression_id, min(created_timestamp) AS known FROM plays GROUP BY impression_id
             ) p USING (impression_id)
             WHERE i.event_timestamp >= {literal(start)} AND i.event_timestamp < {literal(end)}
-              AND i.created_timestamp + {window} <= {literal(end)}
+              AND i.created_timestamp + {window} <= {literal(end)} {later}
               AND i.artwork_id IS NOT NULL AND i.artwork_propensity > 0
             ORDER BY i.impression_id""").to_arrow_table()
 

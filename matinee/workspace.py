@@ -114,6 +114,16 @@ class Workspace:
         return self.root / "shadows"
 
     @property
+    def simulation(self) -> Path:
+        """What a simulation keeps from day to day, and its reports."""
+        return self.root / "simulation"
+
+    @property
+    def simulated(self) -> Path:
+        """How far this workspace was simulated beyond its history; there is no such file where it was not."""
+        return self.simulation / "state.json"
+
+    @property
     def lake(self) -> Lake:
         """The raw events."""
         return Lake(self.root / "events", self.root / "quarantine")

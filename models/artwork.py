@@ -181,6 +181,40 @@ class ArtworkPolicy:
         titles = replace(self.titles, logits=found.levels)
         return replace(self, belief=found.belief, titles=titles, absorbed=(*self.absorbed, digest))
 
+    def knowing(self, images: ArtworkImages, scores: Float64, *, informed: bool = True) -> ArtworkPolicy:
+        """The policy with the images of titles it had not heard of, believed of as its prior has it.
+
+        `images` may hold those it knows as well: these are left alone, and what was learnt stays. `scores` (A,) are
+        the creative-quality model's. Without `informed` nothing is foretold of a new image: its mean is 0 and its
+        appeal is as uncertain as that of an image without a score (τ_q in place of τ_q·√(1 - ρ²)).
+
+        Raises:
+            MalformedData: there are not as many scores as images.
+        """
+        if len(scores) != len(images):
+            raise MalformedData(f"{len(images)} images came with {len(scores)} scores.")
+        new = np.flatnonzero(lookup(images.artwork_id, self.artwork_ids) < 0)
+        if not len(new):
+            return self
+        fresh = ArtworkImages(images.artwork_id[new], images.title_id[new], images.features[new])
+        prior = self.prior if informed else self.prior.without_score()
+        mean = prior.mean(fresh, scores[new]) * np.float32(informed)
+        order = np.argsort(np.concatenate([self.artwork_ids, fresh.artwork_id]), kind="stable")
+
+        def with_new(known: NDArray[Any], added: NDArray[Any]) -> NDArray[Any]:
+            joined: NDArray[Any] = np.concatenate([known, added])[order]
+            return joined
+
+        precision = np.tile(prior.precision.astype(np.float32), (len(new), 1))
+        return replace(
+            self,
+            artwork_ids=with_new(self.artwork_ids, fresh.artwork_id),
+            title_ids=with_new(self.title_ids, fresh.title_id),
+            belief=Belief(with_new(self.belief.mean, mean), with_new(self.belief.precision, precision)),
+            prior_mean=with_new(self.prior_mean, mean),
+            titles=self.titles.knowing(fresh.title_id),
+        )
+
     @property
     def images(self) -> ArtworkImages:
         """Its images, without what they show."""

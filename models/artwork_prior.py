@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.optimize
@@ -42,6 +42,10 @@ class Prior:
         z = self.images.transform(images.features).astype(np.float64)
         appeal = self.gain * centred(scores, images, np.ones(len(images)))
         return np.concatenate([appeal[:, None], z @ self.taste.T], axis=1).astype(np.float32)
+
+    def without_score(self) -> Prior:
+        """The prior of images of which no score is known: the part that a score foretells is uncertain as well."""
+        return replace(self, gain=0.0, quality_sd=float(np.hypot(self.gain, self.quality_sd)))
 
     @property
     def precision(self) -> Float64:

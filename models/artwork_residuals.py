@@ -29,6 +29,16 @@ class Baseline:
         """The logits of titles by row; row -1 is a title without a history."""
         return np.where(title_rows < 0, self.overall, self.logits[title_rows])
 
+    def knowing(self, title_ids: Int64) -> Baseline:
+        """The same with titles it had not heard of, at the level of all."""
+        new = np.setdiff1d(title_ids, self.titles)
+        titles, logits = (
+            np.concatenate([self.titles, new]),
+            np.concatenate([self.logits, np.full(len(new), self.overall)]),
+        )
+        order = np.argsort(titles, kind="stable")
+        return Baseline(titles[order], logits[order], self.overall)
+
 
 @dataclass(frozen=True)
 class Residuals:

@@ -75,6 +75,8 @@ def check_content(name: str, content: bytes) -> str:
         ArtifactRefused: the bytes are a pickle, or are not what the name says.
     """
     expected = media_type(name)
+    if expected == _SAFETENSORS and _safetensors_problem(content) is None:
+        return expected  # its header's length may be spelt like a pickle's first bytes; no pickle goes on with a NUL
     for magic, what in _RUNS_WHEN_READ.items():
         if content.startswith(magic):
             raise ArtifactRefused(
@@ -146,8 +148,9 @@ def _is_pickle(content: bytes) -> bool:
     return last == len(content.rstrip()) - 1
 
 
+_SAFETENSORS = "application/vnd.safetensors"
 _CHECKS = {
-    "application/vnd.safetensors": _safetensors_problem,
+    _SAFETENSORS: _safetensors_problem,
     "application/json": _json_problem,
     "application/vnd.apache.arrow.file": _arrow_problem,
     "application/vnd.apache.parquet": _parquet_problem,

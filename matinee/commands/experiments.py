@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from experiments.reading import SHIPPED
 from matinee.commands import programme
+from matinee.context import present
 from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, print_table
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def check(folder: Folder = SHIPPED, source: Source = None, as_json: AsJson = Fal
 
 
 @app.command()
-def start(name: str, folder: Folder = SHIPPED, source: Source = None, by: str = "cli") -> None:
-    """Pin the model versions of an experiment's arms and make it live."""
+def start(
+    name: str, folder: Folder = SHIPPED, source: Source = None, as_of: AsOf = None, by: str = "cli"
+) -> None:
+    """Pin the model versions of an experiment's arms and make it live, from now or a simulated moment on."""
     from matinee import experimenting
 
     with opened(source) as day:
-        live = experimenting.start_experiment(day, name, datetime.now(UTC), by, folder)
+        live = experimenting.start_experiment(day, name, as_of or present(day), by, folder)
     for arm in live.named(name).arms:
         console.print(f"{name}/{arm.name}: {dict(arm.parameters)}", highlight=False)
 
@@ -94,7 +96,7 @@ def readout(
     from matinee.show import print_readout
 
     with opened(source) as day:
-        made = experimenting.readout(day, name, as_of or datetime.now(UTC))
+        made = experimenting.readout(day, name, as_of or present(day))
         simulated = day.workspace.source.name == "world"
     if html is not None:
         html.write_bytes(readout_page.page(made, simulated=simulated))
@@ -114,7 +116,7 @@ def watch(
     from matinee import experimenting
 
     with opened(source) as day:
-        seen = experimenting.watch_experiment(day, name, as_of or datetime.now(UTC), by)
+        seen = experimenting.watch_experiment(day, name, as_of or present(day), by)
     if as_json:
         print_json(seen.model_dump(mode="json"))
     else:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import pickle
+import struct
 import uuid
 import zipfile
 
@@ -236,3 +237,13 @@ def test_a_version_whose_artifact_rotted_is_not_fetched(ledger, draft, tmp_path)
     with pytest.raises(ArtifactCorrupt, match=sha256):
         ledger.fetch("ranker/1", tmp_path / "out")
     assert not (tmp_path / "out" / version.files[0].path).exists()
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408], ids=lambda n: f"header of {n} bytes")
+def test_safetensors_whose_header_length_is_spelt_like_a_pickle_are_taken(store, length):
+    """Lengths of 128 + 256 p begin with the bytes 0x80 p, as a pickle of protocol p does."""
+    data = np.arange(3, dtype="<f4").tobytes()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode().ljust(length)
+    content = struct.pack("<Q", length) + header + data
+    assert content[:1] == pickle.PROTO
+    assert store.put(content, "weights.safetensors").media_type == "application/vnd.safetensors"

@@ -1,0 +1,155 @@
+"""The audience lives the history and goes on after it: same members, same rules, other pages."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from events.audience import Audience, memberships_on, react, turns, visits_on, who_comes
+from events.history import audience_after, ever_known, news_on, told
+from events.traces import Pages
+from events.world import World, WorldConfig
+from events.world_config import DAY, micros
+
+CONFIG = WorldConfig.tiny(days=4, later_days=6)
+
+
+@pytest.fixture(scope="module")
+def lively():
+    return World(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def after(lively):
+    return audience_after(lively)
+
+
+def digest_of(world: World) -> str:
+    sha = hashlib.sha256()
+    for day in world.simulate():
+        for name in sorted(day.tables):
+            for column in day.tables[name].column_names:
+                values = day.tables[name][column]
+                sha.update(f"{name}.{column}:{values.type}".encode() + repr(values.to_pylist()).encode())
+    return sha.hexdigest()
+
+
+@pytest.mark.parametrize(("config", "digest"), [
+    (WorldConfig.tiny(), "e83dbe64ce59e2c27a8745eedb4fe241fd9d4e03b07f662501ca7c871da94ba3"),
+    (WorldConfig.tiny(seed=3, days=5, n_members=300, membership_days=2),
+     "5353265d194e3f4af338152a089c6d4df90c8961ddc86eb3283fdf72ebd8ce0c"),
+])  # fmt: skip
+def test_the_history_is_bit_for_bit_what_it_was_before_the_audience_was_taken_out_of_it(config, digest):
+    """The digests were taken from the code as it was before `events/audience.py`."""
+    assert digest_of(World(config)) == digest
+
+
+def page_of(world: World, sessions: int, seed: int = 0, size: int = 12) -> Pages:
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.choice(len(world.catalogue), size, replace=False) for _ in range(sessions)])
+    return Pages.numbered(rows + 1, world.catalogue.artwork_start[rows] + 1)
+
+
+def live_a_day(world: World, audience: Audience, begins: int, seed: int = 0):
+    memberships, audience = memberships_on(world, audience, begins)
+    visits = visits_on(world, audience, begins)
+    rng = np.random.default_rng(seed)
+    responses, audience = react(world, audience, visits, page_of(world, len(visits.at)), rng)
+    return memberships, visits, responses, audience
+
+
+def state_of(audience: Audience) -> list[bytes]:
+    parts = [getattr(audience.subscriptions, name) for name in audience.subscriptions.__dataclass_fields__]
+    return [part.tobytes() for part in (*parts, audience.watched)]
+
+
+def test_an_audience_repeats_from_its_seed(lively, after):
+    first, second = (live_a_day(lively, after, micros(CONFIG.end)) for _ in range(2))
+    assert first[0].equals(second[0])
+    assert first[2].plays.equals(second[2].plays)
+    assert state_of(first[3]) == state_of(second[3])
+
+
+def test_a_day_that_is_lived_leaves_the_audience_it_began_with_as_it_was(lively, after):
+    before = state_of(after)
+    live_a_day(lively, after, micros(CONFIG.end))
+    assert state_of(after) == before
+
+
+def test_the_audience_after_the_history_is_that_of_its_last_day(lively, after):
+    *_, (_, last) = told(lively)
+    assert state_of(last) == state_of(after)
+
+
+def test_nobody_comes_outside_a_running_membership(lively, after):
+    begins, audience = micros(CONFIG.end), after
+    for number in range(5):
+        _, visits, _, audience = live_a_day(lively, audience, begins + number * DAY, number)
+        s = audience.subscriptions
+        inside = s.running[visits.member] | (visits.at < s.period_end[visits.member])
+        assert inside.all()
+        assert ((visits.at >= begins + number * DAY) & (visits.at < begins + (number + 1) * DAY)).all()
+        assert (np.diff(visits.at) >= 0).all()
+
+
+def test_memberships_after_the_history_go_on_from_its_periods(lively, after):
+    begins = micros(CONFIG.end)
+    due = after.subscriptions.running & (after.subscriptions.period_end < begins + DAY)
+    events, following = memberships_on(lively, after, begins)
+    decided = {
+        user for user, status in zip(events["user_id"].to_pylist(), events["status"].to_pylist(), strict=True) if status != "started"
+    }  # fmt: skip
+    assert decided == set((np.flatnonzero(due) + 1).tolist())
+    assert (following.subscriptions.visits[due] == 0).all()
+
+
+def test_who_is_satisfied_comes_more_often(lively, after):
+    content, sad = after.copied(), after.copied()
+    content.subscriptions.mood[:] = 0.9
+    sad.subscriptions.mood[:] = 0.1
+
+    def sessions(audience):
+        rngs = (np.random.default_rng(seed) for seed in range(20))
+        return sum(
+            len(who_comes(CONFIG, lively.members, audience.subscriptions, micros(CONFIG.end), rng)[0])
+            for rng in rngs
+        )
+
+    # the rate is multiplied by exp(0.6 · mood): e^(0.6 · 0.8) = 1.62 times as many
+    assert sessions(content) / sessions(sad) == pytest.approx(np.exp(0.6 * 0.8), rel=0.1)
+
+
+def test_a_title_watched_to_the_end_is_remembered(lively, after):
+    _, _, responses, following = live_a_day(lively, after, micros(CONFIG.end))
+    finished = {
+        (user - 1, title - 1)
+        for user, title, share in zip(*(responses.plays[c].to_pylist() for c in ("user_id", "title_id", "watch_share")), strict=True)
+        if share >= 0.9
+    }  # fmt: skip
+    new = following.watched & ~after.watched
+    assert set(zip(*(rows.tolist() for rows in np.nonzero(new)), strict=True)) <= finished
+    assert all(following.watched[member, title] for member, title in finished)
+
+
+def test_titles_and_members_still_arrive_in_the_days_after_the_history(lively):
+    known, end = ever_known(lively), micros(CONFIG.end)
+    later = [news_on(known, end + number * DAY) for number in range(CONFIG.later_days)]
+    assert sum(tables["titles"].num_rows for tables in later) > 10
+    assert sum(tables["users"].num_rows for tables in later) > 5
+    of_history = [day.tables["titles"]["title_id"].to_pylist() for day in lively.simulate()]
+    arrived = {title for ids in of_history for title in ids}
+    assert not arrived & {t for tables in later for t in tables["titles"]["title_id"].to_pylist()}
+
+
+def test_turns_count_a_members_sessions_of_the_day():
+    member = np.array([3, 1, 3, 3, 1, 2])
+    by_hand = [sum(member[:place] == who) for place, who in enumerate(member)]
+    assert turns(member).tolist() == by_hand
+
+
+def test_no_further_arrivals_are_drawn_where_none_are_asked_for():
+    assert WorldConfig.tiny().arriving_days == WorldConfig.tiny().days
+    assert WorldConfig.tiny(later_days=3).end - WorldConfig.tiny().end == timedelta(0)

@@ -1,0 +1,190 @@
+"""The closed loop on the tiny world: what members do comes back as events, features, versions and read-outs. Simulated."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from feature_repo.snapshot import current
+from matinee.context import latest, load_world, present
+from matinee.progress import Stages
+from matinee.recommending import known_users
+from matinee.simulation.config import SimulationConfig, Trial
+from matinee.simulation.designs import ALLURING, CONTROL, more_plays, weights_test
+from matinee.simulation.loop import simulate
+from matinee.simulation.pages import Kept, in_process
+from matinee.simulation.report import Findings, as_json, write
+from matinee.simulation.sandbox import shelves
+from matinee.simulation.state import Interrupted, begin_day, resume
+from matinee.simulation.tally import EVERYBODY, by_day, held_out_readout, log_since, share
+from models.artwork import ArtworkPolicy
+from models.objective import ObjectiveWeights
+from serving.exposure_table import read
+
+pytestmark = pytest.mark.slow
+SIZE = 12
+
+
+def quiet() -> Stages:
+    return Stages(Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def lived(a_day, environment, tmp_path_factory):
+    """Two days of the tiny world with an experiment and a hold-out."""
+    import shutil
+
+    from matinee.session import opened
+    from matinee.settings import Settings
+
+    root = tmp_path_factory.mktemp("simulated")
+    shutil.copytree(a_day, root / a_day.name)
+    settings = Settings(workspaces=root, world="tiny", threads=1, source="world")
+    with opened(settings=settings) as day:
+        arms = {CONTROL: ObjectiveWeights(), "alluring": ALLURING}
+        experiment = weights_test(
+            "alluring-but-alike", arms, more_plays(), "More plays.", day.as_of, day.as_of + timedelta(days=9)
+        )
+        config = SimulationConfig(
+            days=2, page_size=SIZE, refresh_every=2, retrain_every=0, holdout=0.3,
+            trials=(Trial(experiment=experiment, ends=2),),
+        )  # fmt: skip
+        yield simulate(day, config, quiet(), lambda _: None)
+
+
+def test_every_page_is_logged_once_and_every_play_is_of_a_page_that_was_shown(lived):
+    log = read(lived.ended.workspace.exposures)
+    shown = Counter(log["request_id"].to_pylist())
+    assert len(shown) == sum(one.traffic.sessions for one in lived.days) > 50
+    assert set(shown.values()) == {SIZE}
+    assert all(sum(one.traffic.by_source.values()) == one.traffic.sessions for one in lived.days)
+    with lived.ended.desk.events() as connection:
+        connection.register("log", log)
+        plays, known, impressions = connection.sql(f"""
+            SELECT count(*), count(l.impression_id), (SELECT count(*) FROM impressions SEMI JOIN log USING (impression_id))
+            FROM plays p LEFT JOIN log l USING (impression_id) WHERE p.event_timestamp >= '{lived.began.as_of}'
+              AND p.impression_id IN (SELECT impression_id FROM log)""").fetchone()
+    assert plays == known == sum(one.traffic.plays for one in lived.days)
+    assert impressions == len(log)
+
+
+def test_a_page_knows_nothing_of_its_own_day(lived):
+    log = read(lived.ended.workspace.exposures)
+    for as_of, at in zip(log["as_of"].to_pylist(), log["event_timestamp"].to_pylist(), strict=True):
+        assert as_of <= at
+
+
+def test_nobody_is_shown_what_they_played_before(lived):
+    """Within a day as well: plays are pushed online between a member's visits."""
+    with lived.ended.desk.events() as connection:
+        connection.register("log", read(lived.ended.workspace.exposures))
+        again = connection.sql("""
+            SELECT count(*) FROM log l JOIN plays p USING (user_id, title_id)
+            WHERE p.created_timestamp < l.event_timestamp""").fetchone()
+    assert again == (0,)
+
+
+def test_the_held_out_are_in_no_experiment_and_served_by_what_was_live_before(lived):
+    log = read(lived.ended.workspace.exposures)
+    arms = dict(zip(log["user_id"].to_pylist(), log["arms"].to_pylist(), strict=True))
+    held = {user for user in arms if lived.kept.holds(user)}
+    assert 0.1 < len(held) / len(arms) < 0.5
+    assert all((not arms[user]) == (user in held) for user in arms)
+    made = held_out_readout(lived.ended, lived.began.as_of, lived.ended.as_of, lived.kept)
+    assert sum(made.health.units) == len(arms)
+    assert made.health.units[0] == len(held)
+
+
+def test_the_day_after_has_features_a_snapshot_and_a_choice_of_images_that_learnt(lived):
+    assert current(lived.ended.workspace.online).startswith(f"{lived.ended.as_of:%Y-%m-%d}")
+    champion = lived.ended.registry.get("artwork")
+    assert lived.days[-1].learnt == (champion.ref,)
+    folder = lived.ended.registry.fetch(champion.ref, lived.ended.workspace.root / "seen")
+    assert len(ArtworkPolicy.load(folder).absorbed) == 2  # the training log, then this one
+    measured = {metric.key: metric.value for metric in champion.metrics}
+    assert measured["impressions"] > 100
+    assert 0 < measured["log_loss"] < 1
+
+
+def test_the_experiment_of_the_loop_was_read_out_ended_and_recorded(lived):
+    (ended,) = lived.trials
+    assert ended.outcome in {"killed", "shipped", "inconclusive", "broken"}
+    assert (
+        lived.ended.registry.readouts("alluring-but-alike")[-1].verdict["sentence"] == ended.readout.sentence
+    )
+    (run,) = [run for run in lived.ended.registry.experiments() if run.name == "alluring-but-alike"]
+    assert run.state == "stopped"
+
+
+def test_arms_by_day_are_sums_over_the_log(lived):
+    rows = by_day(lived.ended, lived.began.as_of)
+    of_all = [row for row in rows if row.experiment == EVERYBODY]
+    assert sum(row.plays.n * row.plays.mean for row in of_all) == pytest.approx(
+        sum(one.traffic.plays for one in lived.days)
+    )
+    assert sum(row.minutes.n * row.minutes.mean for row in of_all) == pytest.approx(
+        sum(one.traffic.minutes for one in lived.days)
+    )
+    assert {row.arm for row in rows if row.experiment != EVERYBODY} == {CONTROL, "alluring"}
+    assert all(row.plays.low <= row.plays.mean <= row.plays.high for row in rows)
+
+
+def test_the_report_holds_all_of_it_says_that_it_is_simulated_and_fetches_nothing(lived, tmp_path):
+    found = Findings(lived, by_day(lived.ended, lived.began.as_of))
+    page = write(found, tmp_path)
+    text = page.read_text()
+    assert "SIMULATED" in text
+    assert "alluring-but-alike" in text
+    assert text.count("data:image/svg+xml;base64,") >= 2
+    assert "http://" not in text
+    assert "https://" not in text
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["simulated"] is True
+    assert [day["sessions"] for day in told["days"]] == [one.traffic.sessions for one in lived.days]
+    assert json.dumps(as_json(found), default=str)
+
+
+def test_a_simulated_workspace_goes_on_from_where_it_was(lived):
+    day, state = lived.ended, resume(lived.ended.workspace.simulation, lived.world)
+    assert state.at == day.as_of == lived.began.as_of + timedelta(days=2)
+    assert latest(day.settings, day.workspace) == present(day) == state.at
+    assert state.shipped == lived.weights
+    assert state.audience.watched.shape == (200, 600)
+
+
+def test_what_the_sandbox_puts_on_a_page_is_what_is_served(lived):
+    """The oracle of every scenario on many lives: same titles in the same order as the served core, for any weights."""
+    day = lived.ended
+    users = known_users(day)[:12]
+    with in_process(replace(day, as_of=day.as_of + timedelta(minutes=1)), SIZE, Kept(0.0), "") as pager:
+        at = day.as_of + timedelta(hours=20)
+        live = pager.live.source.current()
+        made = shelves(live, live.plan(users[0]), users, at).pages(live.manifest.defaults.weights, SIZE)
+        for user, row in zip(users, made, strict=True):
+            page = pager.live.page(user, at)
+            assert page.source == "ranked"
+            assert [title.title_id for title in page.titles] == row.tolist()
+        other = shelves(live, live.plan(users[0]), users, at).pages(ALLURING, SIZE)
+    assert (other != made).any()
+    assert log_since(day, day.as_of).num_rows == 12 * SIZE
+
+
+def test_a_simulation_that_was_killed_within_a_day_is_not_gone_on_with(lived, tmp_path):
+    begin_day(tmp_path, lived.began.as_of)
+    with pytest.raises(Interrupted, match="interrupted while it lived 2026-01-15"):
+        resume(tmp_path, load_world(lived.began))
+
+
+def test_wilsons_interval_of_a_share():
+    """Against statsmodels-like arithmetic by hand: 8 of 10 at z = 1.96."""
+    z, n, p = 1.959964, 10, 0.8
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    found = share(8, 10)
+    assert (found.low, found.high) == pytest.approx((middle - reach, middle + reach), rel=1e-6)
