@@ -25,7 +25,8 @@ from serving.answers import Page, PageRequest
 from serving.deadline import Deadline
 from serving.exposure_table import impression_id
 from serving.exposures import ExposureLog
-from serving.live import Folders, LiveSource
+from serving.live import LiveSource
+from serving.live_set import Folders
 from serving.manifest import Manifest
 from serving.page import Homepage
 

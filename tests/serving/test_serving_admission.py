@@ -70,7 +70,7 @@ def test_so_many_are_worked_on_the_next_wait_in_order_and_the_rest_are_turned_aw
 
 def test_who_has_waited_too_long_is_turned_away_and_the_next_are_not_held_up():
     async def story():
-        requests = Requests(Admission(limits(at_once=1, waiting=5, longest_wait_ms=20)))
+        requests = Requests(Admission(limits(at_once=1, waiting=1, longest_wait_ms=20)))
         requests.come("a", "b")
         with pytest.raises(Shed, match="waited"):
             await requests.tasks["b"]

@@ -184,7 +184,7 @@ def _health_and_description(url):
         assert httpx.get(url + path).status_code == 200
     description = httpx.get(f"{url}/docs.json").json()
     schema = description["paths"]["/page"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == {"user_id", "size"}
+    assert set(schema["properties"]) == {"user_id", "size", "context"}
     examples = [s["example"] for s in description["components"]["schemas"].values() if "example" in s]
     assert {"user_id": 17, "size": 40} in examples
     metrics = httpx.get(f"{url}/metrics").text

@@ -117,6 +117,18 @@ def test_work_that_is_not_waited_for_says_when_it_is_back_and_keeps_nothing():
     assert kept() is None
 
 
+def test_what_work_returned_is_its_callers_alone():
+    class Heavy:
+        pass
+
+    workers = Workers()
+    kept = weakref.ref(workers.start(Heavy, nothing).wait(PATIENCE_S))
+    deadline = time.monotonic() + PATIENCE_S
+    while kept() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert kept() is None
+
+
 def test_threads_shared_by_many_do_each_ones_work():
     workers, found = Workers(), {}
 

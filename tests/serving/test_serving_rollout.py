@@ -10,8 +10,14 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
+<<<<<<< HEAD
 from experiments.config import BUCKETS, EVERYONE, HELD_OUT, WINNERS_ONLY, Holdout
 from experiments.live import LiveExperiments, LiveHoldout
+=======
+from experiments.config import BUCKETS
+from experiments.hashing import bucket, key_of
+from experiments.live import LiveExperiments
+>>>>>>> work-a
 from models.artifact import ArtifactError
 from models.objective import ObjectiveWeights
 from serving.champions import AnotherLedger, ChampionNotHere, Champions
@@ -112,6 +118,17 @@ def test_a_canary_is_served_to_its_share_and_to_the_same_ones_as_it_grows(world,
         assert abs(len(served[share]) - len(USERS) * share) <= 4 * sd
     assert served[0.05] < served[0.2] < served[1.0] == set(USERS)
     assert {plan.versions.retriever for plan in plans.values()} == {"retriever/1"}
+
+
+def test_a_share_is_so_many_buckets_of_the_canarys_own_hash_and_not_one_more(world, opened):
+    canary = Canary(kind="ranker", ref="ranker/1", share=0.05)
+    roll_out(world, canary)
+    live = opened().current()
+    last, next_one = (
+        next(unit for unit in range(10**6) if bucket(key_of(unit), canary.seed) == place) for place in (499, 500)
+    )
+    assert live.plan(last).canary == ("ranker",)
+    assert live.plan(next_one).canary == ()
 
 
 def test_being_served_a_canary_says_nothing_about_the_arm(world, opened):
