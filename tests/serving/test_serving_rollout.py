@@ -10,14 +10,9 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-<<<<<<< HEAD
 from experiments.config import BUCKETS, EVERYONE, HELD_OUT, WINNERS_ONLY, Holdout
-from experiments.live import LiveExperiments, LiveHoldout
-=======
-from experiments.config import BUCKETS
 from experiments.hashing import bucket, key_of
-from experiments.live import LiveExperiments
->>>>>>> work-a
+from experiments.live import LiveExperiments, LiveHoldout
 from models.artifact import ArtifactError
 from models.objective import ObjectiveWeights
 from serving.champions import AnotherLedger, ChampionNotHere, Champions
