@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic.config import JsonDict
 
 from serving.answers import MAX_TITLES, CandidatesRequest, TitlesRequest
 from serving.plan import Draw
@@ -30,7 +31,11 @@ class Pin(BaseModel):
 
 
 NO_PIN = Pin()
-_PIN = {"version": "ranker/3", "generation": "2026-03-02T000000Z-4be1", "at": "2026-03-02T20:00:00Z"}
+_PIN: JsonDict = {
+    "version": "ranker/3",
+    "generation": "2026-03-02T000000Z-4be1",
+    "at": "2026-03-02T20:00:00Z",
+}
 
 
 class CandidatesAsked(CandidatesRequest):

@@ -7,7 +7,6 @@ root or writes anywhere but into the workspace and a scratch volume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import yaml
@@ -208,7 +207,7 @@ def _container(deployed: Deployed) -> Value:
 
 
 def _environment(deployed: Deployed) -> list[Value]:
-    plain: Mapping[str, str] = {
+    plain: dict[str, str] = {
         "MATINEE_HOME": WORKSPACE,
         "OMP_NUM_THREADS": "1",
         "BENTOML_HOME": f"{SCRATCH}/bentoml",  # BentoML writes there; the Bento is served by its path

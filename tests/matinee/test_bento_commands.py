@@ -52,7 +52,7 @@ def test_a_bento_of_each_service_is_in_the_ledger_under_the_digest_of_what_it_ho
 
 @pytest.mark.parametrize(
     ("service", "ends_with"),
-    zip(NEEDS, (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True),
+    list(zip(NEEDS, (signal.SIGINT, signal.SIGTERM) * 2, strict=True)),
 )
 def test_matinee_bento_serve_runs_each_of_them_until_it_is_told_to_stop(
     a_day, environment, tags, tmp_path, service, ends_with
