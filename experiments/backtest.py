@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
-from experiments.decision import DecisionRule
+from experiments.decision import DecisionRule, Verdict
 from experiments.holdout import relative_effect
 from experiments.readout import Readout, read_out
 from experiments.shrinkage import prior_of, shrink
 from experiments.values import Declaration
+
+Key = tuple[int, str]
+"""The place of a read-out, and a treatment of it."""
 
 
 class RuleResult(Declaration):
@@ -50,14 +53,27 @@ def back_test(readouts: Sequence[Readout], rules: Mapping[str, DecisionRule]) ->
     }
     prior = prior_of([e for e, _ in effects.values()], [s for _, s in effects.values()])
     worth = {key: shrink(*effect, prior).shrunk for key, effect in effects.items()}
-    results = []
-    for name, rule in rules.items():
-        again = [read_out(r.experiment, r.statistics, r.at, rule, r.looks.fractions[:-1]) for r in healthy]
-        won = [(place, r.winner) for place, r in enumerate(again) if r.winner is not None]
-        expected = sum(worth[key] for key in won)
-        results.append(RuleResult(
-            name=name, rule=rule, shipped=tuple(healthy[place].experiment.name for place, _ in won),
-            stopped=sum(r.verdict == "stop" for r in again), naive_return=sum(effects[key][0] for key in won),
-            expected_return=expected, expected_per_ship=expected / len(won) if won else None,
-        ))  # fmt: skip
+    results = [_under(name, rule, healthy, effects, worth) for name, rule in rules.items()]
     return tuple(sorted(results, key=lambda result: -result.expected_return))
+
+
+def _under(
+    name: str,
+    rule: DecisionRule,
+    readouts: Sequence[Readout],
+    effects: Mapping[Key, tuple[float, float]],
+    worth: Mapping[Key, float],
+) -> RuleResult:
+    """What one rule makes of the same statistics."""
+    again = [read_out(r.experiment, r.statistics, r.at, rule, r.looks.fractions[:-1]) for r in readouts]
+    won = [(place, r.winner) for place, r in enumerate(again) if r.winner is not None]
+    expected = sum(worth[key] for key in won)
+    return RuleResult(
+        name=name,
+        rule=rule,
+        shipped=tuple(readouts[place].experiment.name for place, _ in won),
+        stopped=sum(r.verdict is Verdict.STOP for r in again),
+        naive_return=sum(effects[key][0] for key in won),
+        expected_return=expected,
+        expected_per_ship=expected / len(won) if won else None,
+    )

@@ -115,10 +115,9 @@ def meetings(grid: Grid, alpha: float = 0.05) -> tuple[Meeting, ...]:
 def interactions(grid: Grid, values: Floats, alpha: float = 0.05) -> Scan:
     """Every treatment of every experiment with every one of other layers; `values` (U,) are of the metric, one a unit."""
     parts = [_differences(grid, i, j, values) for i, j in combinations(range(len(grid.layers)), 2)]
-    estimate, error, smallest = (np.concatenate([part[k] for part in parts]) for k in range(3))
-    readable = (smallest >= LEAST_CELL) & (error > 0)
-    names = [name for part in parts for name in part[3]]
-    kept = np.flatnonzero(readable)
+    estimate, error = (np.concatenate([part[k] for part in parts]) for k in range(2))
+    names = [name for part in parts for name in part[2]]
+    kept = np.flatnonzero(error)
     p_values = 2 * scipy.stats.norm.sf(np.abs(estimate[kept] / error[kept]))
     adjusted = benjamini_hochberg(p_values)
     order = [k for k in np.argsort(adjusted, kind="stable") if adjusted[k] < alpha]
@@ -188,8 +187,8 @@ def _independence(table: Floats) -> float:
 
 def _differences(
     grid: Grid, i: int, j: int, values: Floats
-) -> tuple[Floats, Floats, Floats, list[tuple[str, str, str, str]]]:
-    """Estimates, standard errors, smallest cells and names of all pairs of treatments of two layers."""
+) -> tuple[Floats, Floats, list[tuple[str, str, str, str]]]:
+    """Estimates, standard errors (0 where a cell is too small) and names of all pairs of treatments of two layers."""
     n = _table(grid, i, j)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = _table(grid, i, j, values) / n
@@ -199,11 +198,10 @@ def _differences(
     signs = (1, -1, -1, 1)
     estimate = sum(sign * mean[cell] for sign, cell in zip(signs, cells, strict=True))
     variance = sum(spread[cell] for cell in cells)
-    smallest = np.minimum.reduce([n[cell] for cell in cells])
-    safe = smallest >= LEAST_CELL
+    safe = np.minimum.reduce([n[cell] for cell in cells]) >= LEAST_CELL
     error = np.sqrt(np.where(safe, variance, 0).clip(min=0))
     names = [(*grid.arms[i][x - 1], *grid.arms[j][y - 1]) for x in t for y in u]
-    return np.where(safe, estimate, 0).ravel(), error.ravel(), smallest.ravel(), names
+    return np.where(safe, estimate, 0).ravel(), error.ravel(), names
 
 
 def _contrasts(grid: Grid, layer: int) -> tuple[list[int], list[int]]:

@@ -83,8 +83,11 @@ class LiveExperiments(Declaration):
     holdout: LiveHoldout | None = None
 
     def to_json(self) -> str:
-        """JSON that `from_json` turns back into an equal value; equal values give equal text."""
-        return self.model_dump_json(indent=1) + "\n"
+        """JSON that `from_json` turns back into an equal value; equal values give equal text.
+
+        What is as by default is left out, so a serving process of an older release reads what it knows.
+        """
+        return self.model_dump_json(indent=1, exclude_defaults=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import scipy.stats
@@ -109,28 +110,62 @@ def plan(
     """
     beta = 1 - power - rule.alpha_deterioration
     if effect <= 0 or beta < 1e-9:
-        raise ValueError(f"an effect of {effect:g} at a power of {power:g} cannot be planned; the effect is above 0, the power below {1 - rule.alpha_deterioration:g}.")  # fmt: skip
+        most = 1 - rule.alpha_deterioration
+        raise ValueError(
+            f"an effect of {effect:g} at a power of {power:g} cannot be planned; the effect is above 0, the power below {most:g}."
+        )
     split = beta / (1 + len(guardrails))
-    success = _critical(rule.alpha / treatments, 2, looks)
-    guarded = _critical(rule.alpha_guardrail, 1, looks)
-    asked = [("success", primary[1], effect, success, _spread(shares, 1.0))]
-    asked += [
-        ("guardrail", found, g.margin, guarded, _spread(shares, 1 - g.sign * g.margin))
+    z = _critical(rule.alpha / treatments, 2, looks)
+    tests = [_Test("success", primary[1], effect, z, _spread(shares, 1.0))]
+    z = _critical(rule.alpha_guardrail, 1, looks)
+    tests += [
+        _Test("guardrail", found, g.margin, z, _spread(shares, 1 - g.sign * g.margin))
         for g, found in guardrails
     ]
-    units = max(_units(b, e, z, split, spread) for _, b, e, z, spread in asked)
-    needs = tuple(
-        Need.model_validate({
-            "metric": b.metric, "role": role, "baseline": b, "effect": e, "beta": split,
-            "units": _units(b, e, z, split, spread), "detectable": _detectable(b, units, z, split, spread),
-        })
-        for role, b, e, z, spread in asked
-    )  # fmt: skip
-    powers = [_power(b, e, units, z, spread) for _, b, e, z, spread in asked]
+    units = max(test.units(split) for test in tests)
+    powers = [test.power(units) for test in tests]
     return Plan(
-        units=units, needs=needs, power=1 - rule.alpha_deterioration - sum(1 - p for p in powers),
-        power_if_independent=math.prod(powers) * (1 - rule.alpha_deterioration), unsplit_power=power ** len(asked), looks=looks,
-    )  # fmt: skip
+        units=units,
+        needs=tuple(test.need(split, units) for test in tests),
+        power=1 - rule.alpha_deterioration - sum(1 - p for p in powers),
+        power_if_independent=math.prod(powers) * (1 - rule.alpha_deterioration),
+        unsplit_power=power ** len(tests),
+        looks=looks,
+    )
+
+
+@dataclass(frozen=True)
+class _Test:
+    """One test of a decision: `effect` is relative, `z` its critical value, `spread` what its variance is multiplied by."""
+
+    role: Literal["success", "guardrail"]
+    found: Baseline
+    effect: float
+    z: float
+    spread: float
+
+    def units(self, beta: float) -> int:
+        """Over all arms, for the effect to be found but `beta` of the time."""
+        reach = (self.z - float(ndtri(beta))) / (self.effect * self.found.level)
+        return math.ceil(reach**2 * self.found.variance * self.spread)
+
+    def error(self, units: int) -> float:
+        """Of the relative difference."""
+        return math.sqrt(self.found.variance * self.spread / units) / self.found.level
+
+    def power(self, units: int) -> float:
+        return float(ndtr(self.effect / self.error(units) - self.z))
+
+    def need(self, beta: float, units: int) -> Need:
+        return Need(
+            metric=self.found.metric,
+            role=self.role,
+            baseline=self.found,
+            effect=self.effect,
+            beta=beta,
+            units=self.units(beta),
+            detectable=(self.z - float(ndtri(beta))) * self.error(units),
+        )
 
 
 def _critical(alpha: float, sides: Literal[1, 2], looks: int) -> float:
@@ -140,15 +175,3 @@ def _critical(alpha: float, sides: Literal[1, 2], looks: int) -> float:
 def _spread(shares: tuple[float, float], factor: float) -> float:
     """What a unit's variance is multiplied by, over the units of all arms, in treatment less `factor` × control."""
     return factor**2 / shares[0] + 1 / shares[1]
-
-
-def _units(found: Baseline, effect: float, z: float, beta: float, spread: float) -> int:
-    return math.ceil(((z - float(ndtri(beta))) / (effect * found.level)) ** 2 * found.variance * spread)
-
-
-def _detectable(found: Baseline, units: int, z: float, beta: float, spread: float) -> float:
-    return (z - float(ndtri(beta))) * math.sqrt(found.variance * spread / units) / found.level
-
-
-def _power(found: Baseline, effect: float, units: int, z: float, spread: float) -> float:
-    return float(ndtr(effect * found.level / math.sqrt(found.variance * spread / units) - z))

@@ -12,7 +12,7 @@ from experiments.monitoring import watch
 from experiments.multiplicity import benjamini_hochberg
 from experiments.readout import Readout, read_out
 from experiments.sentences import looks_said
-from experiments.sequential import spending_bounds
+from experiments.sequential import Looks, always_valid_z, spending_bounds
 
 SPREAD = {"watch_minutes": 1200.0, "plays": 3.0, "renewals": 0.2, "renewals_due": 0.3}
 LEVEL = {"watch_minutes": 60.0, "plays": 3.0, "renewals": 0.8, "renewals_due": 1.0}
@@ -176,6 +176,27 @@ def test_guardrails_are_split_over_and_watched_wider_than_a_single_look(demo, no
     (_, renewals) = watch(demo, statistics(20_000), noon).guardrails
     single = read_out(demo, statistics(20_000), noon).comparisons[0].guardrails[1].estimate
     assert renewals.estimate.high - renewals.estimate.low > 1.5 * (single.high - single.low)
+
+
+def test_alpha_of_watching_is_split_over_guardrails_and_treatments(demo, noon):
+    """Two guardrails, one treatment: the interval is z(40,000 units, .01/2) standard errors wide, tuned at 10,000."""
+    (plays, _) = watch(demo, statistics(20_000), noon).guardrails
+    z = always_valid_z(40_000, 0.005, 10_000)
+    assert plays.estimate.high == pytest.approx(z * np.sqrt(2 * 3.0 / 20_000), rel=1e-3)
+    planned = watch(demo.model_copy(update={"planned_units": 40_000}), statistics(20_000), noon).guardrails[0]
+    assert planned.estimate.high == pytest.approx(
+        always_valid_z(40_000, 0.005, 40_000) * np.sqrt(6 / 20_000), rel=1e-3
+    )
+
+
+def test_alphas_are_split_as_the_rule_says(demo, varied):
+    """Success over treatments, deterioration over metrics and treatments, guardrails over nothing."""
+    third = {name: {"share": 1 / 3} for name in ("control", "small", "large")}
+    for experiment, treatments in ((demo, 1), (varied(arms=third), 2)):
+        levels = levels_of(experiment, DecisionRule(), Looks())
+        assert levels.success == pytest.approx(0.05 / treatments)
+        assert levels.deterioration == pytest.approx(0.01 / (3 * treatments))
+        assert (levels.interval, levels.guardrail) == (0.05, 0.05)
 
 
 def test_too_few_units_are_not_watched(demo, noon):

@@ -72,6 +72,21 @@ def test_a_decision_over_guardrails_needs_more_than_each_test_alone():
     assert [need.beta for need in found.needs] == [pytest.approx(0.2 / 6)] * 6
 
 
+def test_a_guardrail_is_sized_against_control_less_its_margin():
+    """(z_.95 + z_.9)² σ² (.9²/.4 + 1/.6) / (.1 · 10)², by hand; beta of .2 is split over two."""
+    found = plan(
+        (MINUTES, baseline(MINUTES, arm())),
+        [guard("g", 0.1)],
+        0.5,
+        (0.4, 0.6),
+        0.8,
+        looks=1,
+        rule=NO_DETERIORATION,
+    )
+    by_hand = (1.644854 + 1.281552) ** 2 * 40 * (0.81 / 0.4 + 1 / 0.6)
+    assert found.needs[1].units == pytest.approx(by_hand, abs=1)
+
+
 @pytest.mark.slow
 def test_the_decisions_power_is_what_was_said():
     """1,500 simulated decisions of the planned size, looked at once; Monte-Carlo standard error 1 point."""
