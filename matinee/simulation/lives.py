@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from events.audience import Audience, memberships_on, remembering, visits_on
+from events.audience import Audience, Visit, memberships_on, remembering, visits_on
 from events.behaviour import visit
 from events.traces import Pages
 from events.world import World
@@ -79,24 +79,41 @@ def live(stage: Stage, ranked: Int64, life: int) -> Lived:
         decided, audience = memberships_on(world, audience, today, life=life)
         _count_memberships(values, decided)
         coming = visits_on(world, audience, today, life=life)
-        there = (ranked[coming.member] > 0).any(axis=1)
-        member, at = coming.member[there], coming.at[there]
-        if not len(member):
-            continue
-        cells = _first_free(ranked, spent, member, stage.page_size)
-        titles = np.where(cells >= 0, ranked[member[:, None], cells], -1)
-        pages = _pages(world, titles)
-        seen = audience.watched[member[:, None], np.maximum(titles - 1, 0)] & (titles > 0)
-        visits = world.visits(member, pages, at, seen)
-        outcome = visit(world.catalogue, world.members, visits, stream(world.config, "lives", number, life))
-        audience = remembering(audience, visits, outcome)
-        row, cell = np.nonzero(outcome.played)
-        spent[member[row], cells[row, cell]] = True
-        np.add.at(values["plays"], member, outcome.played.sum(axis=1))
-        np.add.at(values["watch_minutes"], member, outcome.watch_minutes.sum(axis=1))
-        np.add.at(values["sessions"], member, 1)
+        for turn in range(coming.turns):
+            rng = stream(world.config, "lives", number, life, turn)
+            audience = _round(
+                stage.page_size, world, audience, ranked, spent, coming.of_turn(turn), values, rng
+            )
     values["minutes_before"] = stage.minutes_before
     return Lived(unit_ids(stage.members, life), values)
+
+
+def _round(
+    size: int,
+    world: World,
+    audience: Audience,
+    ranked: Int64,
+    spent: NDArray[np.bool_],  # (M, R) places whose title was played: changed here
+    coming: Visit,
+    values: Mapping[str, Float64],  # counted up here
+    rng: np.random.Generator,
+) -> Audience:
+    """At most one visit of each member."""
+    there = (ranked[coming.member] > 0).any(axis=1)
+    member, at = coming.member[there], coming.at[there]
+    if not len(member):
+        return audience
+    cells = _first_free(ranked, spent, member, size)
+    titles = np.where(cells >= 0, ranked[member[:, None], cells], -1)
+    seen = audience.watched[member[:, None], np.maximum(titles - 1, 0)] & (titles > 0)
+    visits = world.visits(member, _pages(world, titles), at, seen)
+    outcome = visit(world.catalogue, world.members, visits, rng)
+    row, cell = np.nonzero(outcome.played)
+    spent[member[row], cells[row, cell]] = True
+    values["plays"][member] += outcome.played.sum(axis=1)
+    values["watch_minutes"][member] += outcome.watch_minutes.sum(axis=1)
+    values["sessions"][member] += 1
+    return remembering(audience, visits, outcome)
 
 
 def _count_memberships(values: Mapping[str, Float64], decided: pa.Table) -> None:

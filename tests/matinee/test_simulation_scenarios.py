@@ -79,7 +79,7 @@ def test_a_weight_on_variety_that_wins_on_retention_ships(bench):
 
 
 def test_tests_of_an_arm_against_itself_find_something_as_often_as_they_say(small):
-    """The same lives under 300 other salts of the arm hash: 5 % ± 3.8 points (three standard errors) are below p = .05."""
+    """The same lives under 60 other salts of the arm hash: 5 % ± 8.4 points (three standard errors) are below p = .05."""
     arms = {CONTROL: ObjectiveWeights(), "same": ObjectiveWeights()}
     begins = small.stage.begins
     declared = weights_test(
@@ -87,13 +87,13 @@ def test_tests_of_an_arm_against_itself_find_something_as_often_as_they_say(smal
     )
     exposures, outcomes = small.run(declared, arms, range(1, 5))
     below = []
-    for salt in range(300):
+    for salt in range(60):
         again = declared.model_copy(update={"salt": f"a-a-{salt}"})
         column = arms_of(again, exposures["user_id"].to_numpy())
         shown = exposures.set_column(exposures.column_names.index("arm"), "arm", [column])
         (comparison,) = read_out_tables(again, shown, outcomes, begins + timedelta(weeks=1)).comparisons
         below.append([comparison.primary.p_value < 0.05, comparison.guardrails[0].estimate.p_value < 0.05])
-    assert np.abs(np.mean(below, axis=0) - 0.05).max() < 0.038
+    assert np.abs(np.mean(below, axis=0) - 0.05).max() < 0.084
 
 
 def test_a_life_repeats_and_another_life_is_another(small):
