@@ -120,7 +120,8 @@ def test_a_share_is_so_many_buckets_of_the_canarys_own_hash_and_not_one_more(wor
     roll_out(world, canary)
     live = opened().current()
     last, next_one = (
-        next(unit for unit in range(10**6) if bucket(key_of(unit), canary.seed) == place) for place in (499, 500)
+        next(unit for unit in range(10**6) if bucket(key_of(unit), canary.seed) == place)
+        for place in (499, 500)
     )
     assert live.plan(last).canary == ("ranker",)
     assert live.plan(next_one).canary == ()
