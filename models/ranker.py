@@ -17,6 +17,7 @@ from models.calibration import Calibration
 from models.choice import Fusion, over_typical
 from models.data import Float32
 from models.inputs import Standardiser
+from models.mapped import tensor_of
 from models.network import RankerNetwork, places
 from models.objective import HeadScores
 from models.settings import RankerConfig
@@ -139,9 +140,9 @@ def _network(
     folder: Path, weights: artifact.Arrays, width: int, heads: tuple[str, ...], config: RankerConfig
 ) -> RankerNetwork:
     network = RankerNetwork(width, heads, config)
-    state = {name.removeprefix("network."): torch.from_numpy(array) for name, array in weights.items()}
+    state = {name.removeprefix("network."): tensor_of(array) for name, array in weights.items()}
     try:
-        network.load_state_dict(state, assign=True)  # the mapped arrays themselves, not copies
+        network.load_state_dict(state, assign=True)
     except RuntimeError as problem:
         raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
     return network.eval()

@@ -22,6 +22,7 @@ from models.artifact import Artifact, ArtifactError
 from models.coplays import Coplays, known_coplays
 from models.data import Candidates, Float32, Histories, Int64, MalformedData, RetrievalPeriod
 from models.inputs import Standardiser
+from models.mapped import tensor_of
 from models.settings import RetrievalConfig
 from models.signature import Signature
 from models.towers import TitleTower, UserTower
@@ -303,12 +304,12 @@ def _towers(folder: Path, weights: artifact.Arrays, config: RetrievalConfig) -> 
     title = TitleTower(title_inputs.width, len(known), config)
     for prefix, module in (("user.", user), ("title.", title)):
         state = {
-            name.removeprefix(prefix): torch.from_numpy(array)
+            name.removeprefix(prefix): tensor_of(array)
             for name, array in weights.items()
             if name.startswith(prefix)
         }
         try:
-            module.load_state_dict(state, assign=True)  # the mapped arrays themselves, not copies
+            module.load_state_dict(state, assign=True)
         except RuntimeError as problem:
             raise ArtifactError(folder, f"its weights do not fit its config: {problem}") from problem
         module.eval()
