@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from serving.edge import Traces
@@ -43,17 +43,27 @@ class Tracing:
         """A span around one request, child of the caller's where its `traceparent` says so."""
         if self.tracer is None:
             return nullcontext()
-        carrier = {
-            key: headers[key.encode()].decode("latin-1")
-            for key in _PROPAGATOR.fields
-            if key.encode() in headers
-        }
-        context = _PROPAGATOR.extract(carrier, Context())
-        return self.tracer.start_as_current_span(name, context, kind=SpanKind.SERVER)
+        named = {key: headers.get(key.encode()) for key in _PROPAGATOR.fields}
+        carrier = {key: value.decode("latin-1") for key, value in named.items() if value is not None}
+        return _span(self.tracer, name, SpanKind.SERVER, _PROPAGATOR.extract(carrier, Context()))
 
     def stage(self, name: str) -> AbstractContextManager[Any]:
         """A span around one stage of the request."""
-        return nullcontext() if self.tracer is None else self.tracer.start_as_current_span(name)
+        return nullcontext() if self.tracer is None else _span(self.tracer, name, SpanKind.INTERNAL)
+
+
+@contextmanager
+def _span(tracer: trace.Tracer, name: str, kind: SpanKind, context: Context | None = None) -> Iterator[None]:
+    """Of a fault it keeps the type alone: messages and traces name members, and spans go further than logs."""
+    with tracer.start_as_current_span(
+        name, context, kind=kind, record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield
+        except Exception as problem:
+            span.set_attribute("error.type", type(problem).__name__)
+            span.set_status(StatusCode.ERROR)
+            raise
 
 
 def no_span(_: str) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 
 from serving import asgi
 from serving.answers import CandidatesAnswer, PageRequest
@@ -43,11 +43,11 @@ def by_name(spans):
     return {span.name: span for span in spans.get_finished_spans()}
 
 
-def page(world, tmp_path, made: Tracing):
+def page(world, tmp_path, made: Tracing, user_id=2):
     with ExposureLog(tmp_path / "exposures", name="test") as log:
         source = LiveSource(Folders.of(world.home, world.home), world.manifest())
         core = Homepage(source, log, lambda: "request-0", spans=made.stage)
-        return core.page(PageRequest(user_id=2, size=5), NOON, Deadline.within(5_000, time.monotonic))
+        return core.page(PageRequest(user_id=user_id, size=5), NOON, Deadline.within(5_000, time.monotonic))
 
 
 def test_each_stage_of_a_page_is_a_span_inside_the_requests(world, tmp_path, spans, traced):
@@ -61,6 +61,18 @@ def test_each_stage_of_a_page_is_a_span_inside_the_requests(world, tmp_path, spa
     assert request.resource.attributes["service.name"] == "matinee-homepage"
     for name, span in found.items():
         assert (span.end_time - span.start_time) / 1e6 == pytest.approx(made.timings_ms[name], abs=5)
+
+
+def test_of_a_fault_a_span_keeps_its_type_and_nothing_of_the_member(world, tmp_path, spans, traced):
+    with traced.request("/page", {}):
+        page(world, tmp_path, traced, user_id=10**12)
+    found = by_name(spans)
+    assert found["features"].attributes["error.type"] == "NewUser"
+    assert found["features"].status.status_code is StatusCode.ERROR
+    assert found["/page"].status.status_code is StatusCode.UNSET  # the page went on without it
+    text = "".join(span.to_json() for span in found.values())
+    assert str(10**12) not in text
+    assert "Traceback" not in text
 
 
 def test_a_page_is_the_same_whether_it_is_traced_or_not(world, tmp_path, traced):
