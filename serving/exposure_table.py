@@ -49,6 +49,8 @@ EXPOSURES = pa.schema(
         *((f"{name}_score", pa.float64()) for name in _SCORES),
         *((f"artwork_{name}", kind) for name, kind in _DRAW.items()),
         ("artwork_arm_set", pa.string()),
+        ("live_set", pa.string()),  # what was declared live: experiments, champions, roll-outs
+        ("canary", pa.string()),  # kinds of model of which a canary was served, comma between
     ]
 )
 """An exposure: the columns of an `impressions` event, then what explains it."""
@@ -137,6 +139,8 @@ def _rows(record: ExposureRecord) -> Iterator[dict[str, Any]]:
         "arm": ",".join(f"{shown.experiment}={shown.arm}" for shown in page.arms) or None,
         "event_timestamp": record.event_timestamp,
         "source": page.source,
+        "live_set": page.live_set,
+        "canary": ",".join(page.canary) or None,
         "arms": [shown.model_dump() for shown in page.arms],
         "generation": page.generation,
         "as_of": page.as_of,

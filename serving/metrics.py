@@ -5,7 +5,7 @@ Labels are bounded: routes, stages, reasons and tables are few by nature, arms a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -71,6 +71,8 @@ SHADOWS = Counter(
     "Pages for shadow versions to judge: judged, failed, nothing to judge, or left out as full or late.",
     ["outcome"],
 )
+STAGES = ("retrieve", "rank", "artwork", "log", "sample")
+"""The stages that run in threads of their own."""
 OUT = Gauge(
     "matinee_abandoned_threads",
     "Threads of stages that nobody waits for any longer and that have not come back.",
@@ -117,6 +119,12 @@ def count(page: Page, refusals: Collection[str]) -> None:
         DEGRADATIONS.labels(problem.stage, problem.reason).inc()
     for stage, milliseconds in page.timings_ms.items():
         STAGE_SECONDS.labels(stage).observe(milliseconds / 1000)
+
+
+def count_abandoned(out: Mapping[str, int]) -> None:
+    """Tell how many threads of each stage have not come back, `out` naming those with any."""
+    for stage in STAGES:
+        OUT.labels(stage).set(out.get(stage, 0))
 
 
 def count_version(service: str, kind: str, version: str) -> None:

@@ -265,6 +265,7 @@ class Homepage(Process):
         live, now = self.source.current(), self.now()
         page = self._core.page(request, now, self._deadline().earlier(since_arrival(time.monotonic)))
         metrics.count(page, self.source.refusals)
+        metrics.count_abandoned(self._core.guard.out)
         metrics.count_freshness("homepage", live.freshness, page.stale, now)
         return page
 

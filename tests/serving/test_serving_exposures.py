@@ -66,7 +66,7 @@ def test_every_title_shown_becomes_one_row_with_what_explains_it(tmp_path):
         "request_id": "r1", "user_id": 3, "title_id": 101, "artwork_id": 7, "position": 1, "surface": "homepage",
         "artwork_propensity": 0.25, "arm": "diversity=more,artwork=bandit", "event_timestamp": NOON,
         "source": "ranked", "retriever": "retriever/1", "ranker": "ranker/2", "artwork": None, "generation": "g1",
-        "weights": '{"play": 1.0}', "retrieval_score": 0.5, "objective_score": 0.125, "play_score": None,
+        "live_set": "", "canary": None, "weights": '{"play": 1.0}', "retrieval_score": 0.5, "objective_score": 0.125, "play_score": None,
     }  # fmt: skip
     assert {name: second[name] for name in expected} == expected
     assert len(set(table["impression_id"].to_pylist())) == 2
