@@ -49,6 +49,7 @@ def gather(
     found = dict(_caps(con, every, as_of) if caps is None else caps)
     values = cut_at(ibis.table(_columns(every), name="unit_values"), found)
     means = [m for m in every if m.quantile is None]
+    tenures = _tenures(con, every[0])
     moments = [_moments(con, values, means), _slopes(con, every[0])]
     if segments and every[0].quantile is None:
         labelled = (_with_segment(con, values, name, _literal(as_of)) for name in segments)
@@ -57,7 +58,7 @@ def gather(
         units=_read(con, "SELECT arm, day, count(*) AS n FROM units GROUP BY ALL ORDER BY ALL", UNITS),
         moments=pa.concat_tables(moments),
         histograms=_histograms(con, every),
-        tenures=_tenures(con, every[0]),
+        tenures=tenures,
         crossovers=con.sql("SELECT count(*) FROM exposed WHERE arms > 1").fetchall()[0][0],
         caps=found,
     )
@@ -163,18 +164,18 @@ def _histograms(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric]) -> pa
 
 
 def _tenures(con: duckdb.DuckDBPyConnection, metric: Metric) -> pa.Table:
-    """Σ and Σ of squares of what units did on each day since their first exposure."""
-    inner = _sql(by_tenure(metric))
+    """Σ and Σ of squares of what units did on each day since their first exposure; leaves `tenure_values`."""
+    con.execute(f"CREATE OR REPLACE TEMP TABLE tenure_values AS {_sql(by_tenure(metric))}")
     return _read(
         con,
-        f"""SELECT v.arm, u.day, v.tenure::INTEGER AS tenure, sum(v.value) AS total, sum(v.value * v.value) AS squares
-        FROM ({inner}) v JOIN units u USING (unit_id) GROUP BY ALL ORDER BY ALL""",
+        """SELECT v.arm, u.day, v.tenure::INTEGER AS tenure, sum(v.value) AS total, sum(v.value * v.value) AS squares
+        FROM tenure_values v JOIN units u USING (unit_id) GROUP BY ALL ORDER BY ALL""",
         TENURES,
     )
 
 
 def _slopes(con: duckdb.DuckDBPyConnection, metric: Metric) -> pa.Table:
-    """Moments of each unit's least-squares slope over the days since its first exposure."""
+    """Moments of each unit's least-squares slope over the days since its first exposure, from `tenure_values`."""
     if metric.definition is None or metric.definition.window_days < 2:
         return MOMENTS.empty_table()
     days = metric.definition.window_days
@@ -187,7 +188,7 @@ def _slopes(con: duckdb.DuckDBPyConnection, metric: Metric) -> pa.Table:
         f"""SELECT '{TREND}' AS segment, arm, day, 'slope' AS "first", 'slope' AS "second", count(*) AS n,
             avg(slope) AS mean_first, avg(slope) AS mean_second, var_pop(slope) * count(*) AS comoment
         FROM (SELECT u.arm, u.day, coalesce(s.slope, 0) AS slope FROM units u LEFT JOIN (
-            SELECT unit_id, sum(value * (tenure - {middle})) / {spread} AS slope FROM ({_sql(by_tenure(metric))})
+            SELECT unit_id, sum(value * (tenure - {middle})) / {spread} AS slope FROM tenure_values
             GROUP BY unit_id) s USING (unit_id)) GROUP BY arm, day""",
         MOMENTS,
     )

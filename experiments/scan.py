@@ -88,33 +88,45 @@ def by_tenure(metric: Metric) -> ir.Table:
     if definition is None:
         raise ValueError(f"metric {metric.name!r} is not defined over events, so it has no days.")
     units = ibis.table(UNITS, name="units")
-    events, age = _aged(units, definition.of.source, [definition.of])
-    rows = events.mutate(tenure=age).filter(lambda t: (t.tenure >= 0) & (t.tenure < definition.window_days))
+    events = _since(units, definition.of.source, [definition.of])
+    rows = _within(events, 0, definition.window_days)
+    rows = rows.mutate(tenure=rows["after_us"] // MICROSECONDS_A_DAY)
     value = _total(rows, definition.of, _all((rows.tenure >= 0, *_conditions(rows, definition.of))))
     return rows.group_by("unit_id", "arm", "tenure").aggregate(value=value.fill_null(0.0))
 
 
 def _sums(units: ir.Table, source: str, terms: Mapping[str, Term]) -> ir.Table:
     """Each unit's sum for every term over one event table."""
-    events, age = _aged(units, source, [term.measure for term in terms.values()])
-    low, high = min(t.low for t in terms.values()), max(t.high for t in terms.values())
-    rows = events.mutate(age=age).filter(lambda t: (t.age >= low) & (t.age < high))
+    events = _since(units, source, [term.measure for term in terms.values()])
+    rows = _within(events, min(t.low for t in terms.values()), max(t.high for t in terms.values()))
     sums = {
         name: _total(
             rows,
             term.measure,
-            _all((rows.age >= term.low, rows.age < term.high, *_conditions(rows, term.measure))),
+            _all(
+                (
+                    rows["after_us"] >= term.low * MICROSECONDS_A_DAY,
+                    rows["after_us"] < term.high * MICROSECONDS_A_DAY,
+                    *_conditions(rows, term.measure),
+                )
+            ),
         )
         for name, term in terms.items()
     }
     return rows.group_by("unit_id").aggregate(**sums)
 
 
-def _aged(units: ir.Table, source: str, measures: Iterable[Measure]) -> tuple[ir.Table, ir.Value]:
-    """Events of units, and how many whole days after first exposure each happened (floor, so -1 is the day before)."""
+def _since(units: ir.Table, source: str, measures: Iterable[Measure]) -> ir.Table:
+    """Events of units, and `after_us`, how long after first exposure each happened, negative before."""
     known = ibis.table(_schema(source, measures), name=f"known_{source}")
     joined = known.join(units.select("unit_id", "arm", "since_us"), known["user_id"] == units["unit_id"])
-    return joined, (joined["at_us"] - joined["since_us"]) // MICROSECONDS_A_DAY
+    return joined.mutate(after_us=joined["at_us"] - joined["since_us"])
+
+
+def _within(events: ir.Table, low: int, high: int) -> ir.Table:
+    """Those of days [low, high)."""
+    after = events["after_us"]
+    return events.filter(after >= low * MICROSECONDS_A_DAY, after < high * MICROSECONDS_A_DAY)
 
 
 def _schema(source: str, measures: Iterable[Measure]) -> dict[str, str]:

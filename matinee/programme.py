@@ -24,6 +24,7 @@ from experiments.overlap import Overlap, overlap
 from experiments.reading import load
 from experiments.readout import Readout
 from matinee.context import Day
+from matinee.scoping import holdout_detectable
 from serving.exposure_table import read
 
 
@@ -132,6 +133,19 @@ def _arms(con: duckdb.DuckDBPyConnection, live: LiveExperiments) -> list[list[tu
         {"names": names},
     ).fetchall()
     return [[(arm["experiment"], arm["arm"]) for arm in arms] for _, arms in rows]
+
+
+def plan_holdout(day: Day, name: str, metrics: Sequence[str], folder: Path) -> dict[str, float]:
+    """What a hold-out could tell, before it begins.
+
+    Raises:
+        LookupError: a metric or the hold-out is not declared.
+        NoHistory: the past says nothing.
+    """
+    book = load(folder)
+    holdout = _declared(book, name)
+    _defined(book, metrics)
+    return holdout_detectable(day, holdout, [book.metrics[metric] for metric in metrics])
 
 
 def _declared(book: ExperimentBook, name: str) -> Holdout:

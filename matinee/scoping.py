@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from experiments.config import ExperimentBook
+from experiments.config import ExperimentBook, Holdout
 from experiments.decision import DecisionRule
 from experiments.definitions import DefinedMetric
 from experiments.gathering import gather
+from experiments.holdout import detectable
 from experiments.metrics import ArmStatistics
 from experiments.power import NoHistory, Plan, baseline, plan
 from experiments.reading import load
@@ -35,16 +37,37 @@ def scope_experiment(day: Day, draft: Draft, folder: Path, history_days: int = 1
     book = load(folder)
     primary, guardrails = _metrics(book, draft)
     every = [primary, *guardrails]
-    until = day.as_of - timedelta(days=max(metric.window_days for metric in every) + 1)
+    past, arrivals = history(day, every, history_days)
+    return scope(draft, _plan(draft, primary, guardrails, past), arrivals, every, day.as_of)
+
+
+def history(
+    day: Day, metrics: Sequence[DefinedMetric], history_days: int = 14
+) -> tuple[ArmStatistics, Arrivals]:
+    """What members who were shown something did, and how many new ones came each day.
+
+    Raises:
+        NoHistory: nobody came.
+    """
+    until = day.as_of - timedelta(days=max(metric.window_days for metric in metrics) + 1)
+    wanted = [metric.metric() for metric in metrics]
     with day.desk.events() as connection:
         units = seen_between(connection, until - timedelta(days=history_days), until, day.as_of)
         if len(units) == 0:
             raise NoHistory(f"nobody was shown anything in the {history_days} days before {until:%Y-%m-%d}.")
-        daily = gather(connection, units, [metric.metric() for metric in every], day.as_of)
-    (past,) = daily.statistics([metric.metric() for metric in every], [PAST], day.as_of).arms
-    counts = daily.units.sort_by("day")["n"].to_pylist()
-    made = _plan(draft, primary, guardrails, past)
-    return scope(draft, made, Arrivals(daily=tuple(counts)), every, day.as_of)
+        daily = gather(connection, units, wanted, day.as_of)
+    (past,) = daily.statistics(wanted, [PAST], day.as_of).arms
+    return past, Arrivals(daily=tuple(daily.units.sort_by("day")["n"].to_pylist()))
+
+
+def holdout_detectable(day: Day, holdout: Holdout, metrics: Sequence[DefinedMetric]) -> dict[str, float]:
+    """The relative effect of a hold-out's launches that each metric would show 80 % of the time, with as many members as the past fortnight's.
+
+    Raises:
+        NoHistory: nobody came, or a metric cannot be read from what they did.
+    """
+    past, arrivals = history(day, metrics)
+    return {m.name: detectable(baseline(m.metric(), past), holdout, sum(arrivals.daily)) for m in metrics}
 
 
 def seen_between(

@@ -26,7 +26,7 @@ from matinee.experimenting import (
     stop_experiment,
     watch_experiment,
 )
-from matinee.programme import end_holdout, holdout_readout, last_readouts, scan, start_holdout
+from matinee.programme import end_holdout, holdout_readout, last_readouts, plan_holdout, scan, start_holdout
 from matinee.scoping import scope_experiment
 from serving.exposure_table import EXPOSURES
 
@@ -171,6 +171,16 @@ def test_a_hold_out_measures_what_was_launched_since(copied_day, folder):
     assert {of["apart"] for of in arms} == {"held-out", "winners-only", EVERYONE}
     assert end_holdout(day).name == "apart"
     assert LiveExperiments.read(day.workspace.live).holdout is None
+
+
+def test_what_a_hold_out_could_tell_is_known_before_it_begins(copied_day, folder):
+    """Larger groups tell smaller effects: by √2 where both are twice as large."""
+    text = "holdouts:\n  small: {held_out: 0.05, winners_only: 0.05, start: 2026-01-01, end: 2026-04-01}\n"
+    (folder / "holdouts.yaml").write_text(
+        text + "  large: {held_out: 0.1, winners_only: 0.1, start: 2026-01-01, end: 2026-04-01}\n"
+    )
+    small, large = (plan_holdout(copied_day, name, ["minutes_7d"], folder) for name in ("small", "large"))
+    assert small["minutes_7d"] == pytest.approx(large["minutes_7d"] * np.sqrt(2))
 
 
 def test_live_experiments_are_scanned_for_interactions(copied_day, folder):
