@@ -77,7 +77,7 @@ def fit(points: Float64, values: Float64, errors: Float64, spread: float) -> Sur
     design, weight = quadratic(points), 1 / np.asarray(errors, np.float64) ** 2
     held = np.full(design.shape[1], spread**-2.0)
     held[0] = 1e-12
-    covariance: Float64 = np.linalg.inv(design.T @ (design * weight[:, None]) + np.diag(held))
+    covariance = np.asarray(np.linalg.inv(design.T @ (design * weight[:, None]) + np.diag(held)), np.float64)
     mean: Float64 = covariance @ (design.T @ (weight * values))
     return Surface(mean, covariance)
 

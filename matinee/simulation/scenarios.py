@@ -16,7 +16,7 @@ from experiments.config import Experiment
 from experiments.decision import Verdict
 from experiments.estimates import Estimate
 from experiments.readout import Readout, read_out_tables
-from experiments.surface import Float64, fit, propose, sobol
+from experiments.surface import Float64, NothingFeasible, fit, propose, sobol
 from matinee.simulation.designs import (
     ALLURING,
     BEFORE,
@@ -222,7 +222,13 @@ def _next(points: Sequence[Point], margin: float, arms: int, seed: int) -> Float
     where = np.array([point.point for point in points])
     renewals = fit(where, _column(points, "renewals"), _column(points, "renewals_error"), spread=0.02)
     minutes = fit(where, _column(points, "minutes"), _column(points, "minutes_error"), spread=0.05)
-    return propose(renewals, [minutes], np.array([-margin]), len(SEARCHED), arms, seed)
+    bound = np.array([-margin])
+    for caution in (1.0, 0.0):
+        try:
+            return propose(renewals, [minutes], bound, len(SEARCHED), arms, seed, caution)
+        except NothingFeasible:
+            continue
+    return propose(minutes, [], np.zeros(0), len(SEARCHED), arms, seed)  # look where the margin may be kept
 
 
 def _column(points: Sequence[Point], name: str) -> NDArray[np.float64]:

@@ -157,7 +157,8 @@ class Study:
         return {
             "power of the loop": f"{decided:,} memberships came due, {kept:.1%} were renewed: an A/B test of all members in halves finds a "
             f"difference of {100 * least:.1f} points or more in renewals with 80 % power (α = 5 %, two-sided).",
-            "power of many lives": f"{UNITS * self.size:,.0f} members a test, {UNITS_OF_IDEA * self.size:,.0f} an idea, two weeks each.",
+            "members of many lives": f"{UNITS * self.size:,.0f} asked for in a test, {UNITS_OF_IDEA * self.size:,.0f} for an idea, two weeks each; "
+            "how many came stands with each read-out.",
             "where it is an approximation": "Tests on many lives use the models and features of the loop's last day throughout, and first images.",
         }  # fmt: skip
 
