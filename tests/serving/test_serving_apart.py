@@ -240,7 +240,7 @@ def test_an_answer_from_another_snapshot_or_version_is_not_taken(world, homepage
 def test_how_images_are_drawn_is_the_pages_to_say_not_the_artwork_services(world, homepage):
     services = Services(world)  # which have not heard of the experiment
     world.go_live({"artwork_policy": "uniform"}, {"artwork_policy": "uniform"})
-    apart, together = page_of(homepage(services.stages(), apart=KINDS)), page_of(homepage())
+    apart, together = page_of(homepage(services.engines(), apart=KINDS)), page_of(homepage())
     assert told(apart) == told(together)
     assert all(title.propensity in (None, pytest.approx(1 / world.shape.artworks)) for title in apart.titles)
 

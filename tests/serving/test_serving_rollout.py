@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import weakref
 from datetime import UTC, datetime
@@ -79,7 +80,9 @@ def test_an_objective_brings_the_versions_it_is_made_with_and_an_unknown_one_is_
 def test_a_targeted_experiment_takes_in_those_whose_context_says_so(world, opened):
     world.go_live({"weights.diversity": 0.0}, {"weights.diversity": 1.0})
     path = world.home / "live" / "experiments.json"
-    path.write_text(path.read_text().replace('"targeting": {}', '"targeting": {"country": ["SE"]}'))
+    declared = json.loads(path.read_text())
+    declared["experiments"][0]["declaration"]["targeting"] = {"country": ["SE"]}
+    path.write_text(json.dumps(declared))
     live = opened().current()
     assert live.plan(5).arms == live.plan(5, {"country": "NO"}).arms == ()
     (arm,) = live.plan(5, {"country": "SE"}).arms
