@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic.config import JsonDict
 
 MAX_TITLES = 500
 """Titles that one request may name or ask for."""
@@ -114,46 +115,45 @@ class Stale(_Answer):
     slo_hours: float = Field(description="how old the table may be")
 
 
+A_PAGE: JsonDict = {
+    "request_id": "5f0c3e9f1a3b4d0e8f6f4f8a27a4c1d2",
+    "user_id": 17,
+    "as_of": "2026-03-02T00:00:00Z",
+    "generation": "2026-03-02T000000Z-4be1",
+    "live_set": "8d0f3c1ab27e",
+    "arms": [{"experiment": "more_diverse_pages", "arm": "diverse"}],
+    "versions": {"retriever": "retriever/3", "ranker": "ranker/3", "artwork": "artwork/2"},
+    "weights": {
+        "play": 1.0,
+        "completion": 0.5,
+        "retention": 0.5,
+        "choice": 8.0,
+        "diversity": 0.1,
+        "diversity_window": 10,
+    },
+    "source": "ranked",
+    "degraded": [],
+    "stale": [],
+    "titles": [
+        {
+            "position": 0,
+            "title_id": 912,
+            "name": "The General",
+            "year": 1926,
+            "genres": ["Comedy"],
+            "artwork_id": 5471,
+            "propensity": 0.62,
+            "scores": {"retrieval": 0.71, "play": 0.12, "completion": 0.55, "objective": 0.4},
+        }
+    ],
+    "timings_ms": {"retrieve": 0.9, "rank": 4.1},
+}
+
+
 class Page(_Answer):
     """A user's page. `source` says how far it got: ranked, else retrieved, else popular."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "request_id": "5f0c3e9f1a3b4d0e8f6f4f8a27a4c1d2",
-                "user_id": 17,
-                "as_of": "2026-03-02T00:00:00Z",
-                "generation": "2026-03-02T000000Z-4be1",
-                "live_set": "8d0f3c1ab27e",
-                "arms": [{"experiment": "more_diverse_pages", "arm": "diverse"}],
-                "versions": {"retriever": "retriever/3", "ranker": "ranker/3", "artwork": "artwork/2"},
-                "weights": {
-                    "play": 1.0,
-                    "completion": 0.5,
-                    "retention": 0.5,
-                    "choice": 8.0,
-                    "diversity": 0.1,
-                    "diversity_window": 10,
-                },
-                "source": "ranked",
-                "degraded": [],
-                "stale": [],
-                "titles": [
-                    {
-                        "position": 0,
-                        "title_id": 912,
-                        "name": "The General",
-                        "year": 1926,
-                        "genres": ["Comedy"],
-                        "artwork_id": 5471,
-                        "propensity": 0.62,
-                        "scores": {"retrieval": 0.71, "play": 0.12, "completion": 0.55, "objective": 0.4},
-                    }
-                ],
-                "timings_ms": {"retrieve": 0.9, "rank": 4.1},
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": A_PAGE})
 
     request_id: str
     user_id: int
@@ -192,6 +192,8 @@ class PagesRequest(_Request):
 
 class PagesAnswer(_Answer):
     """Pages in the order asked for. They were shown to nobody, so they are in no log."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"pages": [A_PAGE]}})
 
     pages: tuple[Page, ...]
 

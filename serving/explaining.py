@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 
 from models.data import Candidates, Float32, Int64
 from models.objective import ObjectiveWeights, objective_parts
 from serving.answers import (
+    A_PAGE,
     ArtworkDraw,
     Degradation,
     PageRequest,
@@ -67,8 +69,38 @@ class ExplainedTitle(_Answer):
     arm_set: str | None
 
 
+_EXAMPLE: JsonDict = {
+    **{
+        name: A_PAGE[name]
+        for name in ("user_id", "as_of", "generation", "arms", "versions", "weights", "source")
+    },
+    "artwork_draw": None,
+    "degraded": [],
+    "stale": [],
+    "baseline": 0.21,
+    "unexplained": 0.0004,
+    "titles": [
+        {
+            "position": 0,
+            "title_id": 912,
+            "name": "The General",
+            "scores": {"retrieval": 0.71, "play": 0.12, "choice": 0.61, "objective": 0.4},
+            "objective_parts": {"play": 0.01, "choice": 0.39},
+            "retrieval_brought": 0.05,
+            "other_features_brought": 0.06,
+            "reasons": [{"feature": "title_activity:play_count_7d", "value": 31.0, "brought": 0.08}],
+            "artwork_id": 5471,
+            "propensity": 0.62,
+            "arm_set": "6f0c3e9f1a3b4d0e",
+        }
+    ],
+}
+
+
 class Explanation(_Answer):
     """A page that is not shown and not logged, with its reasons."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     user_id: int
     as_of: datetime

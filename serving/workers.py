@@ -87,6 +87,17 @@ class Workers:
         return call
 
 
+class Inline(Workers):
+    """No threads: the work is done before `start` returns, however long it takes. For replays, which no clock may disturb."""
+
+    def start(self, work: Callable[[], T], came_back: Callable[[], None]) -> Call[T]:
+        """Do `work` here and now."""
+        call = Call(work, came_back)
+        call.do()
+        call.finish()
+        return call
+
+
 class _Worker(threading.Thread):
     """Waits to be taken from `idle`, works, and puts itself back."""
 

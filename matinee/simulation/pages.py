@@ -25,10 +25,13 @@ from serving.answers import Page, PageRequest
 from serving.deadline import Deadline
 from serving.exposure_table import impression_id
 from serving.exposures import ExposureLog
+from serving.guard import Guard
 from serving.live import LiveSource
 from serving.live_set import Folders
 from serving.manifest import Manifest
 from serving.page import Homepage
+from serving.selection import NewUser, NothingFound
+from serving.workers import Inline
 
 _ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -125,7 +128,8 @@ def in_process(day: Day, size: int, kept: Kept, frozen: str) -> Iterator[InProce
 
 def _core(folders: Folders, log: ExposureLog, name: str, size: int) -> Core:
     source, numbers = LiveSource(folders, Manifest.load(folders.bento)), count(1)
-    return Core(Homepage(source, log, lambda: f"{name}-{next(numbers)}"), source, size)
+    guard = Guard(innocent=(NewUser, NothingFound), workers=Inline())
+    return Core(Homepage(source, log, lambda: f"{name}-{next(numbers)}", guard=guard), source, size)
 
 
 def moment(micros: int) -> datetime:
