@@ -31,6 +31,7 @@ class Outcome:
     status: int
     source: str = ""
     retry_after_s: int | None = None
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ async def _ask(
     due: float,
     clock: Callable[[], float],
     timeout_s: float,
-) -> tuple[float, int, str, int | None]:
-    connection = idle.pop() if idle else None
+) -> tuple[float, int, str, int | None, bytes]:
+    connection = _free(idle)
     try:
         async with asyncio.timeout(timeout_s):
             if connection is None:
@@ -94,7 +95,7 @@ async def _ask(
     except (OSError, asyncio.IncompleteReadError, TimeoutError):
         if connection is not None:
             await connection.close()
-        return clock() - due, 0, "", None
+        return clock() - due, 0, "", None, b""
     if b"connection: close" in head.lower():
         await connection.close()
     else:
@@ -105,7 +106,18 @@ async def _ask(
         int(status.group(1)) if status else 0,
         source.group(1).decode() if source else "",
         int(retry.group(1)) if retry else None,
+        content,
     )
+
+
+def _free(idle: deque[_Connection]) -> _Connection | None:
+    """One that the server has not closed in the meantime."""
+    while idle:
+        connection = idle.pop()
+        if not connection.reader.at_eof():
+            return connection
+        connection.writer.close()
+    return None
 
 
 @dataclass(frozen=True)
