@@ -189,18 +189,22 @@ def test_requests_are_traced_stage_by_stage_when_asked_for(url, home):
 
 def test_what_is_described_has_an_example_of_request_answer_and_every_error(url, description):
     assert description["openapi"].startswith("3.1")
-    (operation,) = [item["post"] for item in description["paths"].values() if "post" in item]
+    operations = {path: item["post"] for path, item in description["paths"].items() if "post" in item}
+    assert set(operations) == {"/page", "/explain", "/precompute"}
     components = description["components"]
-    asked = operation["requestBody"]["content"]["application/json"]
-    answered = operation["responses"]["200"]["content"]["application/json"]
-    for media in (asked, answered):
-        jsonschema.validate(media["example"], media["schema"] | {"components": components})
     problem = components["schemas"]["Problem"]
-    errors = {status: answer for status, answer in operation["responses"].items() if status != "200"}
-    assert set(errors) == {"400", "401", "411", "413", "415", "429", "500", "503", "504"}
-    for answer in errors.values():
-        jsonschema.validate(answer["content"]["application/json"]["example"], problem)
-    assert httpx.post(f"{url}/page", json=asked["example"], headers=AS_FRIEND).status_code == 200
+    for path, operation in operations.items():
+        asked = operation["requestBody"]["content"]["application/json"]
+        answered = operation["responses"]["200"]["content"]["application/json"]
+        for media in (asked, answered):
+            jsonschema.validate(media["example"], media["schema"] | {"components": components})
+        errors = {status: answer for status, answer in operation["responses"].items() if status != "200"}
+        assert set(errors) == {"400", "401", "411", "413", "415", "429", "500", "503", "504"}
+        for answer in errors.values():
+            jsonschema.validate(answer["content"]["application/json"]["example"], problem)
+        given = httpx.post(f"{url}{path}", json=asked["example"], headers=AS_FRIEND)
+        assert given.status_code == 200
+        jsonschema.validate(given.json(), answered["schema"] | {"components": components})
 
 
 def test_errors_are_what_the_description_says(url, description):
