@@ -184,8 +184,9 @@ def _health_and_description(url):
         assert httpx.get(url + path).status_code == 200
     description = httpx.get(f"{url}/docs.json").json()
     schema = description["paths"]["/page"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == {"user_id", "size", "context"}
-    examples = [s["example"] for s in description["components"]["schemas"].values() if "example" in s]
+    schemas = description["components"]["schemas"]
+    assert set(schemas[schema["$ref"].rpartition("/")[2]]["properties"]) == {"user_id", "size", "context"}
+    examples = [s["example"] for s in schemas.values() if "example" in s]
     assert {"user_id": 17, "size": 40} in examples
     metrics = httpx.get(f"{url}/metrics").text
     assert 'matinee_pages_total{source="ranked"}' in metrics
