@@ -125,6 +125,22 @@ PANELS = (
         "Stale answers", "Made from a table that is older than promised.", "reqps",
         (Target(rate(metrics.STALE, "service", "table"), "{{service}} {{table}}"),),
     ),
+    Panel(
+        "Turned away", "Requests answered 503 because the queue was full or they had waited too long.", "reqps",
+        (Target(rate(metrics.SHED, "reason"), "{{reason}}"),),
+    ),
+    Panel(
+        "Admitted", "Requests being worked on, and those that wait their turn.", "short",
+        (Target(summed(metrics.RUNNING), "running"), Target(summed(metrics.WAITING), "waiting")),
+    ),
+    Panel(
+        "Abandoned threads", "Stages that nobody waits for any longer and that have not come back.", "short",
+        (Target(summed(metrics.OUT, "stage"), "{{stage}}"),),
+    ),
+    Panel(
+        "Shadows", "What became of the pages that shadow versions were to judge.", "reqps",
+        (Target(rate(metrics.SHADOWS, "outcome"), "{{outcome}}"),),
+    ),
 )  # fmt: skip
 
 
