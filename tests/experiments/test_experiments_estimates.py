@@ -1,5 +1,7 @@
 """Estimates against other ways to the same numbers, and the false alarms of a thousand A/A tests."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -40,6 +42,14 @@ def test_a_mean_is_compared_by_welchs_test(rng):
     assert found.p_value == pytest.approx(oracle.pvalue, rel=1e-9)
     assert (found.low, found.high) == pytest.approx(tuple(oracle.confidence_interval(0.95)), rel=1e-9)
     assert found.relative == pytest.approx(treatment.mean() / control.mean() - 1, rel=1e-9)
+
+
+def test_an_alpha_too_small_for_a_double_still_has_a_finite_interval(rng):
+    control, treatment = (arm_of(name, x=rng.normal(size=30)) for name in ("control", "treatment"))
+    found = estimate(Metric(name="m", value="x"), control, treatment, 1e-40)
+    wide = estimate(Metric(name="m", value="x"), control, treatment, 1e-12)
+    assert math.isfinite(found.low)
+    assert (found.low, found.high) == (wide.low, wide.high)
 
 
 def test_a_ratio_is_compared_by_its_linearised_values(rng):
