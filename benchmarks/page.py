@@ -235,7 +235,7 @@ def over_http(day: Day, users: Sequence[int], rate: float, seconds: float) -> di
     ]
     print_table(
         "over HTTP, ms from when a request was due",
-        ("what", "p50", "p99", "worst", "failed", "requests"),
+        ("what", "p50", "p99", "failed", "offered/s"),
         rows,
     )
     print_table("stages", ("stage", "p50 ms", "p99 ms"), [[s, f"{m['p50']:.2f}", f"{m['p99']:.2f}"] for s, m in stages.items()])  # fmt: skip
