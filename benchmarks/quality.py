@@ -280,6 +280,12 @@ def print_rows(source: str, rows: Sequence[Row]) -> None:
         )
 
 
+def tell(source: str, row: Row) -> None:
+    """What came of one recommender, as soon as it is known: a run of hours may be ended early."""
+    means = ", ".join("{} {:.4f} ± {:.4f}".format(m, *row.mean("all", m)) for m in MEASURES)
+    print(f"{source}: {row.name} {row.chosen} {row.seconds:.0f} s: {means}", flush=True)
+
+
 def verdicts(rows: Sequence[Row]) -> dict[str, Any]:
     """Ours against the best peer of each measure: difference, interval and p over the same users."""
     ours, peers = rows[-1], rows[:-1]
@@ -317,13 +323,13 @@ def run_source(source: str, options: argparse.Namespace) -> dict[str, Any]:
             run_peer(peer, fold, options.seeds, best) for fold, best in zip(folds, fallbacks, strict=True)
         ]
         rows.append(pooled(peer.name, runs, time.perf_counter() - began))
-        print(f"{source}: {peer.name} {rows[-1].chosen} {rows[-1].seconds:.0f} s", flush=True)
+        tell(source, rows[-1])
     began = time.perf_counter()
     grid = OUR_GRID[: options.our_settings]
     rows.append(
         pooled(OURS, [run_ours(fold, options.seeds, grid) for fold in folds], time.perf_counter() - began)
     )
-    print(f"{source}: {OURS} {rows[-1].chosen}", flush=True)
+    tell(source, rows[-1])
     print_rows(source, rows)
     table = {
         row.name: {m: row.mean("all", m) for m in MEASURES}
