@@ -21,6 +21,7 @@ from models.evaluate import (
     judged_only,
     popularity,
     rank,
+    retrieved_lists,
     score_lists,
     score_slice,
     slices_of,
@@ -63,6 +64,12 @@ class FixedOrder:
         kept = self.order[np.isin(self.order, self.catalogue)]
         lists = [kept[~np.isin(kept, histories.of(user))][:k] for user in range(len(histories))]
         return [Candidates(titles, -np.arange(len(titles), dtype=np.float32)) for titles in lists]
+
+
+def test_a_model_is_asked_as_it_was_when_the_period_began():
+    one = period([[], []], [(0, 11), (1, 12)], n_titles=3)
+    later = FixedOrder(np.array([13, 12, 11, 10]), np.array([13]))  # knows a title that came afterwards
+    assert [titles.tolist() for titles in retrieved_lists(later, one, 5)] == [[12, 11, 10]] * 2
 
 
 def test_users_are_judged_by_titles_they_play_for_the_first_time():

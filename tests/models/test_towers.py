@@ -93,3 +93,15 @@ def test_a_title_never_seen_in_training_has_the_vector_of_its_features():
     known, _ = tower(inputs, torch.tensor([2]))
     assert not torch.allclose(known, expected)
     np.testing.assert_allclose(known.detach().norm(dim=1), 1, atol=1e-6)
+
+
+def test_the_id_vector_is_hidden_in_its_share_of_training_steps():
+    config = CONFIG.model_copy(update={"cold_start": 0.2, "dropout": 0.0})
+    tower = TitleTower(5, 1, config).train()
+    torch.nn.init.constant_(tower.identity.weight[1:], 3.0)
+    torch.manual_seed(0)
+    inputs, row = torch.randn(1, 5).expand(4000, 5), torch.ones(4000, dtype=torch.long)
+    vectors, _ = tower(inputs, row)
+    unseen, _ = tower.eval()(inputs[:1], torch.zeros(1, dtype=torch.long))
+    hidden = (vectors - unseen).abs().max(dim=1).values < 1e-6
+    assert abs(hidden.float().mean().item() - 0.2) < 0.03  # four standard errors are .025

@@ -47,6 +47,12 @@ def test_the_sign_flip_p_value_is_scipys_permutation_test():
     assert found.difference.value == pytest.approx((ours - theirs).mean())
 
 
+def test_a_difference_that_no_flip_reaches_still_has_a_p_value_above_0():
+    ours = np.ones(40)  # of 2⁴⁰ ways to flip two reach it, and none of 999 drawn ones will
+    found = compare(ours, np.zeros(40), np.random.default_rng(0), resamples=999)
+    assert found.p_value == 1 / 1000
+
+
 def test_models_that_are_alike_differ_by_chance_in_one_case_of_twenty():
     rejected = 0
     for seed in range(300):
