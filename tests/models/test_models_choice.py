@@ -97,6 +97,15 @@ def test_a_part_that_speaks_against_what_is_chosen_is_left_out(weights, left_out
     (other,) = {"network", "retrieval"} - {left_out}
     assert getattr(fitted, left_out) == 0
     assert getattr(fitted, other) == pytest.approx(0.42, abs=0.1)  # of .5, as what is left out acts as noise
+    spread = retrieval.std()
+
+    def cost(w):  # the best without a negative weight is not what is left when one is struck out
+        utility = w[0] * logits + w[1] * retrieval / spread
+        fit = np.sum(np.logaddexp.reduce(utility, axis=1) - utility[:, 0])
+        return fit + 0.5 * ((w[0] - 1) ** 2 + w[1] ** 2)
+
+    best = minimize(cost, [1.0, 0.1], method="L-BFGS-B", bounds=[(0, None)] * 2, tol=1e-14).x / (1, spread)
+    assert (fitted.network, fitted.retrieval) == pytest.approx(tuple(best), abs=1e-3)
 
 
 def test_scores_that_are_all_alike_say_nothing():
