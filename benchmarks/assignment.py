@@ -90,11 +90,14 @@ def main() -> None:
         "ours": statistics.mean(len(assigner.assign(u).arms) for u in range(2000)),
         "growthbook": statistics.mean(growthbook(theirs, u) for u in range(50)),
     }
-    print(json.dumps({
+    result = {
         "experiments": len(live.experiments), "layers": 25, "ours_us": round(ours_us, 1), "growthbook_us": round(growthbook_us, 1),
         "ratio": round(growthbook_us / ours_us), "mean_experiments_a_unit": both,
         "check_s": [round(s, 2) for s in checks], "problems": len(problems), "overlap_s": round(matrix_s, 2), "meeting_pairs": pairs,
-    }, indent=1))  # fmt: skip
+    }  # fmt: skip
+    for name, value in result.items():
+        print(f"{name:<24}{value}")
+    print("RESULT " + json.dumps(result))
 
 
 if __name__ == "__main__":

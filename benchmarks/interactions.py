@@ -66,13 +66,16 @@ def main() -> None:
     scan = interactions(grid, values)
     timed("interactions, one metric", began)
     null = interactions(grid, outcomes(grid, pair, 0.0, seed=2))
-    print(json.dumps({
+    result = {
         "simulated": True, "units": asked.units, "experiments": len(live.experiments), "pairs": scan.pairs, "unread": scan.unread,
         "seconds": times, "strange_meetings": len(strange), "detectable": round(scan.detectable or 0, 2),
         "detectable_relative": round(scan.detectable_relative or 0, 3), "injected": [*pair, asked.extra],
         "found": [f.model_dump() for f in scan.found], "null_found": len(null.found),
         "null_p_values_uniform_ks_p": round(float(scipy.stats.kstest(null.p_values, "uniform").pvalue), 3),
-    }, indent=1, default=str))  # fmt: skip
+    }  # fmt: skip
+    for name, value in result.items():
+        print(f"{name:<28}{value}")
+    print("RESULT " + json.dumps(result, default=str))
 
 
 if __name__ == "__main__":

@@ -164,13 +164,16 @@ def main() -> None:
             if same != found:
                 raise RuntimeError("the read-out of stored statistics is another than that of the scan.")
         size = sum(f.stat().st_size for f in stored.iterdir()) // 1024
-    print(json.dumps({
+    result = {
         "simulated": True, "users": asked.users, "metrics": len(declared.metrics.all), "verdict": found.verdict.value,
         "cold_s": [round(t, 2) for t in cold], "cold_processor_s": [round(t, 2) for t in busy],
         "from_statistics_s": [round(t, 3) for t in warm],
         "statistics_kb": size,
-    }, indent=1))  # fmt: skip
+    }  # fmt: skip
+    for name, value in result.items():
+        print(f"{name:<24}{value}")
     print(found.sentence)
+    print("RESULT " + json.dumps(result))
 
 
 if __name__ == "__main__":
