@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from experiments.definitions import DefinedMetric, Guardrail, Metric, Metrics
 from experiments.values import BUCKETS, JSON, Column, Declaration, Moment, Name, Text
@@ -36,6 +36,16 @@ __all__ = [
 ]
 
 _REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
+
+
+def _after_start(end: datetime, info: ValidationInfo) -> datetime:
+    if "start" in info.data and info.data["start"] >= end:
+        raise ValueError(f"it ends at {end:%Y-%m-%d %H:%M}, not after its start.")
+    return end
+
+
+End = Annotated[Moment, AfterValidator(_after_start)]
+"""A moment after the field `start`, which stands before it."""
 
 
 class Layer(Declaration):
@@ -124,7 +134,7 @@ class Experiment(Declaration):
         (), description="attributes of users by which the primary is also read"
     )
     start: Moment
-    end: Moment
+    end: End
 
     @field_validator("arms")
     @classmethod
@@ -161,13 +171,6 @@ class Experiment(Declaration):
             raise ValueError(f"control {control!r} is no arm. The arms are: {', '.join(arms)}.")
         return control
 
-    @field_validator("end")
-    @classmethod
-    def _end_is_after_start(cls, end: datetime, info: ValidationInfo) -> datetime:
-        if "start" in info.data and info.data["start"] >= end:
-            raise ValueError(f"it ends at {end:%Y-%m-%d %H:%M}, not after its start.")
-        return end
-
     @property
     def treatments(self) -> tuple[str, ...]:
         """The arms that are compared with control, in order."""
@@ -191,14 +194,7 @@ class Holdout(Declaration):
     held_out: float = Field(0.05, gt=0, lt=0.5, description="share of all units")
     winners_only: float = Field(0.05, gt=0, lt=0.5, description="share of all units")
     start: Moment
-    end: Moment
-
-    @field_validator("end")
-    @classmethod
-    def _end_is_after_start(cls, end: datetime, info: ValidationInfo) -> datetime:
-        if "start" in info.data and info.data["start"] >= end:
-            raise ValueError(f"it ends at {end:%Y-%m-%d %H:%M}, not after its start.")
-        return end
+    end: End
 
     @property
     def buckets(self) -> tuple[int, int]:

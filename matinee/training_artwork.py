@@ -37,6 +37,11 @@ WINDOW = timedelta(hours=6)
 A play is known when it ends: of the built-in world's, 99 in 100 within the window.
 """
 WEEK = timedelta(weeks=1)
+ARTWORK_OUTPUTS = (
+    Output("artwork_ids", "int64", meaning="one image for each title"),
+    Output("propensities", "float64", meaning="probability with which that image was drawn"),
+)
+"""What every version of an artwork policy answers."""
 
 
 def artwork_images(desk: Desk, as_of: datetime) -> ArtworkImages:
@@ -196,10 +201,7 @@ def fit_artwork(bench: Bench, behind: ModelVersion, folder: Path, config: Artwor
         model=policy,
         config=config,
         inputs={"context": context, "image": image},
-        outputs=(
-            Output("artwork_ids", "int64", meaning="one image for each title"),
-            Output("propensities", "float64", meaning="probability with which that image was drawn"),
-        ),
+        outputs=ARTWORK_OUTPUTS,
         training_set=log.digest,
         rows=len(log),
         metrics=(

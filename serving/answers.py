@@ -33,7 +33,9 @@ class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """A part of an answer, frozen; it refuses fields it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -47,14 +49,14 @@ class PageRequest(_Request):
     context: Context = Field({}, description="attributes that experiments target, such as a country")
 
 
-class ShownArm(_Answer):
+class ShownArm(Answer):
     """One experiment the user is part of."""
 
     experiment: str
     arm: str
 
 
-class Versions(_Answer):
+class Versions(Answer):
     """The pinned model version each stage used; null where the stage was not reached."""
 
     retriever: str | None = None
@@ -62,7 +64,7 @@ class Versions(_Answer):
     artwork: str | None = None
 
 
-class TitleScores(_Answer):
+class TitleScores(Answer):
     """Why a title stands where it does; null where a stage was not reached or a model has no such head."""
 
     retrieval: float | None = Field(None, description="inner product of user and title vector")
@@ -76,7 +78,7 @@ class TitleScores(_Answer):
     diversity_penalty: float | None = Field(None, description="taken off for likeness to titles above")
 
 
-class ArtworkDraw(_Answer):
+class ArtworkDraw(Answer):
     """What the page's images were drawn with: beside image and arm set, all that a propensity follows from."""
 
     policy: Literal["thompson", "uniform", "editorial"]
@@ -86,7 +88,7 @@ class ArtworkDraw(_Answer):
     context: str = Field(description="digest of the user's context")
 
 
-class ShownTitle(_Answer):
+class ShownTitle(Answer):
     """One title of a page; position 0 is the first place."""
 
     position: int
@@ -100,14 +102,14 @@ class ShownTitle(_Answer):
     scores: TitleScores
 
 
-class Degradation(_Answer):
+class Degradation(Answer):
     """A stage that could not do its part, and why; the answer went on without it."""
 
     stage: str
     reason: str
 
 
-class Stale(_Answer):
+class Stale(Answer):
     """A feature table that was older than promised when the answer was made; it was served all the same."""
 
     table: str
@@ -150,7 +152,7 @@ A_PAGE: JsonDict = {
 }
 
 
-class Page(_Answer):
+class Page(Answer):
     """A user's page. `source` says how far it got: ranked, else retrieved, else popular."""
 
     model_config = ConfigDict(json_schema_extra={"example": A_PAGE})
@@ -190,7 +192,7 @@ class PagesRequest(_Request):
     size: int = Field(40, ge=1, le=200, strict=True, description="titles wanted a page")
 
 
-class PagesAnswer(_Answer):
+class PagesAnswer(Answer):
     """Pages in the order asked for. They were shown to nobody, so they are in no log."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"pages": [A_PAGE]}})
@@ -207,7 +209,7 @@ class CandidatesRequest(_Request):
     k: int = Field(200, ge=1, le=MAX_TITLES, strict=True)
 
 
-class CandidatesAnswer(_Answer):
+class CandidatesAnswer(Answer):
     """Titles not yet watched, best first, with their retrieval scores."""
 
     model_config = ConfigDict(
@@ -246,7 +248,7 @@ class TitlesRequest(_Request):
     title_ids: tuple[Id, ...] = Field(min_length=1, max_length=MAX_TITLES)
 
 
-class ScoresAnswer(_Answer):
+class ScoresAnswer(Answer):
     """The heads' scores of each title asked for, in the order asked."""
 
     model_config = ConfigDict(
@@ -277,7 +279,7 @@ class ScoresAnswer(_Answer):
     stale: tuple[Stale, ...] = ()
 
 
-class ArtworkAnswer(_Answer):
+class ArtworkAnswer(Answer):
     """The image drawn for each title asked for, in the order asked; null where a title has none."""
 
     model_config = ConfigDict(

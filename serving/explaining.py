@@ -14,6 +14,7 @@ from models.data import Candidates, Float32, Int64
 from models.objective import ObjectiveWeights, objective_parts
 from serving.answers import (
     A_PAGE,
+    Answer,
     ArtworkDraw,
     Degradation,
     PageRequest,
@@ -23,7 +24,6 @@ from serving.answers import (
     Stale,
     TitleScores,
     Versions,
-    _Answer,
 )
 from serving.samples import Given
 from serving.shadows import ShownPage
@@ -43,7 +43,7 @@ class ExplainRequest(PageRequest):
     reasons: int = Field(5, ge=1, le=50, strict=True, description="features to name for each title")
 
 
-class Reason(_Answer):
+class Reason(Answer):
     """A feature, its value for this user and title, and what it brought to the objective."""
 
     feature: str = Field(description="table:feature")
@@ -51,7 +51,7 @@ class Reason(_Answer):
     brought: float = Field(description="above 0 it raised the title, on the scale of the objective")
 
 
-class ExplainedTitle(_Answer):
+class ExplainedTitle(Answer):
     """One title of the page. `baseline` + `retrieval_brought` + what all features brought is its objective."""
 
     position: int
@@ -97,7 +97,7 @@ _EXAMPLE: JsonDict = {
 }
 
 
-class Explanation(_Answer):
+class Explanation(Answer):
     """A page that is not shown and not logged, with its reasons."""
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})

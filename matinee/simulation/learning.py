@@ -15,11 +15,11 @@ from matinee.lineage import as_metrics
 from matinee.periods import Period, Split
 from matinee.progress import Stage, Stages
 from matinee.training import Fitted, register
-from matinee.training_artwork import artwork_images, closed_log
+from matinee.training_artwork import ARTWORK_OUTPUTS, artwork_images, closed_log
 from models.artwork import ArtworkPolicy
 from models.artwork_data import ArtworkLog, Float64
 from models.creative_quality import CreativeQuality
-from registry import ModelVersion, Output
+from registry import ModelVersion
 
 DAY = timedelta(days=1)
 LATEST = timedelta(days=3)
@@ -85,10 +85,7 @@ def _absorbed(bench: Bench, before: ArtworkPolicy, log: ArtworkLog, upstream: di
         model=before.absorb(log),
         config=before.config,
         inputs={"context": context, "image": image},
-        outputs=(
-            Output("artwork_ids", "int64", meaning="one image for each title"),
-            Output("propensities", "float64", meaning="probability with which that image was drawn"),
-        ),
+        outputs=ARTWORK_OUTPUTS,
         training_set=log.digest,
         rows=len(log),
         metrics=as_metrics(foretold(before, log), bench.desk.source.name, "next day"),
