@@ -22,12 +22,9 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-Arrays = Mapping[str, NDArray[Any]]
+from models.arrays import Arrays, decode_arrays, encode_arrays
+
 MANIFEST = "manifest.json"
-_DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
 _PART = re.compile(r"[a-z][a-z0-9_]*\.(safetensors|json)")
 
 
@@ -83,29 +80,6 @@ def encode(artifact: Artifact) -> dict[str, bytes]:
     parts = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MANIFEST] = encode_document({"format": 1, "kind": artifact.kind, "parts": parts})
     return files
-
-
-def encode_arrays(arrays: Arrays) -> bytes:
-    """Named arrays as safetensors bytes, without metadata, whose order there is not deterministic."""
-    contiguous = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    content: bytes = safetensors.numpy.save(contiguous)
-    return content
-
-
-def decode_arrays(content: memoryview) -> Arrays:
-    """The arrays that `encode_arrays` wrote, as views into `content`.
-
-    A safetensors file is the length of its header (8 bytes, little-endian), the header as JSON, and the arrays' bytes, row
-    after row, each aligned to its item (https://github.com/huggingface/safetensors, "Format").
-    """
-    length = int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(bytes(content[8 : 8 + length]))
-    data = content[8 + length :]
-    return {
-        name: np.ndarray(told["shape"], _DTYPES[told["dtype"]], buffer=data, offset=told["data_offsets"][0])
-        for name, told in header.items()
-        if name != "__metadata__"
-    }
 
 
 def encode_document(value: object) -> bytes:
@@ -166,8 +140,12 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def arrays_digest(arrays: Arrays) -> NDArray[np.uint8]:
-    """SHA-256 of `arrays` as 32 bytes: one part stores it to say which other part it belongs to."""
-    return np.frombuffer(hashlib.sha256(encode_arrays(arrays)).digest(), dtype=np.uint8)
+    """SHA-256 of `arrays` as 32 bytes: one part stores it to say which other part it belongs to.
+
+    Of the arrays as safetensors packs them by itself, which does not change with how files of ours are laid out.
+    """
+    packed = safetensors.numpy.save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    return np.frombuffer(hashlib.sha256(packed).digest(), dtype=np.uint8)
 
 
 def digest_of(parts: Mapping[str, str]) -> str:

@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ALIGNED = 64
-"""Bytes. PyTorch's own memory begins at multiples of this, and kernels sum in another order where memory does not."""
+from models.arrays import ALIGNED
 
 
 def tensor_of(array: NDArray[Any]) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import artifact
+from models.arrays import Arrays
 from models.artifact import Artifact, ArtifactError
 from models.calibration import Calibration
 from models.choice import Fusion, over_typical
@@ -137,7 +138,7 @@ class Ranker:
 
 
 def _network(
-    folder: Path, weights: artifact.Arrays, width: int, heads: tuple[str, ...], config: RankerConfig
+    folder: Path, weights: Arrays, width: int, heads: tuple[str, ...], config: RankerConfig
 ) -> RankerNetwork:
     network = RankerNetwork(width, heads, config)
     state = {name.removeprefix("network."): tensor_of(array) for name, array in weights.items()}

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import artifact
+from models.arrays import Arrays
 from models.artifact import Artifact, ArtifactError
 from models.coplays import Coplays, known_coplays
 from models.data import Candidates, Float32, Histories, Int64, MalformedData, RetrievalPeriod
@@ -296,7 +297,7 @@ def _state(prefix: str, module: torch.nn.Module) -> dict[str, NDArray[Any]]:
     return {f"{prefix}.{name}": tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
 
 
-def _towers(folder: Path, weights: artifact.Arrays, config: RetrievalConfig) -> Towers:
+def _towers(folder: Path, weights: Arrays, config: RetrievalConfig) -> Towers:
     user_inputs = Standardiser.from_arrays(weights, "user_inputs")
     title_inputs = Standardiser.from_arrays(weights, "title_inputs")
     known = weights["known_titles"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from models.arrays import decode_arrays, encode_arrays
 from models.artifact import Artifact, ArtifactError, digest, encode, load, save
 
 MODEL = Artifact(
@@ -139,12 +140,31 @@ def test_what_is_written_is_read_for_every_type_and_shape(tmp_path):
     save(Artifact("model", {"weights": arrays}, {}), tmp_path / "a")
     found = load(tmp_path / "a", "model").arrays["weights"]
     content = (tmp_path / "a" / "weights.safetensors").read_bytes()
-    theirs = safetensors.numpy.load(content)  # the library's own reader
-    assert found.keys() == theirs.keys() == arrays.keys()
-    for name, array in theirs.items():
-        assert found[name].dtype == array.dtype == arrays[name].dtype
+    theirs = safetensors.numpy.load(content)  # the library's own reader, which knows of no fillers
+    assert found.keys() == arrays.keys() == {name for name in theirs if not name.startswith("filler!")}
+    for name, array in arrays.items():
+        assert found[name].dtype == theirs[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], theirs[name])
+        assert found[name].ctypes.data % 64 == 0
+
+
+def test_files_that_safetensors_itself_wrote_are_read_too():
+    arrays = {"a": np.arange(3, dtype=np.float32), "b": np.arange(5)}
+    found = decode_arrays(memoryview(safetensors.numpy.save(arrays, {"made": "elsewhere"})))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
-        assert found[name].flags.aligned
+
+
+@pytest.mark.parametrize("name", ["filler!12", "__metadata__"])
+def test_an_array_cannot_have_a_name_that_the_format_uses(name):
+    with pytest.raises(ValueError, match="uses that name itself"):
+        encode_arrays({name: np.zeros(1)})
+
+
+def test_an_array_of_a_type_without_a_name_in_the_format_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"moments: datetime64\[s\] cannot be stored; .*<f4"):
+        encode_arrays({"moments": np.zeros(1, dtype="datetime64[s]")})
 
 
 def test_arrays_are_mapped_and_what_is_written_to_them_stays_in_the_process(tmp_path):
