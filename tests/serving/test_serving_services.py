@@ -6,10 +6,14 @@ import asyncio
 import json
 import os
 import shutil
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from itertools import count
 
+import bentoml
 import httpx
 import pytest
 import schemathesis
@@ -23,12 +27,18 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import serving.service
-from serving.answers import CandidatesAnswer
-from serving.asked import CandidatesAsked
+from serving.answers import PageRequest
 from serving.bento import build
 from serving.client import PageClient
+from serving.deadline import Deadline
+from serving.engines import Engines
+from serving.exposures import ExposureLog
 from serving.json_only import MAX_BODY_BYTES
+from serving.live import LiveSource
+from serving.live_set import Folders
 from serving.manifest import NEEDS
+from serving.page import Homepage as HomepageCore
+from serving.remote import Remote
 from serving.running import Serving, free_port, served
 
 EVENING = datetime(2026, 3, 2, 20, tzinfo=UTC)
@@ -128,24 +138,52 @@ def test_the_homepage_that_runs_apart_asked_the_others(urls):
         assert counted in httpx.get(f"{urls[part]}/metrics").text
 
 
-def test_bentomls_own_dependency_gets_the_same_answer_from_a_service(urls):
+class Dependency:
+    """A service as BentoML's own dependency on it, used where our client of it is used."""
+
+    def __init__(self, declared, url, loop):
+        self.loop = loop
+        self.proxy = self.within(bentoml.depends(declared, url=url).get().__aenter__(), 30)
+
+    def within(self, coroutine, seconds):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
+
+    def ask(self, route, request, answer, left_s):
+        call = self.proxy.to_async.call(route.removeprefix("/"), request.model_dump(mode="json"))
+        return answer.model_validate(self.within(call, left_s).model_dump())
+
+
+@pytest.fixture
+def dependencies(urls):
+    """Every part over `bentoml.depends(url=…)`, which wants an event loop that runs."""
+    loop = asyncio.new_event_loop()
+    running = threading.Thread(target=loop.run_forever)
+    running.start()
+    declared = {part: getattr(serving.service, part.capitalize()) for part in PARTS}
+    made = {part: Dependency(declared[part], urls[part], loop) for part in PARTS}
+    yield made
+    for one in made.values():
+        one.within(one.proxy.close(), 5)
+    loop.call_soon_threadsafe(loop.stop)
+    running.join()
+    loop.close()
+
+
+def test_over_bentomls_own_dependencies_pages_are_equal_too(urls, dependencies, first_world, home, tmp_path):
     """Who composes services with `bentoml.depends(url=…)` needs nothing of ours but the types."""
-    import bentoml
-
-    async def through_bentoml(request):
-        proxy = await bentoml.depends(serving.service.Retriever, url=urls["retriever"]).get().__aenter__()
-        try:
-            return await proxy.to_async.call("candidates", request.model_dump(mode="json"))
-        finally:
-            await proxy.close()
-
-    request = CandidatesAsked(user_id=2, k=5)
-    told = asyncio.run(through_bentoml(request))
-    body, headers = request.model_dump_json(), {"Content-Type": "application/json"}
-    plain = httpx.post(f"{urls['retriever']}/candidates", content=body, headers=headers)
-    assert CandidatesAnswer.model_validate(told.model_dump()) == CandidatesAnswer.model_validate_json(
-        plain.content
-    )
+    remote = Remote(dependencies)
+    engines = Engines(remote.retrieve, remote.rank, remote.illustrate)
+    source = LiveSource(Folders.of(first_world.home, home), first_world.manifest(), apart=PARTS)
+    with (
+        closing(ExposureLog(tmp_path / "exposures", name="test")) as log,
+        PageClient(urls["together"]) as client,
+    ):
+        core = HomepageCore(source, log, map(str, count()).__next__, engines=engines)
+        for user_id in (*range(1, 13), NEW_USER):
+            request, left = PageRequest(user_id=user_id, size=12), Deadline.within(10_000, time.monotonic)
+            page, together = core.page(request, EVENING, left), client.page(user_id, 12)
+            assert told(page) == told(together) | {"live_set": page.live_set}  # another manifest's
+            assert page.source == ("popular" if user_id == NEW_USER else "ranked")
 
 
 ALL = (*PARTS, "together")
