@@ -157,7 +157,6 @@ def following(day: Day) -> Iterator[None]:
     words = [sys.executable, "-m", "matinee", "bento", "champions", "--source", day.workspace.source.name, "--follow", "0.5"]  # fmt: skip
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
-        time.sleep(8.0)  # until it has started
         yield
     finally:
         process.terminate()
@@ -179,11 +178,17 @@ class Trials:
         self.spent.setdefault(what, []).append(self.watcher.seconds_until(holds, declare))
 
     def promotions(self) -> None:
-        """As `matinee models promote` does it."""
+        """As `matinee models promote` does it; in between, a canary of what the Bento holds, as of `matinee bento canary`."""
+        promotion = "promotion (models promote)"
+        self.timed(promotion, partial(self._promote, self.later, publish=True), ranked_by(self.later))
+        self.timed("canary (bento canary)", lambda: canary(self.day, self.now, 1.0), ranked_by(self.now))
+        self.timed("canary ended", lambda: end_canary(self.day, self.now), ranked_by(self.later))
+        self.timed(promotion, partial(self._promote, self.now, publish=True), ranked_by(self.now))
+
+    def settle(self) -> None:
+        """Wait until whoever follows the ledger has begun to."""
         for ref in (self.later, self.now):
-            self.timed(
-                "promotion (models promote)", partial(self._promote, ref, publish=True), ranked_by(ref)
-            )
+            self.watcher.seconds_until(ranked_by(ref), partial(self._promote, ref))
 
     def promotions_elsewhere(self) -> None:
         """In the ledger alone, as over its HTTP API."""
@@ -214,11 +219,6 @@ class Trials:
             "experiment stopped", lambda: stop_experiment(day, EXPERIMENT, BY), lambda page: not page.arms
         )
 
-    def canaries(self) -> None:
-        """As `matinee bento canary`."""
-        self.timed("canary (bento canary)", lambda: canary(self.day, self.later, 1.0), ranked_by(self.later))
-        self.timed("canary ended", lambda: end_canary(self.day, self.later), ranked_by(self.now))
-
     def _promote(self, ref: str, *, publish: bool = False) -> None:
         self.day.registry.promote(ref, "champion", by=BY, reason="measured")
         if publish:
@@ -237,8 +237,8 @@ def measure(day: Day, watcher: Watcher, rounds: int) -> dict[str, list[float]]:
         trials.promotions()
         trials.snapshots(renamed(titles, str(number)))
         trials.experiments()
-        trials.canaries()
     with following(day):
+        trials.settle()
         for _ in range(rounds):
             trials.promotions_elsewhere()
     return trials.spent

@@ -24,8 +24,7 @@ class SasRec:
     name: str = "SASRec, full softmax"
     random: bool = True
     grid: tuple[Mapping[str, float], ...] = tuple(
-        {"factors": f, "dropout": d, "epochs": e}
-        for f, d, e in ((64, 0.2, 4), (64, 0.4, 8), (128, 0.2, 4), (128, 0.4, 8))
+        {"factors": 64, "dropout": d, "epochs": e} for d, e in ((0.2, 4), (0.2, 8), (0.4, 4), (0.4, 8))
     )
     history: int = 50
 
