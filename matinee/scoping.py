@@ -15,9 +15,10 @@ from experiments.definitions import DefinedMetric
 from experiments.gathering import gather
 from experiments.holdout import detectable
 from experiments.metrics import ArmStatistics
-from experiments.power import NoHistory, Plan, baseline, plan
+from experiments.power import Baseline, NoHistory, Plan, baseline, plan
 from experiments.reading import load
 from experiments.scoping import Arrivals, Draft, Scope, scope
+from experiments.sizing import Histories, History, asked
 from matinee.context import Day
 from matinee.desk import literal
 
@@ -58,6 +59,30 @@ def history(
         daily = gather(connection, units, wanted, day.as_of)
     (past,) = daily.statistics(wanted, [PAST], day.as_of).arms
     return past, Arrivals(daily=tuple(daily.units.sort_by("day")["n"].to_pylist()))
+
+
+def histories(day: Day, book: ExperimentBook) -> Histories:
+    """What the past says of the metrics that experiments of `book` look for effects in: one scan for each length of window.
+
+    An experiment is planned by `scope_experiment` from members whose longest window is over, and so it is here.
+    """
+    found: dict[int, History | str] = {}
+    for window, names in asked(book, day.as_of).items():
+        metrics = [book.metrics[name] for name in names]
+        try:
+            past, arrivals = history(day, metrics)
+        except NoHistory as reason:
+            found[window] = str(reason)
+        else:
+            found[window] = History({m.name: _known(m, past) for m in metrics}, arrivals)
+    return found
+
+
+def _known(metric: DefinedMetric, past: ArmStatistics) -> Baseline | str:
+    try:
+        return baseline(metric.metric(), past)
+    except NoHistory as reason:
+        return str(reason)
 
 
 def holdout_detectable(day: Day, holdout: Holdout, metrics: Sequence[DefinedMetric]) -> dict[str, float]:

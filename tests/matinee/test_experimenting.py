@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 
 import numpy as np
@@ -19,6 +20,7 @@ from experiments.readout import Readout
 from experiments.scoping import Draft
 from matinee.experimenting import (
     NotToShip,
+    conclude_experiment,
     problems,
     readout,
     ship,
@@ -28,6 +30,7 @@ from matinee.experimenting import (
 )
 from matinee.programme import end_holdout, holdout_readout, last_readouts, plan_holdout, scan, start_holdout
 from matinee.scoping import scope_experiment
+from registry import RunState
 from serving.exposure_table import EXPOSURES
 
 pytestmark = pytest.mark.slow
@@ -130,8 +133,10 @@ def test_a_test_is_started_read_out_and_launched_for_everyone(copied_day, folder
     live = LiveExperiments.read(day.workspace.live)
     assert (live.experiments, live.launched) == ((), {"weights.diversity": 0.4})
     run_ = next(r for r in day.registry.experiments() if r.name == "variety")
-    assert run_.state == "stopped"
-    assert run_.history[-1].reason.startswith("launched treatment: Ship treatment")
+    assert [change.state for change in run_.history] == ["draft", "running", "launched"]
+    assert run_.history[-1].reason.startswith("treatment: Ship treatment")
+    with pytest.raises(NotToShip, match="which is launched"):
+        ship(day, "variety", "me")
     assert (made, True) in last_readouts(day)
 
 
@@ -147,9 +152,34 @@ def test_a_harmful_test_is_rolled_back_by_its_guardrail(copied_day, folder):
     assert seen.sentence.startswith("Roll back: any_play_1d is surely worse in treatment, by ")
     assert "harmful" not in {e.name for e in LiveExperiments.read(day.workspace.live).experiments}
     run_ = next(r for r in day.registry.experiments() if r.name == "harmful")
-    assert run_.history[-1].reason == f"killed: {seen.sentence}"
+    assert (run_.state, run_.history[-1].reason) == (RunState.KILLED, seen.sentence)
     assert run_.history[-1].by == "watch"
     assert day.registry.readouts("harmful")[-1].verdict["verdict"] == "stop"
+
+
+def test_a_test_that_was_stopped_to_wait_for_its_verdict_still_ships_what_was_pinned(copied_day, folder):
+    day, at = copied_day, copied_day.as_of + timedelta(hours=4)
+    declare(folder, "late", day.as_of)
+    text = (folder / "late.yaml").read_text()
+    (folder / "late.yaml").write_text(text.replace("0.4}}", "0.4, ranker: ranker@champion}}"))
+    before = LiveExperiments.read(day.workspace.live).launched
+    start_experiment(day, "late", at, "me", folder)
+    run(day, "late", at, FIRST + 500_000 + np.arange(USERS), lift=1.3)
+    made = readout(day, "late", at + 9 * DAYS)
+    stop_experiment(day, "late", "me", "the verdict is for the next meeting")
+    assert (made, False) in last_readouts(day)
+    assert ship(day, "late", "me") == made
+    launched = {"weights.diversity": 0.4, "ranker": day.registry.get("ranker@champion").ref}
+    assert LiveExperiments.read(day.workspace.live).launched == {**before, **launched}
+    states = [change.state for change in day.registry.experiments(["late"])[-1].history]
+    assert states == ["draft", "running", "stopped", "launched"]
+
+    start_experiment(day, "late", at, "me", folder)
+    stop_experiment(day, "late", "me")
+    with pytest.raises(NotToShip, match="it was not read out"):
+        ship(day, "late", "me")
+    conclude_experiment(day, "late", RunState.KILLED, "me", "nobody asks for it any more")
+    assert (made, False) in last_readouts(day)
 
 
 def test_a_hold_out_measures_what_was_launched_since(copied_day, folder):
@@ -242,6 +272,20 @@ def test_the_commands_say_the_same(command, copied_day, folder, tmp_path):
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert "No guardrail is surely worse" in command(f"matinee experiments watch told --as-of {when}").stdout
     assert "launched treatment" in command("matinee experiments ship told").stdout
+    shown = command("matinee experiments show told").stdout
+    assert re.findall(r"^│ (draft|running|launched|stopped|killed) ", shown, re.MULTILINE) == [
+        "draft", "running", "launched",
+    ]  # fmt: skip
+    assert verdict["sentence"].split(":")[0] in shown
+    kept = json.loads(command("matinee experiments show told --json").stdout)
+    assert kept["runs"][0]["arms"][1]["bindings"] == [
+        {"parameter": "weights.diversity", "version": None, "value": 0.4}
+    ]
+    assert [one["verdict"] for one in kept["readouts"]] == [verdict]
+    listed = json.loads(command("matinee experiments list --state launched --json").stdout)
+    assert "told" in {one["name"] for one in listed}
+    assert {one["state"] for one in listed} == {"launched"}
+    assert '"told"' not in command("matinee experiments list --state running --json").stdout
 
 
 def test_commands_over_all_experiments(command, copied_day, folder):
