@@ -26,14 +26,13 @@ class Arrivals(Declaration):
             if seen >= units:
                 return day
         last = self.daily[-7:]
-        pace = sum(last) / len(last) if last else 0
-        return None if pace == 0 else len(self.daily) + math.ceil((units - seen) / pace)
+        return None if sum(last) == 0 else len(self.daily) - ((seen - units) * len(last) // sum(last))
 
     def units_in(self, days: int) -> int:
         """How many different units come in `days`; beyond the past at the pace of its last week."""
         last = self.daily[-7:]
-        pace = sum(last) / len(last) if last else 0
-        return sum(self.daily[: max(days, 0)]) + math.floor(pace * max(days - len(self.daily), 0))
+        beyond = max(days - len(self.daily), 0)
+        return sum(self.daily[: max(days, 0)]) + (beyond and sum(last) * beyond // len(last))
 
 
 class Draft(Declaration):

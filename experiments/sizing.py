@@ -17,6 +17,8 @@ from experiments.scoping import Arrivals
 SLACK = 0.005
 """A power short by less is no finding: the past itself does not know it better."""
 _DAY = timedelta(days=1)
+_LONGEST = timedelta(days=366)
+"""A longer test is no way to find an effect."""
 
 
 @dataclass(frozen=True)
@@ -128,30 +130,33 @@ class _Sized:
             return ""
         found = f"{max(plan_.power, 0.0):.0%} of the time, not {self.experiment.power:.0%}"
         could = ", ".join(_could(need) for need in plan_.needs if need.detectable > need.effect)
-        return f"find {self.experiment.effect:.3g} relative and clear every guardrail {found}: they could tell {could}."
+        return f"find {_percent(self.experiment.effect)} and clear every guardrail {found}; they could tell {could}."
 
     def _enough(self) -> str:
         """Which end, or how large a roll-out until the same end, would do."""
-        units, share = self.needed.units, self.share
+        units, experiment = self.needed.units, self.experiment
+        days = self.arrivals.days_for(math.ceil(units / self.share))
+        end = None if days is None else experiment.start + (days + window_days(experiment) + 1) * _DAY
         ways = []
-        days = self.arrivals.days_for(math.ceil(units / share))
-        if days is not None:
-            end = self.experiment.start + (days + window_days(self.experiment) + 1) * _DAY
-            weeks = math.ceil((end - self.experiment.end) / (7 * _DAY))
-            ways.append(f"an end {weeks} weeks later, {end:%Y-%m-%d}")
-        everyone = self.arrivals.units_in(self.exposure_days) * share / self.experiment.rollout
+        if end is not None and end - experiment.start <= _LONGEST:
+            weeks = math.ceil((end - experiment.end) / (7 * _DAY))
+            ways.append(f"an end {weeks} {'week' if weeks == 1 else 'weeks'} later, {end:%Y-%m-%d}")
+        everyone = self.arrivals.units_in(self.exposure_days) * self.share / experiment.rollout
         if everyone >= units:
             ways.append(f"a rollout of {math.ceil(100 * units / everyone) / 100:g}")
-        said = (
-            " or ".join(ways)
-            or "a larger effect or wider margins, for the past brings too few new units ever"
-        )
-        return f"{units:,} would do: {said}."
+        if ways:
+            return f"{units:,} would do: {' or '.join(ways)}."
+        when = "for ever" if end is None else f"until {end:%Y-%m-%d}"
+        return f"{units:,} would do, which takes {when} at this traffic: look for a larger effect, or allow wider margins."
 
 
 def _could(need: Need) -> str:
     meant = "effect" if need.role == "success" else "margin"
-    return f"{need.detectable:.3g} in {need.metric} ({meant} {need.effect:g})"
+    return f"{_percent(need.detectable)} in {need.metric} ({meant} {_percent(need.effect)})"
+
+
+def _percent(value: float | None) -> str:
+    return f"{100 * (value or 0.0):.3g} %"
 
 
 def _sized(experiment: Experiment, past: History | str) -> _Sized | str:

@@ -15,7 +15,7 @@ from experiments.assignment import Assigner
 from experiments.config import EVERYONE
 from experiments.decision import Verdict
 from experiments.live import LiveExperiments
-from experiments.reading import SHIPPED
+from experiments.reading import SHIPPED, load
 from experiments.readout import Readout
 from experiments.scoping import Draft
 from matinee.experimenting import (
@@ -29,7 +29,8 @@ from matinee.experimenting import (
     watch_experiment,
 )
 from matinee.programme import end_holdout, holdout_readout, last_readouts, plan_holdout, scan, start_holdout
-from matinee.scoping import scope_experiment
+from matinee.scoping import history, scope_experiment
+from matinee.session import opened
 from registry import RunState
 from serving.exposure_table import EXPOSURES
 
@@ -110,7 +111,8 @@ def run(day, name, at, units, *, lift=1.0, share=0.8):
 def test_a_test_is_started_read_out_and_launched_for_everyone(copied_day, folder):
     day, at = copied_day, copied_day.as_of + timedelta(hours=3)
     declare(folder, "variety", day.as_of)
-    assert problems(day, folder) == ()
+    (note,) = problems(day, folder)
+    assert (note.severity, note.message) == ("note", "power was not checked: it states no effect.")
     start_experiment(day, "variety", at, "me", folder)
     units = FIRST + np.arange(USERS)
     run(day, "variety", at, units, lift=1.3)
@@ -254,6 +256,56 @@ def test_a_test_is_scoped_from_the_past_and_passes_the_check(copied_day, folder)
         "completion_7d": 0.02,
     }
     assert made.plan.units == max(n.units for n in made.plan.needs)
+
+
+def test_a_draft_that_is_cut_down_by_hand_is_warned_of(copied_day, folder, command):
+    draft = Draft(name="cut", hypothesis="x", owner="me", layer="ranking", primary="plays_1d",
+                  guardrails={"minutes_1d": 0.2}, effect=0.15, parameters={"weights.diversity": 0.3})  # fmt: skip
+    made = scope_experiment(copied_day, draft, folder)
+    half = made.plan.units // 2
+    (folder / "cut.yaml").write_text(
+        made.yaml.replace(f"planned_units: {made.plan.units}", f"planned_units: {half}")
+    )
+    (problem,) = problems(copied_day, folder)
+    assert (problem.severity, problem.field) == ("warning", "planned_units")
+    assert problem.message.endswith(f"{made.plan.units:,} would do.")
+    told = command(f"matinee experiments check --folder {folder}")
+    assert f"cut.yaml:{problem.line}: warning: planned_units: {half:,} units" in told.stderr
+    assert "1 warning" in told.stdout
+    command(f"matinee experiments check --strict --folder {folder}", fails=True)
+    (listed,) = json.loads(command(f"matinee experiments check --json --folder {folder}").stdout)
+    assert (listed["severity"], listed["line"], listed["message"]) == (
+        "warning",
+        problem.line,
+        problem.message,
+    )
+
+
+def test_the_past_is_gathered_once_until_the_lake_changes(copied_day, folder):
+    metrics = [load(folder).metrics["plays_1d"]]
+    found = history(copied_day, metrics)
+    before = {kept.name for kept in copied_day.workspace.histories.iterdir()}
+    assert history(copied_day, metrics) == found
+    newest = max(copied_day.workspace.histories.iterdir(), key=lambda kept: kept.stat().st_mtime_ns)
+    units = pq.read_table(newest / "units.parquet")
+    doubled = units.set_column(2, "n", pa.array([2 * n for n in units["n"].to_pylist()]))
+    pq.write_table(doubled, newest / "units.parquet")
+    assert history(copied_day, metrics)[1].daily == tuple(2 * n for n in found[1].daily), "read, not gathered"
+    units_of_nobody = FIRST + 900_000 + np.arange(1)
+    played(copied_day, copied_day.as_of + 40 * DAYS, units_of_nobody, np.ones(1), np.ones(1, bool))
+    assert history(copied_day, metrics) == found, "gathered anew, from events before the day"
+    assert before < {kept.name for kept in copied_day.workspace.histories.iterdir()}
+
+
+def test_of_a_workspace_without_events_power_is_not_told(copied_day, folder, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("MATINEE_WORKSPACES", str(tmp_path_factory.mktemp("empty")))
+    declare(folder, "unseen", copied_day.as_of)
+    text = (folder / "unseen.yaml").read_text().replace("layer: ranking", "layer: ranking\neffect: 0.02")
+    (folder / "unseen.yaml").write_text(text)
+    with opened("world") as day:
+        (note,) = problems(day, folder)
+    assert note.severity == "note"
+    assert note.message.startswith("power was not checked: nobody was shown anything in the 14 days before")
 
 
 def test_the_commands_say_the_same(command, copied_day, folder, tmp_path):
