@@ -35,7 +35,8 @@ __all__ = [
     "Problem",
 ]
 
-_REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
+REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
+"""A model version by number or by alias."""
 
 
 def _after_start(end: datetime, info: ValidationInfo) -> datetime:
@@ -86,7 +87,7 @@ class Parameter(Declaration):
         return None if value in self.choices else f"{self.name} is {value!r}; it may be one of: {known}."
 
     def _not_a_reference(self, value: JSON) -> str | None:
-        if isinstance(value, str) and _REFERENCE.fullmatch(value):
+        if isinstance(value, str) and REFERENCE.fullmatch(value):
             return None
         return f"{self.name} is {value!r}; write a model version, such as 'ranker/7' or 'ranker@champion'."
 

@@ -63,6 +63,16 @@ def check(
 
 
 @app.command()
+def schema(folder: Folder = SHIPPED) -> None:
+    """Write JSON Schemas of a folder's files beside them, which editors complete and check YAML by."""
+    from experiments.reading import load
+    from experiments.schemas import write_schemas
+
+    for path in write_schemas(load(folder), folder):
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def start(
     name: str, folder: Folder = SHIPPED, source: Source = None, as_of: AsOf = None, by: str = "cli"
 ) -> None:
@@ -227,6 +237,7 @@ def scope(
     as_json: AsJson = False,
 ) -> None:
     """Sample size, duration and detectable effects from the project's own past, and a YAML draft."""
+    from experiments.schemas import modeline
     from experiments.scoping import Draft
     from matinee.scoping import scope_experiment
 
@@ -238,7 +249,7 @@ def scope(
     with opened(source, as_of) as day:
         made = scope_experiment(day, draft, folder)
     if write:
-        (folder / f"{name}.yaml").write_text(made.yaml, encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(modeline(folder) + made.yaml, encoding="utf-8")
     if as_json:
         print_json(made.model_dump(mode="json"))
         return
