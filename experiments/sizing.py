@@ -145,7 +145,7 @@ class _Sized:
         if everyone >= units:
             ways.append(f"a rollout of {math.ceil(100 * units / everyone) / 100:g}")
         if ways:
-            return f"{units:,} would do: {' or '.join(ways)}."
+            return f"{units:,} would do: {', or '.join(ways)}."
         when = "for ever" if end is None else f"until {end:%Y-%m-%d}"
         return f"{units:,} would do, which takes {when} at this traffic: look for a larger effect, or allow wider margins."
 

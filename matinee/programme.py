@@ -30,9 +30,11 @@ from serving.exposure_table import read
 
 
 def declared_overlap(folder: Path, at: datetime) -> Overlap:
-    """Who can meet whom among all declared experiments whose dates hold `at`."""
+    """Who can meet whom among all declared experiments whose dates hold `at`, in the order of layers and names."""
     book = load(folder)
+    order = list(book.layers)
     running = [e for e in book.experiments.values() if e.start <= at < e.end]
+    running.sort(key=lambda e: (order.index(e.layer) if e.layer in order else len(order), e.name))
     return overlap(LiveExperiments(experiments=tuple(compiled(book, e, str, at) for e in running)))
 
 
