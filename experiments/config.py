@@ -35,7 +35,8 @@ __all__ = [
     "Problem",
 ]
 
-_REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
+REFERENCE = re.compile(r"[A-Za-z0-9_.-]+(/[1-9][0-9]*|@[A-Za-z0-9_.-]+)")
+"""A model version by number or by alias."""
 
 
 def _after_start(end: datetime, info: ValidationInfo) -> datetime:
@@ -86,7 +87,7 @@ class Parameter(Declaration):
         return None if value in self.choices else f"{self.name} is {value!r}; it may be one of: {known}."
 
     def _not_a_reference(self, value: JSON) -> str | None:
-        if isinstance(value, str) and _REFERENCE.fullmatch(value):
+        if isinstance(value, str) and REFERENCE.fullmatch(value):
             return None
         return f"{self.name} is {value!r}; write a model version, such as 'ranker/7' or 'ranker@champion'."
 
@@ -130,6 +131,16 @@ class Experiment(Declaration):
         gt=0,
         description="units over all arms at which the test is complete; looks before it spend a part of alpha",
     )
+    effect: float | None = Field(
+        None, gt=0, description="smallest relative change of the primary worth finding, 0.02 for 2 %"
+    )
+    power: float = Field(
+        0.8,
+        gt=0,
+        lt=0.99,
+        description="of the decision, guardrails included, where the effect is there",
+    )
+    looks: int = Field(4, ge=1, le=100, description="how often it is planned to be read out")
     segments: tuple[Column, ...] = Field(
         (), description="attributes of users by which the primary is also read"
     )
@@ -206,17 +217,25 @@ class Holdout(Declaration):
 HELD_OUT, WINNERS_ONLY, EVERYONE = "held-out", "winners-only", "everyone"
 
 
+Severity = Literal["error", "warning", "note"]
+
+
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a declaration, where, and what would be right."""
+    """Something wrong with a declaration, where, and what would be right.
+
+    An error cannot work; a warning works and is likely in vain; a note says what could not be told.
+    """
 
     file: str
     line: int
     field: str
     message: str
+    severity: Severity = "error"
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.field}: {self.message}"
+        kind = "" if self.severity == "error" else f"{self.severity}: "
+        return f"{self.file}:{self.line}: {kind}{self.field}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -226,13 +245,13 @@ class Located:
     file: Path
     lines: Mapping[tuple[str | int, ...], int]
 
-    def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+    def problem(self, path: tuple[str | int, ...], message: str, severity: Severity = "error") -> Problem:
         """A problem at `path`, or at the closest field above it that the file has."""
         place = path
         while place and place not in self.lines:
             place = place[:-1]
         name = ".".join(str(part) for part in path) or "file"
-        return Problem(self.file.name, self.lines.get(place, 1), name, message)
+        return Problem(self.file.name, self.lines.get(place, 1), name, message, severity)
 
 
 @dataclass(frozen=True)
@@ -246,9 +265,11 @@ class ExperimentBook:
     metrics: Mapping[str, DefinedMetric] = field(default_factory=dict)
     holdouts: Mapping[str, Holdout] = field(default_factory=dict)
 
-    def problem(self, experiment: str, path: tuple[str | int, ...], message: str) -> Problem:
+    def problem(
+        self, experiment: str, path: tuple[str | int, ...], message: str, severity: Severity = "error"
+    ) -> Problem:
         """A problem in the declaration of `experiment`."""
-        return self.located.get(experiment, Located(Path(experiment), {})).problem(path, message)
+        return self.located.get(experiment, Located(Path(experiment), {})).problem(path, message, severity)
 
     @property
     def defaults(self) -> dict[str, str | float]:

@@ -19,6 +19,8 @@ from validations.expectations import NUMBERS, DType
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,44}$")]
 """A defined metric's name is also the stem of its columns, so it is shorter than a column and has no dots."""
 Direction = Literal["increase", "decrease"]
+USER_TABLES = {name: t for name, t in TABLES.items() if "user_id" in {c.name for c in t.columns}}
+"""Event tables whose rows are somebody's: what metrics are made of."""
 _SUMMABLE = NUMBERS | {DType.BOOLEAN}
 
 
@@ -35,10 +37,9 @@ class Measure(Declaration):
 
     @model_validator(mode="after")
     def _exists(self) -> Self:
-        tables = {name: t for name, t in TABLES.items() if "user_id" in {c.name for c in t.columns}}
-        if self.source not in tables:
-            raise ValueError(f"there is no event table {self.source!r}.{_hint(self.source, tables)}")
-        columns = {column.name: column.dtype for column in tables[self.source].columns}
+        if self.source not in USER_TABLES:
+            raise ValueError(f"there is no event table {self.source!r}.{_hint(self.source, USER_TABLES)}")
+        columns = {column.name: column.dtype for column in USER_TABLES[self.source].columns}
         for name in (*self.where, *([] if self.sum is None else [self.sum])):
             if name not in columns:
                 raise ValueError(f"event table {self.source!r} has no column {name!r}.{_hint(name, columns)}")

@@ -11,6 +11,8 @@ owner: generated
 hypothesis: Generated, to see how many can run at once.
 slot: [{low}, {high}]
 rollout: {rollout}
+effect: 0.05
+planned_units: 20000
 start: 2026-01-01
 end: 2026-04-01
 arms:

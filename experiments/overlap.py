@@ -15,6 +15,7 @@ class Overlap(Declaration):
     """The share of all units in both of two experiments, by names in order; targeting can only lower it."""
 
     names: tuple[str, ...]
+    layers: tuple[str, ...] = Field(description="of each experiment, in the same order")
     shares: tuple[tuple[float, ...], ...] = Field(
         description="row and column as names; its own reach on the diagonal"
     )
@@ -43,7 +44,11 @@ def overlap(live: LiveExperiments) -> Overlap:
             if _never_meet(first, second):
                 shares[i, j] = shares[j, i] = 0.0
     shares[np.diag_indices(len(entries))] = reach
-    return Overlap(names=tuple(entry.name for entry in entries), shares=_rows(shares))
+    return Overlap(
+        names=tuple(entry.name for entry in entries),
+        layers=tuple(entry.declaration.layer for entry in entries),
+        shares=_rows(shares),
+    )
 
 
 def _reach(entry: LiveExperiment) -> float:

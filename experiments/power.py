@@ -100,9 +100,11 @@ def plan(
     looks: int = 4,
     rule: DecisionRule = DecisionRule(),  # noqa: B008  (a frozen value)
     treatments: int = 1,
+    units: int | None = None,  # over all arms; None for as many as `power` asks for
 ) -> Plan:
     """The units that make the decision right with a probability of `power` where the effect is there and guardrails stand still.
 
+    With `units` the size is given, and the plan says what the decision can do at it; each need keeps what it asks for.
     Alpha is that of the last of `looks` equally spaced looks, which is a little stricter than a single look's.
 
     Raises:
@@ -122,11 +124,11 @@ def plan(
         _Test("guardrail", found, g.margin, z, _spread(shares, 1 - g.sign * g.margin))
         for g, found in guardrails
     ]
-    units = max(test.units(split) for test in tests)
-    powers = [test.power(units) for test in tests]
+    size = max(test.units(split) for test in tests) if units is None else units
+    powers = [test.power(size) for test in tests]
     return Plan(
-        units=units,
-        needs=tuple(test.need(split, units) for test in tests),
+        units=size,
+        needs=tuple(test.need(split, size) for test in tests),
         power=1 - rule.alpha_deterioration - sum(1 - p for p in powers),
         power_if_independent=math.prod(powers) * (1 - rule.alpha_deterioration),
         unsplit_power=power ** len(tests),

@@ -26,8 +26,13 @@ class Arrivals(Declaration):
             if seen >= units:
                 return day
         last = self.daily[-7:]
-        pace = sum(last) / len(last) if last else 0
-        return None if pace == 0 else len(self.daily) + math.ceil((units - seen) / pace)
+        return None if sum(last) == 0 else len(self.daily) - ((seen - units) * len(last) // sum(last))
+
+    def units_in(self, days: int) -> int:
+        """How many different units come in `days`; beyond the past at the pace of its last week."""
+        last = self.daily[-7:]
+        beyond = max(days - len(self.daily), 0)
+        return sum(self.daily[: max(days, 0)]) + (beyond and sum(last) * beyond // len(last))
 
 
 class Draft(Declaration):
@@ -86,6 +91,7 @@ def _yaml(draft: Draft, plan: Plan, start: datetime, end: datetime) -> str:
     document = {
         "name": draft.name, "layer": draft.layer, "owner": draft.owner, "hypothesis": draft.hypothesis,
         "start": start.date(), "end": end.date(), "rollout": draft.traffic, "planned_units": plan.units,
+        "effect": draft.effect, "power": draft.power, "looks": draft.looks,
         "arms": {"control": {"share": 0.5}, "treatment": {"share": 0.5, "parameters": dict(draft.parameters)}},
         "metrics": {"primary": draft.primary, "guardrails": guardrails},
     }  # fmt: skip

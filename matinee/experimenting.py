@@ -16,8 +16,13 @@ from experiments.metrics import Statistics, exposed_units, exposed_units_in, sta
 from experiments.monitoring import Watch, watch
 from experiments.reading import SHIPPED, load
 from experiments.readout import Readout, read_out
+from experiments.sizing import power_problems
+from experiments.values import JSON
 from matinee.context import Day
-from registry import ArmRecord, ExperimentRecord, RegistryError
+from matinee.scoping import histories
+from registry import ArmRecord, ExperimentRecord, RegistryError, RunState
+from registry import Experiment as Run
+from registry.states import Outcome
 from serving.exposure_table import read
 
 
@@ -26,7 +31,10 @@ class NotToShip(ValueError):
 
 
 def problems(day: Day, folder: Path = SHIPPED) -> tuple[Problem, ...]:
-    """Everything wrong with a folder of experiments, model references checked against the ledger."""
+    """Everything wrong with a folder of experiments, model references checked against the ledger; then power by the past.
+
+    What cannot work is an error; an experiment that is likely in vain a warning; one of which that cannot be told a note.
+    """
 
     def known(reference: str) -> bool:
         try:
@@ -35,7 +43,8 @@ def problems(day: Day, folder: Path = SHIPPED) -> tuple[Problem, ...]:
             return False
         return True
 
-    return check(load(folder), known)
+    book = load(folder)
+    return check(book, known) + power_problems(book, histories(day, book), day.as_of)
 
 
 def start_experiment(day: Day, name: str, at: datetime, by: str, folder: Path = SHIPPED) -> LiveExperiments:
@@ -51,11 +60,24 @@ def start_experiment(day: Day, name: str, at: datetime, by: str, folder: Path = 
 
 
 def stop_experiment(day: Day, name: str, by: str, reason: str = "") -> LiveExperiments:
-    """Take an experiment out of the live file and close its run in the ledger."""
+    """Take an experiment out of the live file and stop its run in the ledger; what came of it may be said later."""
     live = stop(LiveExperiments.read(day.workspace.live), name)
     live.write(day.workspace.live)
     day.registry.stop_experiment(name, by=by, reason=reason)
     return live
+
+
+def conclude_experiment(day: Day, name: str, outcome: Outcome, by: str, reason: str) -> None:
+    """Say in the ledger what came of an experiment, for good; one that is live is taken out of service first.
+
+    Raises:
+        NotRecorded: the ledger has no such experiment.
+        ExperimentState: it never ran, or something was said of it before.
+    """
+    live = LiveExperiments.read(day.workspace.live)
+    if name in {entry.name for entry in live.experiments}:
+        stop(live, name).write(day.workspace.live)
+    day.registry.conclude_experiment(name, outcome, by=by, reason=reason)
 
 
 def _record(experiment: Experiment) -> ExperimentRecord:
@@ -120,26 +142,50 @@ def watch_experiment(day: Day, name: str, at: datetime, by: str) -> Watch:
     seen = watch(entry.declaration, statistics(day, entry, at), at)
     if seen.roll_back:
         readout(day, name, at)
-        stop_experiment(day, name, by, f"killed: {seen.sentence}")
+        conclude_experiment(day, name, RunState.KILLED, by, seen.sentence)
     return seen
 
 
 def ship(day: Day, name: str, by: str) -> Readout:
-    """Give the winner's parameters to everyone and close the run as launched; only the newest read-out can say who won.
+    """Give the winner's parameters to everyone, as they were pinned; the run, live or stopped, is launched by that.
+
+    Only the newest read-out can say who won.
 
     Raises:
-        NotToShip: the newest read-out of this run names no winner, or there is none.
+        NotRecorded: the ledger has no such experiment.
+        NotToShip: the newest read-out of this run names no winner, or there is none, or something came of it before.
     """
-    live = LiveExperiments.read(day.workspace.live)
-    started = live.named(name).started_at
-    known = [Readout.model_validate(r.verdict) for r in day.registry.readouts(name)]
-    last = next((r for r in reversed(known) if r.at >= started), None)
-    if last is None or last.winner is None:
+    run, live = _run(day, name), LiveExperiments.read(day.workspace.live)
+    last = _newest_readout(day, run)
+    if last is None or last.winner is None or run.state not in {RunState.RUNNING, RunState.STOPPED}:
         said = "it was not read out" if last is None else last.sentence
-        raise NotToShip(f"experiment {name!r} does not ship: {said}")
-    launch(live, name, last.winner).write(day.workspace.live)
-    day.registry.stop_experiment(name, by=by, reason=f"launched {last.winner}: {last.sentence}")
+        raise NotToShip(f"experiment {name!r}, which is {run.state}, does not ship: {said}")
+    if run.state is RunState.RUNNING:
+        live = launch(live, name, last.winner)
+    else:
+        live = live.model_copy(update={"launched": {**live.launched, **pinned(run, last.winner)}})
+    live.write(day.workspace.live)
+    day.registry.conclude_experiment(name, RunState.LAUNCHED, by=by, reason=f"{last.winner}: {last.sentence}")
     return last
+
+
+def _run(day: Day, name: str) -> Run:
+    """The newest run of an experiment."""
+    day.registry.readouts(name)  # says so, if there is none
+    return day.registry.experiments([name])[-1]
+
+
+def _newest_readout(day: Day, run: Run) -> Readout | None:
+    """Of this run, and not of one of its name before."""
+    began = max((change.at for change in run.history if change.state is RunState.RUNNING), default=None)
+    known = [r for r in day.registry.readouts(run.name) if began is not None and r.created_at >= began]
+    return Readout.model_validate(known[-1].verdict) if known else None
+
+
+def pinned(run: Run, arm: str) -> dict[str, JSON]:
+    """What an arm set, its model versions as they were pinned when the run started."""
+    bindings = next(one.bindings for one in run.arms if one.name == arm)
+    return {b.parameter: b.value if b.version is None else b.version for b in bindings}
 
 
 def outcomes(day: Day, log: pa.Table) -> pa.Table:

@@ -13,9 +13,12 @@ from datetime import date
 from typing import Any, Protocol
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from models.progress import Epoch
@@ -266,6 +269,25 @@ def _percent(value: float, _: Any) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def filled(
+    panel: Axes,
+    rectangles: Iterable[tuple[float, float, float, float]],
+    colour: str,
+    name: str,
+    label: str | None = None,
+    edge: str | None = None,
+) -> None:
+    """Rectangles (left, top, width, height) of one colour as one shape, called `name` in the file and `label` in a legend."""
+    corners = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (0.0, 0.0)])
+    boxes = np.array(list(rectangles), dtype=float).reshape(-1, 1, 4)
+    vertices = (boxes[:, :, :2] + corners * boxes[:, :, 2:]).reshape(-1, 2)
+    codes = np.tile([Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY], len(boxes))
+    shape = PathPatch(
+        Path(vertices, codes), facecolor=colour, edgecolor=edge or colour, linewidth=0.6 if edge else 0.15, label=label, gid=name
+    )  # fmt: skip
+    panel.add_patch(shape)
 
 
 def drawing(

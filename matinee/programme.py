@@ -25,13 +25,16 @@ from experiments.reading import load
 from experiments.readout import Readout
 from matinee.context import Day
 from matinee.scoping import holdout_detectable
+from registry import RunState
 from serving.exposure_table import read
 
 
 def declared_overlap(folder: Path, at: datetime) -> Overlap:
-    """Who can meet whom among all declared experiments whose dates hold `at`."""
+    """Who can meet whom among all declared experiments whose dates hold `at`, in the order of layers and names."""
     book = load(folder)
+    order = list(book.layers)
     running = [e for e in book.experiments.values() if e.start <= at < e.end]
+    running.sort(key=lambda e: (order.index(e.layer) if e.layer in order else len(order), e.name))
     return overlap(LiveExperiments(experiments=tuple(compiled(book, e, str, at) for e in running)))
 
 
@@ -79,10 +82,12 @@ def holdout_readout(
 def last_readouts(day: Day, within: Holdout | None = None) -> list[tuple[Readout, bool]]:
     """The last read-out of every run in the ledger, and whether that run was launched; `within` a hold-out's dates."""
     found = []
-    for run in {run.name: run for run in day.registry.experiments() if run.state != "draft"}.values():
+    for run in {
+        run.name: run for run in day.registry.experiments() if run.state is not RunState.DRAFT
+    }.values():
         known = [Readout.model_validate(r.verdict) for r in day.registry.readouts(run.name)]
         if known and (within is None or within.start <= known[-1].at < within.end):
-            found.append((known[-1], run.history[-1].reason.startswith("launched ")))
+            found.append((known[-1], run.state is RunState.LAUNCHED))
     return found
 
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from events.schema import TABLES
 from experiments.config import ExperimentBook, Holdout
+from experiments.daily import DailyStatistics
 from experiments.decision import DecisionRule
 from experiments.definitions import DefinedMetric
 from experiments.gathering import gather
 from experiments.holdout import detectable
 from experiments.metrics import ArmStatistics
-from experiments.power import NoHistory, Plan, baseline, plan
+from experiments.power import Baseline, NoHistory, Plan, baseline, plan
 from experiments.reading import load
 from experiments.scoping import Arrivals, Draft, Scope, scope
+from experiments.sizing import Histories, History, asked
 from matinee.context import Day
 from matinee.desk import literal
 
+KEPT = 32
+"""How many pasts of a workspace are kept as daily statistics."""
 PAST = "past"
 """The one arm that the past is."""
 
@@ -49,15 +59,71 @@ def history(
     Raises:
         NoHistory: nobody came.
     """
-    until = day.as_of - timedelta(days=max(metric.window_days for metric in metrics) + 1)
     wanted = [metric.metric() for metric in metrics]
+    kept = day.workspace.histories / _digest(day, metrics, history_days)
+    if kept.is_dir():
+        daily = DailyStatistics.read(kept)
+    else:
+        daily = _gathered(day, metrics, history_days)
+        _keep(daily, kept)
+    (past,) = daily.statistics(wanted, [PAST], day.as_of).arms
+    return past, Arrivals(daily=tuple(daily.units.sort_by("day")["n"].to_pylist()))
+
+
+def _gathered(day: Day, metrics: Sequence[DefinedMetric], history_days: int) -> DailyStatistics:
+    until = day.as_of - timedelta(days=max(metric.window_days for metric in metrics) + 1)
     with day.desk.events() as connection:
         units = seen_between(connection, until - timedelta(days=history_days), until, day.as_of)
         if len(units) == 0:
             raise NoHistory(f"nobody was shown anything in the {history_days} days before {until:%Y-%m-%d}.")
-        daily = gather(connection, units, wanted, day.as_of)
-    (past,) = daily.statistics(wanted, [PAST], day.as_of).arms
-    return past, Arrivals(daily=tuple(daily.units.sort_by("day")["n"].to_pylist()))
+        return gather(connection, units, [metric.metric() for metric in metrics], day.as_of)
+
+
+def _digest(day: Day, metrics: Sequence[DefinedMetric], history_days: int) -> str:
+    """SHA-256 over all that the past's statistics follow from: definitions, days, and the parts of the lake."""
+    defined = [metric.model_dump(mode="json") for metric in metrics]
+    lake = {table: day.workspace.lake.digest(table) for table in TABLES}
+    told = json.dumps([defined, history_days, day.as_of.isoformat(), lake], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _keep(daily: DailyStatistics, folder: Path) -> None:
+    """Whole or not at all; of what was kept before, all but the newest goes."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
+    daily.write(made)
+    with suppress(OSError):  # another process has kept the same
+        made.rename(folder)
+    shutil.rmtree(made, ignore_errors=True)
+    newest_first = sorted(
+        folder.parent.glob("[0-9a-f]*"), key=lambda kept: kept.stat().st_mtime, reverse=True
+    )
+    for old in newest_first[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def histories(day: Day, book: ExperimentBook) -> Histories:
+    """What the past says of the metrics that experiments of `book` look for effects in: one scan for each length of window.
+
+    An experiment is planned by `scope_experiment` from members whose longest window is over, and so it is here.
+    """
+    found: dict[int, History | str] = {}
+    for window, names in asked(book, day.as_of).items():
+        metrics = [book.metrics[name] for name in names]
+        try:
+            past, arrivals = history(day, metrics)
+        except NoHistory as reason:
+            found[window] = str(reason)
+        else:
+            found[window] = History({m.name: _known(m, past) for m in metrics}, arrivals)
+    return found
+
+
+def _known(metric: DefinedMetric, past: ArmStatistics) -> Baseline | str:
+    try:
+        return baseline(metric.metric(), past)
+    except NoHistory as reason:
+        return str(reason)
 
 
 def holdout_detectable(day: Day, holdout: Holdout, metrics: Sequence[DefinedMetric]) -> dict[str, float]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.tree import Tree
 
-from matinee.session import console, print_pairs, print_table
+from matinee.session import console, errors, print_pairs, print_table
 
 if TYPE_CHECKING:  # a lineage can be shown without torch, a page without tea-tasting
+    from experiments.config import Problem
     from experiments.estimates import Estimate
     from experiments.readout import Readout
     from matinee.checking import Fit
@@ -104,6 +107,24 @@ def print_timings(timings: Timings) -> None:
     rows = [[t.stage, f"{t.p50:.2f}", f"{t.p99:.2f}"] for t in timings.stages]
     console.print(title, highlight=False)
     print_table("", ("stage", "p50 ms", "p99 ms"), rows)
+
+
+def print_problems(problems: Sequence[Problem], folder: Path) -> None:
+    """Errors and warnings a line each on standard error; notes that say the same together, on standard output."""
+    notes: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.severity == "note":
+            notes.setdefault(problem.message, []).append(problem.file)
+        else:
+            errors.print(str(problem), highlight=False, markup=False, soft_wrap=True)
+    for message, files in notes.items():
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        console.print(
+            f"note: {', '.join(files[:3])}{more}: {message}", highlight=False, markup=False, soft_wrap=True
+        )
+    wrong = Counter(problem.severity for problem in problems if problem.severity != "note")
+    told = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in sorted(wrong.items()))
+    console.print(f"{folder}: {told or 'nothing wrong'}", highlight=False, markup=False)
 
 
 def print_readout(readout: Readout) -> None:

@@ -114,6 +114,11 @@ class Workspace:
         return self.root / "shadows"
 
     @property
+    def histories(self) -> Path:
+        """Daily statistics of the past, by what they were gathered from."""
+        return self.root / "histories"
+
+    @property
     def simulation(self) -> Path:
         """What a simulation keeps from day to day, and its reports."""
         return self.root / "simulation"

@@ -70,6 +70,7 @@ from registry.results import (
     StateChange,
 )
 from registry.signature import Column, Input, Output, Signature
+from registry.states import RunState
 
 __all__ = [
     "ANYWHERE",
@@ -117,6 +118,7 @@ __all__ = [
     "RegisteredModel",
     "Registry",
     "RegistryError",
+    "RunState",
     "ServiceRecord",
     "Signature",
     "StateChange",

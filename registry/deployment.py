@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -26,6 +26,7 @@ from registry.schema import (
     ReadoutRow,
     VersionRow,
 )
+from registry.states import OPEN, Outcome, RunState, require_step
 
 _REF = (ModelRow.name + "/" + sa.cast(VersionRow.number, sa.Text)).label("ref")
 
@@ -58,7 +59,7 @@ def record_bento(session: Session, bento: BentoRecord, at: datetime) -> Bento:
 
 
 def record_experiment(session: Session, experiment: ExperimentRecord, *, by: str, at: datetime) -> None:
-    """Record an experiment as a draft; the same declaration again, while it has not stopped, is no change.
+    """Record an experiment as a draft; the same declaration again, while it is open, is no change.
 
     Raises:
         ExperimentState: another declaration of this name is a draft or running.
@@ -74,7 +75,7 @@ def record_experiment(session: Session, experiment: ExperimentRecord, *, by: str
     row = ExperimentRow(
         name=experiment.name,
         layer=experiment.layer,
-        state="draft",
+        state=RunState.DRAFT.value,
         config=plain(experiment.config),
         digest=experiment.digest,
         created_at=at,
@@ -96,7 +97,7 @@ def start_experiment(session: Session, name: str, *, by: str, reason: str, at: d
         NotRecorded: an arm refers to a version that does not exist.
     """
     row = _require_open(session, name)
-    if row.state == "running":
+    if row.state == RunState.RUNNING:
         return
     for arm in session.scalars(sa.select(ArmRow).where(ArmRow.experiment_id == row.id)).all():
         models: Mapping[str, str] = arm.requested["models"]
@@ -108,22 +109,31 @@ def start_experiment(session: Session, name: str, *, by: str, reason: str, at: d
             BindingRow(arm_id=arm.id, parameter=key, value=value) for key, value in values.items()
         )
     session.flush()  # arms are bound while the experiment is a draft
-    row.state = "running"
-    _log_state(session, row, at, by, reason)
-    _tell_of_arms(session, name, outbox.ArmBound, at, by, reason)
+    _step(session, row, RunState.RUNNING, at, by, reason)
+    for arm_name, models, values in _bound(session, name):
+        outbox.tell(session, outbox.ArmBound(name, arm_name, models, values, by, reason), at)
 
 
 def stop_experiment(session: Session, name: str, *, by: str, reason: str, at: datetime) -> None:
-    """Stop an experiment for good; its name may be used again.
+    """Stop an experiment; its name may be used again, and what came of it may be said later.
 
     Raises:
         ExperimentState: there is no open experiment of this name.
     """
     row = _require_open(session, name)
-    if row.state == "running":  # the arms of a draft were never bound
-        _tell_of_arms(session, name, outbox.ArmReleased, at, by, reason)
-    row.state = "stopped"
-    _log_state(session, row, at, by, reason)
+    _step(session, row, RunState.STOPPED, at, by, reason)
+
+
+def conclude_experiment(
+    session: Session, name: str, outcome: Outcome, *, by: str, reason: str, at: datetime
+) -> None:
+    """Say what came of the newest run of an experiment, for good; one that runs stops by it.
+
+    Raises:
+        NotRecorded: there is no such experiment.
+        ExperimentState: it is a draft, or something was said of it before.
+    """
+    _step(session, newest(session, name, lock=True), outcome, at, by, reason)
 
 
 def record_readout(session: Session, name: str, verdict: Mapping[str, JSON], at: datetime) -> Readout:
@@ -134,7 +144,7 @@ def record_readout(session: Session, name: str, verdict: Mapping[str, JSON], at:
         ExperimentState: it has not started.
     """
     experiment = newest(session, name)
-    if experiment.state == "draft":
+    if experiment.state == RunState.DRAFT:
         raise ExperimentState(f"experiment {name!r} is a draft: nothing can have come out of it yet.")
     digest = digest_of(verdict)
     same = sa.select(ReadoutRow).where(ReadoutRow.experiment_id == experiment.id, ReadoutRow.digest == digest)
@@ -155,8 +165,8 @@ def readouts(session: Session, name: str) -> tuple[Readout, ...]:
     return tuple(Readout(row.id, name, row.created_at, row.verdict) for row in session.scalars(theirs))
 
 
-def newest(session: Session, name: str) -> ExperimentRow:
-    """The newest run of an experiment.
+def newest(session: Session, name: str, *, lock: bool = False) -> ExperimentRow:
+    """The newest run of an experiment; `lock` it against other writers.
 
     Raises:
         NotRecorded: there is none of that name.
@@ -164,17 +174,24 @@ def newest(session: Session, name: str) -> ExperimentRow:
     runs = (
         sa.select(ExperimentRow).where(ExperimentRow.name == name).order_by(ExperimentRow.id.desc()).limit(1)
     )
-    row = session.scalars(runs).first()
+    row = session.scalars(runs.with_for_update() if lock else runs).first()
     if row is None:
         raise NotRecorded("experiment", name, session.scalars(sa.select(ExperimentRow.name).distinct()).all())
     return row
 
 
-def experiments(session: Session, names: Sequence[str] | None = None) -> tuple[Experiment, ...]:
-    """Every run of the experiments called `names` (None: of all), oldest first, whole: four queries in all."""
+def experiments(
+    session: Session, names: Sequence[str] | None = None, state: RunState | None = None
+) -> tuple[Experiment, ...]:
+    """Every run of the experiments called `names` (None: of all), oldest first, whole: four queries in all.
+
+    Those that stand in `state` now, where one is given.
+    """
     chosen = sa.select(ExperimentRow).order_by(ExperimentRow.id)
     if names is not None:
         chosen = chosen.where(ExperimentRow.name.in_(names))
+    if state is not None:
+        chosen = chosen.where(ExperimentRow.state == state.value)
     rows = session.scalars(
         chosen.options(selectinload(ExperimentRow.arms).selectinload(ArmRow.bindings))
     ).all()
@@ -191,7 +208,8 @@ def experiments(session: Session, names: Sequence[str] | None = None) -> tuple[E
     changes: dict[int, list[StateChange]] = {row_id: [] for row_id in ids}
     logged = sa.select(ExperimentStateRow).where(ExperimentStateRow.experiment_id.in_(ids))
     for change in session.scalars(logged.order_by(ExperimentStateRow.id)):
-        changes[change.experiment_id].append(StateChange(change.state, change.at, change.by, change.reason))
+        told = StateChange(RunState(change.state), change.at, change.by, change.reason)
+        changes[change.experiment_id].append(told)
     return tuple(_experiment(row, refs, changes[row.id]) for row in rows)
 
 
@@ -222,7 +240,9 @@ def live(session: Session) -> tuple[Live, ...]:
         .join(ExperimentRow, ExperimentRow.id == ArmRow.experiment_id)
         .join(ExperimentStateRow, ExperimentStateRow.experiment_id == ExperimentRow.id)
         .join(ModelRow, ModelRow.id == VersionRow.model_id)
-        .where(ExperimentRow.state == "running", ExperimentStateRow.state == "running")
+        .where(
+            ExperimentRow.state == RunState.RUNNING.value, ExperimentStateRow.state == RunState.RUNNING.value
+        )
         .group_by(ModelRow.name, VersionRow.number, ExperimentRow.name, ArmRow.name)
         .order_by(ExperimentRow.name, ArmRow.name, ModelRow.name)
     )
@@ -248,20 +268,34 @@ def _experiment(row: ExperimentRow, refs: Mapping[int, str], history: Sequence[S
         )
         for arm in row.arms
     )
-    return Experiment(row.name, row.layer, row.state, row.digest, row.config, arms, tuple(history))
+    return Experiment(row.name, row.layer, RunState(row.state), row.digest, row.config, arms, tuple(history))
 
 
 def _open(session: Session, name: str) -> ExperimentRow | None:
-    still = sa.select(ExperimentRow).where(ExperimentRow.name == name, ExperimentRow.state != "stopped")
+    still = sa.select(ExperimentRow).where(
+        ExperimentRow.name == name, ExperimentRow.state.in_([state.value for state in OPEN])
+    )
     return session.scalars(still.with_for_update()).first()
 
 
 def _require_open(session: Session, name: str) -> ExperimentRow:
     row = _open(session, name)
     if row is None:
-        newest(session, name)  # says so, if there is none at all
-        raise ExperimentState(f"experiment {name!r} has stopped; record it again to run it again.")
+        over = newest(session, name)  # says so, if there is none at all
+        raise ExperimentState(f"experiment {name!r} is {over.state}; record it again to run it again.")
     return row
+
+
+def _step(session: Session, row: ExperimentRow, to: RunState, at: datetime, by: str, reason: str) -> None:
+    """The state of a run goes to `to`; arms that serve no longer by that are told."""
+    before = RunState(row.state)
+    require_step(row.name, before, to)
+    if before is RunState.RUNNING:  # the arms of a draft were never bound
+        for arm, models, values in _bound(session, row.name):
+            released = outbox.ArmReleased(row.name, arm, models, values, by, reason, to.value)
+            outbox.tell(session, released, at)
+    row.state = to.value
+    _log_state(session, row, at, by, reason)
 
 
 def _log_state(session: Session, row: ExperimentRow, at: datetime, by: str, reason: str) -> None:
@@ -269,11 +303,9 @@ def _log_state(session: Session, row: ExperimentRow, at: datetime, by: str, reas
     session.flush()
 
 
-def _tell_of_arms(
-    session: Session, name: str, payload: type[outbox.ArmBound], at: datetime, by: str, reason: str
-) -> None:
-    """One event an arm of the newest run, with what it is bound to."""
+def _bound(session: Session, name: str) -> Iterator[tuple[str, dict[str, str], dict[str, JSON]]]:
+    """Each arm of the newest run: its name, the versions it is bound to, and its plain values."""
     for arm in experiments(session, [name])[-1].arms:
         models = {one.parameter: one.version for one in arm.bindings if one.version is not None}
         values = {one.parameter: one.value for one in arm.bindings if one.version is None}
-        outbox.tell(session, payload(name, arm.name, models, values, by, reason), at)
+        yield arm.name, models, values

@@ -60,6 +60,7 @@ from registry.results import (
 )
 from registry.schema import TagRow
 from registry.signature import Column
+from registry.states import Outcome, RunState
 
 Clock = Callable[[], datetime]
 
@@ -393,16 +394,25 @@ class Registry:
             return deployment.experiments(session, [name])[-1]
 
     def stop_experiment(self, name: str, *, by: str, reason: str = "") -> Experiment:
-        """Stop it for good; the name may be used again. Raises `ExperimentState`."""
+        """Stop it; the name may be used again, and what came of it said later. Raises `ExperimentState`."""
         with self._database.write() as session:
             deployment.stop_experiment(session, name, by=by, reason=reason, at=self._clock())
             session.expire_all()
             return deployment.experiments(session, [name])[-1]
 
-    def experiments(self) -> tuple[Experiment, ...]:
-        """Every run of every experiment, oldest first, with arms and bindings."""
+    def conclude_experiment(self, name: str, outcome: Outcome, *, by: str, reason: str = "") -> Experiment:
+        """Say what came of its newest run, launched or killed, for good; one that runs stops by it. Raises `ExperimentState`."""
+        with self._database.write() as session:
+            deployment.conclude_experiment(session, name, outcome, by=by, reason=reason, at=self._clock())
+            session.expire_all()
+            return deployment.experiments(session, [name])[-1]
+
+    def experiments(
+        self, names: Sequence[str] | None = None, *, state: RunState | None = None
+    ) -> tuple[Experiment, ...]:
+        """Every run of the experiments called `names` (None: of all), oldest first, whole; those in `state` if it is given."""
         with self._database.read() as session:
-            return deployment.experiments(session)
+            return deployment.experiments(session, names, state)
 
     def record_readout(self, experiment: str, verdict: Mapping[str, JSON]) -> Readout:
         """Record what came out of the newest run of an experiment. Raises `NotRecorded`, `ExperimentState`."""

@@ -141,9 +141,10 @@ class ArmBound(Payload):
 
 @dataclass(frozen=True)
 class ArmReleased(ArmBound):
-    """An arm that was bound serves no longer; `models` and `values` are what it served."""
+    """An arm that was bound serves no longer; `models` and `values` are what it served, `state` where the run went."""
 
     kind = Kind.ARM_RELEASED
+    state: str = "stopped"
 
 
 @dataclass(frozen=True)

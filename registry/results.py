@@ -10,6 +10,7 @@ from typing import Literal
 from registry.canonical import JSON
 from registry.records import Metric
 from registry.signature import Signature
+from registry.states import RunState
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Arm:
 class StateChange:
     """One change of an experiment's state."""
 
-    state: str
+    state: RunState
     at: datetime
     by: str
     reason: str
@@ -163,7 +164,7 @@ class Experiment:
 
     name: str
     layer: str
-    state: str
+    state: RunState
     digest: str
     config: Mapping[str, JSON]
     arms: tuple[Arm, ...]

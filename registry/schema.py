@@ -22,6 +22,7 @@ from sqlalchemy import ForeignKey, Index, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from registry.columns import Instant, text_type
+from registry.states import OPEN, RunState
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -30,8 +31,8 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
-EXPERIMENT_STATES = ("draft", "running", "stopped")
-_states = f"state IN {EXPERIMENT_STATES}"
+_states = f"state IN {tuple(state.value for state in RunState)}"
+_OPEN = sa.text(f"state IN {tuple(state.value for state in OPEN)}")
 
 
 class Base(DeclarativeBase):
@@ -328,7 +329,7 @@ class BentoVersionRow(Base):
 
 
 class ExperimentRow(Base):
-    """One run of an experiment. A name may be used again once its last run has stopped."""
+    """One run of an experiment. A name may be used again once its last run is over."""
 
     __tablename__ = "experiment"
     __table_args__ = (
@@ -336,8 +337,8 @@ class ExperimentRow(Base):
             "uq_experiment_open_name",
             "name",
             unique=True,
-            sqlite_where=sa.text("state <> 'stopped'"),
-            postgresql_where=sa.text("state <> 'stopped'"),
+            sqlite_where=_OPEN,
+            postgresql_where=_OPEN,
         ),
         sa.CheckConstraint(_states, name="state"),
         Index(None, "name"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,17 @@ import typer
 from experiments.reading import SHIPPED
 from matinee.commands import programme
 from matinee.context import present
-from matinee.session import AsJson, AsOf, Source, console, errors, opened, print_json, print_table
+from matinee.session import (
+    AsJson,
+    AsOf,
+    Source,
+    console,
+    opened,
+    print_json,
+    print_pairs,
+    print_table,
+)
+from registry import RunState
 
 if TYPE_CHECKING:
     from experiments.estimates import Estimate
@@ -28,20 +40,36 @@ Folder = Annotated[Path, typer.Option(help="Folder of experiment YAML.")]
 
 
 @app.command()
-def check(folder: Folder = SHIPPED, source: Source = None, as_json: AsJson = False) -> None:
-    """Validate a folder of experiments; exit code 1 where something is wrong."""
+def check(
+    folder: Folder = SHIPPED,
+    source: Source = None,
+    as_of: AsOf = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Validate a folder of experiments, and whether each can find its effect; exit code 1 where something is wrong."""
     from matinee import experimenting
+    from matinee.show import print_problems
 
-    with opened(source) as day:
+    with opened(source, as_of) as day:
         found = experimenting.problems(day, folder)
     if as_json:
         print_json([vars(problem) for problem in found])
-    for problem in () if as_json else found:
-        errors.print(str(problem), highlight=False)
-    if found:
+    else:
+        print_problems(found, folder)
+    counted = Counter(problem.severity for problem in found)
+    if counted["error"] or (strict and counted["warning"]):
         raise typer.Exit(1)
-    if not as_json:
-        console.print(f"{folder}: nothing wrong", highlight=False)
+
+
+@app.command()
+def schema(folder: Folder = SHIPPED) -> None:
+    """Write JSON Schemas of a folder's files beside them, which editors complete and check YAML by."""
+    from experiments.reading import load
+    from experiments.schemas import write_schemas
+
+    for path in write_schemas(load(folder), folder):
+        console.print(str(path), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -68,18 +96,54 @@ def stop(name: str, source: Source = None, by: str = "cli", reason: str = "") ->
 
 
 @app.command("list")
-def list_(source: Source = None, as_json: AsJson = False) -> None:
-    """Every run of every experiment with its arms."""
+def list_(
+    source: Source = None,
+    state: Annotated[RunState | None, typer.Option(help="Only runs that stand here now.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every run of every experiment with its state and its arms."""
     with opened(source) as day:
-        runs = day.registry.experiments()
+        runs = day.registry.experiments(state=state)
     if as_json:
-        print_json([vars(run) for run in runs])
+        print_json([asdict(run) for run in runs])
         return
     rows = [
-        [run.name, run.layer, run.state, ", ".join(arm.name for arm in run.arms), run.digest[:12]]
+        [run.name, run.layer, run.state.value, f"{run.history[-1].at:%Y-%m-%d %H:%M}", ", ".join(arm.name for arm in run.arms), run.digest[:12]]
         for run in runs
+    ]  # fmt: skip
+    print_table("experiments", ("experiment", "layer", "state", "since", "arms", "digest"), rows)
+
+
+@app.command()
+def show(name: str, source: Source = None, as_json: AsJson = False) -> None:
+    """Every run of an experiment: what its arms set, each change of its state and why, and what was read out."""
+    from matinee import experimenting
+
+    with opened(source) as day:
+        readouts = day.registry.readouts(name)
+        runs = day.registry.experiments([name])
+    if as_json:
+        print_json({"runs": [asdict(run) for run in runs], "readouts": [asdict(one) for one in readouts]})
+        return
+    for number, run in enumerate(runs, 1):
+        sets = [f"{arm.name} {experimenting.pinned(run, arm.name)}" for arm in run.arms]
+        print_pairs(
+            {
+                "run": f"{number} of {len(runs)}",
+                "state": run.state.value,
+                "layer": run.layer,
+                "arms": "; ".join(sets),
+            }
+        )
+        steps = [
+            [change.state.value, f"{change.at:%Y-%m-%d %H:%M}", change.by, change.reason]
+            for change in run.history
+        ]
+        print_table("", ("state", "since", "by", "reason"), steps)
+    said = [
+        [one.id, f"{one.created_at:%Y-%m-%d %H:%M}", str(one.verdict.get("sentence", ""))] for one in readouts
     ]
-    print_table("experiments", ("experiment", "layer", "state", "arms", "digest"), rows)
+    print_table("read-outs", ("read-out", "recorded", "sentence"), said)
 
 
 @app.command()
@@ -135,7 +199,7 @@ def _interval(estimate: Estimate | None) -> str:
 
 @app.command()
 def ship(name: str, source: Source = None, by: str = "cli") -> None:
-    """Give everyone what the winning arm of the newest read-out sets, and close the experiment as launched."""
+    """Give everyone what the winning arm of the newest read-out sets; an experiment that runs or has stopped is launched by that."""
     from matinee import experimenting
 
     with opened(source) as day:
@@ -145,11 +209,11 @@ def ship(name: str, source: Source = None, by: str = "cli") -> None:
 
 @app.command("roll-back")
 def roll_back(name: str, reason: str, source: Source = None, by: str = "cli") -> None:
-    """Take an experiment out of service as killed, for a reason that the ledger keeps."""
+    """Kill an experiment that runs or has stopped, for a reason that the ledger keeps; who was in it is served as before."""
     from matinee import experimenting
 
     with opened(source) as day:
-        experimenting.stop_experiment(day, name, by, f"killed: {reason}")
+        experimenting.conclude_experiment(day, name, RunState.KILLED, by, reason)
     console.print(f"{name} is rolled back", highlight=False)
 
 
@@ -173,6 +237,7 @@ def scope(
     as_json: AsJson = False,
 ) -> None:
     """Sample size, duration and detectable effects from the project's own past, and a YAML draft."""
+    from experiments.schemas import modeline
     from experiments.scoping import Draft
     from matinee.scoping import scope_experiment
 
@@ -184,7 +249,7 @@ def scope(
     with opened(source, as_of) as day:
         made = scope_experiment(day, draft, folder)
     if write:
-        (folder / f"{name}.yaml").write_text(made.yaml, encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(modeline(folder) + made.yaml, encoding="utf-8")
     if as_json:
         print_json(made.model_dump(mode="json"))
         return

@@ -17,11 +17,21 @@ holdouts = typer.Typer(
 )
 
 
-def overlap(folder: Folder = SHIPPED, as_of: AsOf = None, top: int = 20, as_json: AsJson = False) -> None:
+def overlap(
+    folder: Folder = SHIPPED,
+    as_of: AsOf = None,
+    top: int = 20,
+    figure: Annotated[Path | None, typer.Option(help="Draw the whole matrix here, as SVG.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """The share of members that any two declared experiments have in common, largest first."""
     from matinee import programme
 
     found = programme.declared_overlap(folder, as_of or datetime.now(UTC))
+    if figure is not None:
+        from matinee.overlap_figure import overlap_matrix
+
+        figure.write_bytes(overlap_matrix(found))
     if as_json:
         print_json(found.model_dump(mode="json"))
         return

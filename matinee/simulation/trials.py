@@ -15,12 +15,15 @@ from experiments.decision import Verdict
 from experiments.reading import PARAMETERS, SHIPPED
 from experiments.readout import Readout
 from matinee.context import Day
-from matinee.experimenting import readout, start_experiment, stop_experiment
+from matinee.experimenting import conclude_experiment, readout, start_experiment, stop_experiment
 from matinee.simulation.config import Trial
 from models.objective import ObjectiveWeights
+from registry import RunState
+from registry.states import Outcome
 
 WHO = "matinee simulate"
 _WEIGHT = "weights."
+_CONCLUDED: Mapping[str, Outcome] = {"shipped": RunState.LAUNCHED, "killed": RunState.KILLED}
 
 
 class NotShippable(ValueError):
@@ -84,7 +87,10 @@ class Desk:
 
     def _end(self, ended: Ended, shipped: ObjectiveWeights) -> ObjectiveWeights:
         name = ended.trial.experiment.name
-        stop_experiment(self.day, name, WHO, f"{ended.outcome}: {ended.readout.sentence}")
+        if ended.outcome in _CONCLUDED:
+            conclude_experiment(self.day, name, _CONCLUDED[ended.outcome], WHO, ended.readout.sentence)
+        else:
+            stop_experiment(self.day, name, WHO, f"{ended.outcome}: {ended.readout.sentence}")
         del self.live[name]
         self.ended.append(ended)
         if ended.outcome != "shipped" or ended.readout.winner is None:

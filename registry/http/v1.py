@@ -58,6 +58,7 @@ from registry.results import (
     RegisteredModel,
 )
 from registry.signature import Column
+from registry.states import RunState
 
 MEANINGS = {
     400: "a body that cannot be read",
@@ -311,8 +312,9 @@ def _chain_routes(api: APIRouter, backend: Backend) -> None:
     @api.get(
         "/experiments", summary="Every run of every experiment", response_model=tuple[ExperimentView, ...]
     )
-    def experiments() -> tuple[Experiment, ...]:
-        return ledger.experiments()
+    def experiments(state: RunState | None = None) -> tuple[Experiment, ...]:
+        """`state` leaves those that stand there now."""
+        return ledger.experiments(state=state)
 
     @api.get(
         "/experiments/{name}/readouts",

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from registry.canonical import check_text
 from registry.outbox import Kind
+from registry.states import RunState
 
 
 def _storable(text: str) -> str:
@@ -291,7 +292,7 @@ class ArmView(View):
 class StateView(View):
     """One change of an experiment's state."""
 
-    state: str
+    state: RunState
     at: datetime
     by: str
     reason: str
@@ -302,7 +303,7 @@ class ExperimentView(View):
 
     name: str
     layer: str
-    state: str
+    state: RunState
     digest: str
     config: Mapping[str, Any]
     arms: tuple[ArmView, ...]

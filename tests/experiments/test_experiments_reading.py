@@ -77,7 +77,7 @@ def test_every_problem_of_a_folder_is_reported_at_once(folder):
 
 def test_two_files_cannot_declare_one_name(folder):
     folder("a.yaml", DEMO)
-    with pytest.raises(InvalidConfig, match=r"b\.yaml:1: name: .* is declared in a\.yaml too"):
+    with pytest.raises(InvalidConfig, match=r"b\.yaml:2: name: .* is declared in a\.yaml too"):
         load(folder("b.yaml", DEMO))
 
 

@@ -40,4 +40,4 @@ def test_from_an_idea_to_a_verdict_by_the_commands_of_the_page(command, tmp_path
     assert "plays-alone" in ended
 
     again = command("matinee experiments list --json").stdout
-    assert [run["state"] for run in json.loads(again) if run["name"] == "plays-alone"] == ["stopped"]
+    assert [run["state"] for run in json.loads(again) if run["name"] == "plays-alone"] == ["killed"]

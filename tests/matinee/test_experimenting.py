@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 
 import numpy as np
@@ -14,11 +15,12 @@ from experiments.assignment import Assigner
 from experiments.config import EVERYONE
 from experiments.decision import Verdict
 from experiments.live import LiveExperiments
-from experiments.reading import SHIPPED
+from experiments.reading import SHIPPED, load
 from experiments.readout import Readout
 from experiments.scoping import Draft
 from matinee.experimenting import (
     NotToShip,
+    conclude_experiment,
     problems,
     readout,
     ship,
@@ -27,7 +29,9 @@ from matinee.experimenting import (
     watch_experiment,
 )
 from matinee.programme import end_holdout, holdout_readout, last_readouts, plan_holdout, scan, start_holdout
-from matinee.scoping import scope_experiment
+from matinee.scoping import history, scope_experiment
+from matinee.session import opened
+from registry import RunState
 from serving.exposure_table import EXPOSURES
 
 pytestmark = pytest.mark.slow
@@ -107,7 +111,8 @@ def run(day, name, at, units, *, lift=1.0, share=0.8):
 def test_a_test_is_started_read_out_and_launched_for_everyone(copied_day, folder):
     day, at = copied_day, copied_day.as_of + timedelta(hours=3)
     declare(folder, "variety", day.as_of)
-    assert problems(day, folder) == ()
+    (note,) = problems(day, folder)
+    assert (note.severity, note.message) == ("note", "power was not checked: it states no effect.")
     start_experiment(day, "variety", at, "me", folder)
     units = FIRST + np.arange(USERS)
     run(day, "variety", at, units, lift=1.3)
@@ -130,8 +135,10 @@ def test_a_test_is_started_read_out_and_launched_for_everyone(copied_day, folder
     live = LiveExperiments.read(day.workspace.live)
     assert (live.experiments, live.launched) == ((), {"weights.diversity": 0.4})
     run_ = next(r for r in day.registry.experiments() if r.name == "variety")
-    assert run_.state == "stopped"
-    assert run_.history[-1].reason.startswith("launched treatment: Ship treatment")
+    assert [change.state for change in run_.history] == ["draft", "running", "launched"]
+    assert run_.history[-1].reason.startswith("treatment: Ship treatment")
+    with pytest.raises(NotToShip, match="which is launched"):
+        ship(day, "variety", "me")
     assert (made, True) in last_readouts(day)
 
 
@@ -147,9 +154,34 @@ def test_a_harmful_test_is_rolled_back_by_its_guardrail(copied_day, folder):
     assert seen.sentence.startswith("Roll back: any_play_1d is surely worse in treatment, by ")
     assert "harmful" not in {e.name for e in LiveExperiments.read(day.workspace.live).experiments}
     run_ = next(r for r in day.registry.experiments() if r.name == "harmful")
-    assert run_.history[-1].reason == f"killed: {seen.sentence}"
+    assert (run_.state, run_.history[-1].reason) == (RunState.KILLED, seen.sentence)
     assert run_.history[-1].by == "watch"
     assert day.registry.readouts("harmful")[-1].verdict["verdict"] == "stop"
+
+
+def test_a_test_that_was_stopped_to_wait_for_its_verdict_still_ships_what_was_pinned(copied_day, folder):
+    day, at = copied_day, copied_day.as_of + timedelta(hours=4)
+    declare(folder, "late", day.as_of)
+    text = (folder / "late.yaml").read_text()
+    (folder / "late.yaml").write_text(text.replace("0.4}}", "0.4, ranker: ranker@champion}}"))
+    before = LiveExperiments.read(day.workspace.live).launched
+    start_experiment(day, "late", at, "me", folder)
+    run(day, "late", at, FIRST + 500_000 + np.arange(USERS), lift=1.3)
+    made = readout(day, "late", at + 9 * DAYS)
+    stop_experiment(day, "late", "me", "the verdict is for the next meeting")
+    assert (made, False) in last_readouts(day)
+    assert ship(day, "late", "me") == made
+    launched = {"weights.diversity": 0.4, "ranker": day.registry.get("ranker@champion").ref}
+    assert LiveExperiments.read(day.workspace.live).launched == {**before, **launched}
+    states = [change.state for change in day.registry.experiments(["late"])[-1].history]
+    assert states == ["draft", "running", "stopped", "launched"]
+
+    start_experiment(day, "late", at, "me", folder)
+    stop_experiment(day, "late", "me")
+    with pytest.raises(NotToShip, match="it was not read out"):
+        ship(day, "late", "me")
+    conclude_experiment(day, "late", RunState.KILLED, "me", "nobody asks for it any more")
+    assert (made, False) in last_readouts(day)
 
 
 def test_a_hold_out_measures_what_was_launched_since(copied_day, folder):
@@ -226,6 +258,56 @@ def test_a_test_is_scoped_from_the_past_and_passes_the_check(copied_day, folder)
     assert made.plan.units == max(n.units for n in made.plan.needs)
 
 
+def test_a_draft_that_is_cut_down_by_hand_is_warned_of(copied_day, folder, command):
+    draft = Draft(name="cut", hypothesis="x", owner="me", layer="ranking", primary="plays_1d",
+                  guardrails={"minutes_1d": 0.2}, effect=0.15, parameters={"weights.diversity": 0.3})  # fmt: skip
+    made = scope_experiment(copied_day, draft, folder)
+    half = made.plan.units // 2
+    (folder / "cut.yaml").write_text(
+        made.yaml.replace(f"planned_units: {made.plan.units}", f"planned_units: {half}")
+    )
+    (problem,) = problems(copied_day, folder)
+    assert (problem.severity, problem.field) == ("warning", "planned_units")
+    assert problem.message.endswith(f"{made.plan.units:,} would do.")
+    told = command(f"matinee experiments check --folder {folder}")
+    assert f"cut.yaml:{problem.line}: warning: planned_units: {half:,} units" in told.stderr
+    assert "1 warning" in told.stdout
+    command(f"matinee experiments check --strict --folder {folder}", fails=True)
+    (listed,) = json.loads(command(f"matinee experiments check --json --folder {folder}").stdout)
+    assert (listed["severity"], listed["line"], listed["message"]) == (
+        "warning",
+        problem.line,
+        problem.message,
+    )
+
+
+def test_the_past_is_gathered_once_until_the_lake_changes(copied_day, folder):
+    metrics = [load(folder).metrics["plays_1d"]]
+    found = history(copied_day, metrics)
+    before = {kept.name for kept in copied_day.workspace.histories.iterdir()}
+    assert history(copied_day, metrics) == found
+    newest = max(copied_day.workspace.histories.iterdir(), key=lambda kept: kept.stat().st_mtime_ns)
+    units = pq.read_table(newest / "units.parquet")
+    doubled = units.set_column(2, "n", pa.array([2 * n for n in units["n"].to_pylist()]))
+    pq.write_table(doubled, newest / "units.parquet")
+    assert history(copied_day, metrics)[1].daily == tuple(2 * n for n in found[1].daily), "read, not gathered"
+    units_of_nobody = FIRST + 900_000 + np.arange(1)
+    played(copied_day, copied_day.as_of + 40 * DAYS, units_of_nobody, np.ones(1), np.ones(1, bool))
+    assert history(copied_day, metrics) == found, "gathered anew, from events before the day"
+    assert before < {kept.name for kept in copied_day.workspace.histories.iterdir()}
+
+
+def test_of_a_workspace_without_events_power_is_not_told(copied_day, folder, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("MATINEE_WORKSPACES", str(tmp_path_factory.mktemp("empty")))
+    declare(folder, "unseen", copied_day.as_of)
+    text = (folder / "unseen.yaml").read_text().replace("layer: ranking", "layer: ranking\neffect: 0.02")
+    (folder / "unseen.yaml").write_text(text)
+    with opened("world") as day:
+        (note,) = problems(day, folder)
+    assert note.severity == "note"
+    assert note.message.startswith("power was not checked: nobody was shown anything in the 14 days before")
+
+
 def test_the_commands_say_the_same(command, copied_day, folder, tmp_path):
     day, at = copied_day, copied_day.as_of + timedelta(hours=9)
     declare(folder, "told", day.as_of)
@@ -242,6 +324,20 @@ def test_the_commands_say_the_same(command, copied_day, folder, tmp_path):
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert "No guardrail is surely worse" in command(f"matinee experiments watch told --as-of {when}").stdout
     assert "launched treatment" in command("matinee experiments ship told").stdout
+    shown = command("matinee experiments show told").stdout
+    assert re.findall(r"^│ (draft|running|launched|stopped|killed) ", shown, re.MULTILINE) == [
+        "draft", "running", "launched",
+    ]  # fmt: skip
+    assert verdict["sentence"].split(":")[0] in shown
+    kept = json.loads(command("matinee experiments show told --json").stdout)
+    assert kept["runs"][0]["arms"][1]["bindings"] == [
+        {"parameter": "weights.diversity", "version": None, "value": 0.4}
+    ]
+    assert [one["verdict"] for one in kept["readouts"]] == [verdict]
+    listed = json.loads(command("matinee experiments list --state launched --json").stdout)
+    assert "told" in {one["name"] for one in listed}
+    assert {one["state"] for one in listed} == {"launched"}
+    assert '"told"' not in command("matinee experiments list --state running --json").stdout
 
 
 def test_commands_over_all_experiments(command, copied_day, folder):

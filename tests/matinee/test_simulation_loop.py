@@ -25,6 +25,7 @@ from matinee.simulation.state import Interrupted, begin_day, resume
 from matinee.simulation.tally import EVERYBODY, by_day, held_out_readout, log_since, share
 from models.artwork import ArtworkPolicy
 from models.objective import ObjectiveWeights
+from registry import RunState
 from serving.exposure_table import read
 
 pytestmark = pytest.mark.slow
@@ -119,7 +120,9 @@ def test_the_experiment_of_the_loop_was_read_out_ended_and_recorded(lived):
         lived.ended.registry.readouts("alluring-but-alike")[-1].verdict["sentence"] == ended.readout.sentence
     )
     (run,) = [run for run in lived.ended.registry.experiments() if run.name == "alluring-but-alike"]
-    assert run.state == "stopped"
+    said = {"killed": RunState.KILLED, "shipped": RunState.LAUNCHED}
+    assert run.state is said.get(ended.outcome, RunState.STOPPED)
+    assert ended.readout.sentence in run.history[-1].reason
 
 
 def test_arms_by_day_are_sums_over_the_log(lived):

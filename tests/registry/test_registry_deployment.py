@@ -1,6 +1,7 @@
 """Bentos, experiments with pinned arms, read-outs, and what is live."""
 
 import pytest
+import sqlalchemy as sa
 
 from registry import (
     ArmRecord,
@@ -11,6 +12,7 @@ from registry import (
     ExperimentState,
     InvalidReference,
     NotRecorded,
+    RunState,
 )
 
 
@@ -81,10 +83,72 @@ def test_a_stopped_experiment_does_not_start_or_stop_again(two):
     two.record_experiment(rows(), by="ada")
     assert two.stop_experiment("rows", by="ada").state == "stopped"
     for step in (two.start_experiment, two.stop_experiment):
-        with pytest.raises(ExperimentState, match="has stopped"):
+        with pytest.raises(ExperimentState, match="is stopped; record it again"):
             step("rows", by="ada")
         with pytest.raises(NotRecorded, match="experiment 'row'. Did you mean 'rows'"):
             step("row", by="ada")
+
+
+def standing(ledger, state):
+    """A run of `rows` that stands in `state`, by the shortest way there."""
+    ledger.record_experiment(rows(), by="ada")
+    if state is not RunState.DRAFT:
+        ledger.start_experiment("rows", by="ada")
+    if state is RunState.STOPPED:
+        ledger.stop_experiment("rows", by="ada")
+    if state in {RunState.LAUNCHED, RunState.KILLED}:
+        ledger.conclude_experiment("rows", state, by="ada")
+
+
+ALLOWED = {
+    "draft": {"running", "stopped"},
+    "running": {"stopped", "launched", "killed"},
+    "stopped": {"launched", "killed"},
+    "launched": set(),
+    "killed": set(),
+}
+
+
+@pytest.mark.parametrize("outcome", [RunState.LAUNCHED, RunState.KILLED])
+@pytest.mark.parametrize("now", list(RunState))
+def test_only_a_run_that_runs_or_has_stopped_is_launched_or_killed_and_once(two, now, outcome):
+    standing(two, now)
+    if outcome in ALLOWED[now]:
+        ended = two.conclude_experiment("rows", outcome, by="bob", reason="treated: it won")
+        assert (ended.state, ended.history[-1].state) == (outcome, outcome)
+        assert (ended.history[-1].by, ended.history[-1].reason) == ("bob", "treated: it won")
+        assert not [entry for entry in two.live() if entry.kind == "arm"]
+        assert two.record_experiment(rows(), by="ada").state is RunState.DRAFT, "the name is free again"
+    else:
+        with pytest.raises(ExperimentState, match=f"is {now}, so it cannot be {outcome}"):
+            two.conclude_experiment("rows", outcome, by="bob")
+        assert two.experiments()[-1].state is now
+
+
+@pytest.mark.parametrize("to", list(RunState))
+@pytest.mark.parametrize("now", list(RunState))
+def test_the_database_refuses_every_other_step_whoever_writes(two, raw, now, to):
+    standing(two, now)
+    if to == now or to in ALLOWED[now]:
+        raw("UPDATE experiment SET state = :to", to=to.value)
+        assert raw("SELECT state FROM experiment") == [(to.value,)]
+    else:
+        with pytest.raises(sa.exc.IntegrityError, match="in that order"):
+            raw("UPDATE experiment SET state = :to", to=to.value)
+
+
+def test_runs_are_listed_by_state_and_by_name(two):
+    standing(two, RunState.KILLED)
+    two.record_experiment(rows(0.7), by="ada")
+    assert [run.state for run in two.experiments(["rows"])] == ["killed", "draft"]
+    assert [run.digest for run in two.experiments(state=RunState.KILLED)] == [rows().digest]
+    assert two.experiments(["others"]) == two.experiments(state=RunState.LAUNCHED) == ()
+
+
+def test_a_name_that_was_never_recorded_is_not_concluded(two):
+    standing(two, RunState.STOPPED)
+    with pytest.raises(NotRecorded, match="Did you mean 'rows'"):
+        two.conclude_experiment("row", RunState.KILLED, by="ada")
 
 
 def test_readouts_are_kept_in_order_and_the_same_one_again_is_one(two):

@@ -157,8 +157,17 @@ def test_files_and_parameters_cannot_be_added_to_a_complete_version(full, raw):
 def test_of_an_experiment_only_the_state_changes(full, raw):
     with pytest.raises(sa.exc.IntegrityError, match="only the state changes"):
         raw("UPDATE experiment SET config = config")
-    with pytest.raises(sa.exc.IntegrityError, match="ck_experiment_state"):
+    with pytest.raises(sa.exc.IntegrityError, match="in that order"):
         raw("UPDATE experiment SET state = 'RUNNING'")
+    with pytest.raises(sa.exc.IntegrityError, match="ck_experiment_state"):
+        raw(
+            "INSERT INTO experiment_state (experiment_id, state, at, by, reason) SELECT 1, 'RUNNING', at, by, reason FROM experiment_state"
+        )
+    with pytest.raises(sa.exc.IntegrityError, match="begins as a draft"):
+        raw(
+            "INSERT INTO experiment (name, layer, state, config, digest, created_at) "
+            "SELECT 'slipped in', layer, 'launched', config, digest, created_at FROM experiment"
+        )
 
 
 def test_a_running_experiment_gets_no_new_arms_or_bindings(full, raw):

@@ -17,6 +17,7 @@ from registry import (
     ExperimentRecord,
     GateRecord,
     Input,
+    RunState,
     Signature,
     StillReferenced,
     open_registry,
@@ -174,6 +175,70 @@ def test_a_ledger_of_revision_3_comes_up_with_every_service_an_input(
         assert ledger.get("ranker@champion") == after
         with pytest.raises(StillReferenced):
             ledger.delete("ranker/1")
+
+
+def recorded_before(database, url, artifacts, told):
+    """A ledger of revision 7 in which each run was stopped for a reason; None: it runs still."""
+    with open_registry(url, artifacts) as ledger:
+        for name in told:
+            ledger.record_experiment(ExperimentRecord(name, "page", (ArmRecord("control"),)), by="ada")
+            ledger.start_experiment(name, by="ada", reason="launched to everyone")
+    migrate(database, "0007")
+    with database.connection() as connection:
+        for name, reason in told.items():
+            if reason is not None:
+                (run,) = connection.execute(
+                    sa.text("SELECT id FROM experiment WHERE name = :name"), {"name": name}
+                ).one()
+                connection.execute(
+                    sa.text("UPDATE experiment SET state = 'stopped' WHERE id = :run"), {"run": run}
+                )
+                step = "INSERT INTO experiment_state (experiment_id, state, at, by, reason) SELECT :run, 'stopped', at, by, :why FROM experiment_state WHERE experiment_id = :run AND state = 'running'"
+                connection.execute(sa.text(step), {"run": run, "why": reason})
+
+
+def test_what_came_of_an_experiment_is_read_off_the_reason_once_and_nothing_else_of_it_changes(
+    database, empty_url, tmp_path
+):
+    artifacts = str(tmp_path / "artifacts")
+    told = {
+        "won": "launched treatment: Ship treatment.", "won-in-the-loop": "shipped: Ship it.", "hurt": "killed: Worse.",
+        "ended": "enough", "unlike": "killed off by mistake", "late": "it was launched before", "runs": None,
+    }  # fmt: skip
+    recorded_before(database, empty_url, artifacts, told)
+    before = contents(database)
+    migrate(database, "0008")
+    with open_registry(empty_url, artifacts) as ledger:
+        stands = {run.name: (run.state, run.history[-1].state) for run in ledger.experiments()}
+        reasons = {run.name: run.history[-1].reason for run in ledger.experiments()}
+    launched, killed, stopped = (("launched",) * 2, ("killed",) * 2, ("stopped",) * 2)
+    assert stands == {
+        "won": launched, "won-in-the-loop": launched, "hurt": killed, "ended": stopped, "unlike": stopped,
+        "late": stopped, "runs": ("running",) * 2,
+    }  # fmt: skip
+    assert reasons == told | {"runs": "launched to everyone"}
+    migrate(database, "0007")
+    assert contents(database) == before
+
+
+def test_a_ledger_that_goes_below_the_states_says_in_the_reason_what_they_said(database, empty_url, tmp_path):
+    artifacts = str(tmp_path / "artifacts")
+    with open_registry(empty_url, artifacts) as ledger:
+        for name, outcome in (("won", RunState.LAUNCHED), ("hurt", RunState.KILLED)):
+            ledger.record_experiment(ExperimentRecord(name, "page", (ArmRecord("control"),)), by="ada")
+            ledger.start_experiment(name, by="ada")
+            ledger.stop_experiment(name, by="ada", reason="to wait")
+            ledger.conclude_experiment(name, outcome, by="ada", reason="it is so")
+    migrate(database, "0007")
+    with database.connection() as connection:
+        steps = connection.exec_driver_sql("SELECT state, reason FROM experiment_state ORDER BY id").all()
+    assert steps[3::4] == [("stopped", "launched it is so"), ("stopped", "killed: it is so")]
+    assert steps[2::4] == [("stopped", "to wait")] * 2
+    migrate(database)
+    with open_registry(empty_url, artifacts) as ledger:
+        assert [[c.state for c in run.history] for run in ledger.experiments()] == [
+            ["draft", "running", "stopped", "launched"], ["draft", "running", "stopped", "killed"],
+        ]  # fmt: skip
 
 
 def test_a_step_that_would_leave_a_row_that_refers_to_nothing_leaves_everything_as_it_was(tmp_path, draft):

@@ -18,6 +18,7 @@ from registry import (
     Metric,
     NoEvidence,
     RegistryError,
+    RunState,
     StillReferenced,
     open_registry,
     outbox,
@@ -125,9 +126,21 @@ def test_each_arm_is_told_when_it_is_bound_and_when_it_is_released(ledger, exper
     assert [event.payload for event in ledger.events(kinds=["arm_bound", "arm_released"])] == [
         outbox.ArmBound("rows", "control", *control, "ada", "go"),
         outbox.ArmBound("rows", "treatment", *treatment, "ada", "go"),
-        outbox.ArmReleased("rows", "control", *control, "ben", "enough"),
-        outbox.ArmReleased("rows", "treatment", *treatment, "ben", "enough"),
+        outbox.ArmReleased("rows", "control", *control, "ben", "enough", "stopped"),
+        outbox.ArmReleased("rows", "treatment", *treatment, "ben", "enough", "stopped"),
     ]
+    ledger.conclude_experiment("rows", RunState.KILLED, by="ben")
+    assert len(told(ledger, "arm_released")) == 2, "they served no longer"
+
+
+def test_a_released_arm_says_where_its_run_went(ledger, experiment):
+    ledger.record_experiment(experiment, by="ada")
+    ledger.start_experiment("rows", by="ada")
+    ledger.conclude_experiment("rows", RunState.LAUNCHED, by="ada", reason="treatment: it won")
+    released = [event.payload for event in ledger.events(kinds=["arm_released"])]
+    assert [(one.arm, one.state, one.reason) for one in released] == [
+        ("control", "launched", "treatment: it won"), ("treatment", "launched", "treatment: it won"),
+    ]  # fmt: skip
 
 
 def test_arms_of_a_draft_that_never_ran_are_not_released(ledger, experiment):

@@ -249,6 +249,14 @@ def test_experiments_readouts_and_what_is_live_are_answered(viewer, backend, ver
     assert [arm["name"] for arm in found["arms"]] == ["control", "new"]
     assert {"parameter": "ranker", "version": f"{name}/2", "value": None} in found["arms"][1]["bindings"]
     assert [change["state"] for change in found["history"]] == ["draft", "running"]
+
+    def in_state(state):
+        return [run["name"] for run in viewer.get("/v1/experiments", params={"state": state}).json()]
+
+    assert name in in_state("running")
+    assert name not in in_state("launched")
+    answer = viewer.get("/v1/experiments", params={"state": "lanched"})
+    assert (answer.status_code, "'killed'" in answer.text) == (422, True)
     assert viewer.get(f"/v1/experiments/{name}/readouts").json()[0]["verdict"] == {"lift": 0.04}
     where = {(live["ref"], live["where"]) for live in viewer.get("/v1/live").json()}
     assert {(f"{name}/1", f"home:{name}"), (f"{name}/2", f"{name}/new")} <= where
