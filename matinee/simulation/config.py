@@ -10,21 +10,13 @@ from experiments.config import Experiment
 
 
 class Trial(BaseModel):
-    """An experiment that a simulation starts, looks at and ends by itself. Days count from the run's first, which is 0.
-
-    At every look a breach stops it: nothing of it ships. It ships at its end, if its read-out says so.
-    """
+    """An experiment that a simulation starts, watches daily and reads out at its end. Days count from the run's first, which is 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     experiment: Experiment
     starts: int = Field(0, ge=0)
     ends: int = Field(14, ge=1)
-    look_every: int = Field(7, ge=1, description="days; nominal error rates hold for few looks")
-
-    def looks(self) -> frozenset[int]:
-        """The days before whose first visit it is read out."""
-        return frozenset((*range(self.starts + self.look_every, self.ends, self.look_every), self.ends))
 
 
 class SimulationConfig(BaseModel):
@@ -40,7 +32,10 @@ class SimulationConfig(BaseModel):
     )
     learn_artwork: bool = Field(True, description="whether the choice of images learns from each day")
     holdout: float = Field(
-        0.0, ge=0, lt=1, description="share of members who are served by what was live when the run began"
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="share of members who are held out, and as many who are in no experiment",
     )
     transport: Literal["process", "http"] = Field(
         "process", description="pages from the core in this process, or from the served Bento over HTTP"
