@@ -28,7 +28,9 @@ class SimulationConfig(BaseModel):
     page_size: int = Field(24, ge=1, le=200, description="titles on a page")
     refresh_every: int = Field(1, ge=1, le=7, description="days between two computations of the features")
     retrain_every: int = Field(
-        7, ge=0, description="days between two trainings of retriever and ranker; 0 is never"
+        7,
+        ge=0,
+        description="days between two trainings of retriever and ranker, the run's last day excepted; 0 is never",
     )
     learn_artwork: bool = Field(True, description="whether the choice of images learns from each day")
     holdout: float = Field(
@@ -41,3 +43,8 @@ class SimulationConfig(BaseModel):
         "process", description="pages from the core in this process, or from the served Bento over HTTP"
     )
     trials: tuple[Trial, ...] = ()
+
+    def retrains_after(self, number: int) -> bool:
+        """Whether models are trained after day `number`; after the last one they would serve nobody of this run."""
+        lived = number + 1
+        return self.retrain_every > 0 and lived % self.retrain_every == 0 and lived < self.days

@@ -132,7 +132,7 @@ class _Machine:
                     since = after.as_of - DAY * self.config.refresh_every
                     version = learn_artwork(after, since, stage)
                     learnt += [version.ref] if version else []
-        if self.config.retrain_every and (number + 1) % self.config.retrain_every == 0:
+        if self.config.retrains_after(number):
             learnt += [version.ref for version in retrain(after, self.stages)]
         return tuple(learnt)
 

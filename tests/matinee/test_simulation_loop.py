@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import timedelta
 from html import escape
 
-import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
@@ -56,10 +55,18 @@ def lived(a_day, environment, tmp_path_factory):
             "alluring-but-alike", arms, more_plays(2), "More plays.", day.as_of, day.as_of + timedelta(days=9)
         )
         config = SimulationConfig(
-            days=2, page_size=SIZE, refresh_every=2, retrain_every=0, holdout=0.2,
+            days=2, page_size=SIZE, retrain_every=0, holdout=0.2,
             trials=(Trial(experiment=experiment, ends=2),),
         )  # fmt: skip
         yield simulate(day, config, quiet(), lambda _: None)
+
+
+def held_out(lived):
+    """What the product's own read-out says of the run's hold-out."""
+    plays = measured(2)["plays"].name
+    return holdout_readout(
+        lived.ended, lived.holdout.name, [plays], lived.ended.as_of, lived.programme.folder
+    )
 
 
 def test_every_page_is_logged_once_and_every_play_is_of_a_page_that_was_shown(lived):
@@ -102,7 +109,11 @@ def test_the_products_hold_out_sets_members_apart_and_they_keep_the_versions_of_
     assert all(("alluring-but-alike" in of) == (of[lived.holdout.name] == EVERYONE) for of in arms)
     live = LiveExperiments.read(lived.ended.workspace.live)
     assert live.holdout.baseline == {"retriever": "retriever/1", "ranker": "ranker/1", "artwork": "artwork/1"}
-    assert set(log.filter(pc.equal(log["artwork"], "artwork/1"))["artwork"].to_pylist()) == {"artwork/1"}
+    drawn_with = {of[lived.holdout.name]: set() for of in arms}
+    for of, version in zip(arms, log["artwork"].to_pylist(), strict=True):
+        drawn_with[of[lived.holdout.name]].add(version)
+    assert drawn_with[HELD_OUT] == {"artwork/1"}
+    assert drawn_with[WINNERS_ONLY] == drawn_with[EVERYONE] == {"artwork/1", "artwork/2"}
     made = holdout_readout(
         lived.ended,
         lived.holdout.name,
@@ -121,7 +132,7 @@ def test_the_day_after_has_features_a_snapshot_and_a_choice_of_images_that_learn
     champion = lived.ended.registry.get("artwork")
     assert lived.days[-1].learnt == (champion.ref,)
     folder = lived.ended.registry.fetch(champion.ref, lived.ended.workspace.root / "seen")
-    assert len(ArtworkPolicy.load(folder).absorbed) == 2  # the training log, then this one
+    assert len(ArtworkPolicy.load(folder).absorbed) == 3  # the training log, then a day's each
     measured = {metric.key: metric.value for metric in champion.metrics}
     assert measured["impressions"] > 100
     assert 0 < measured["log_loss"] < 1
@@ -141,12 +152,15 @@ def test_the_experiment_of_the_loop_was_read_out_ended_and_recorded(lived):
 
 
 def test_the_report_holds_all_of_it_says_that_it_is_simulated_and_fetches_nothing(lived, tmp_path):
-    found = Findings(lived)
+    held = held_out(lived)
+    found = Findings(lived, holdout=held)
     page = write(found, tmp_path)
     text = page.read_text()
     assert "SIMULATED" in text
     assert "alluring-but-alike" in text
     assert escape(lived.trials[0].readout.sentence) in text
+    assert escape(held.sentence) in text
+    assert all(f"{arm.arm} {arm.units:,}" in text for arm in held.statistics.arms)
     assert "http://" not in text
     assert "https://" not in text
     told = json.loads((tmp_path / "report.json").read_text())
@@ -178,6 +192,12 @@ def test_what_the_sandbox_puts_on_a_page_is_what_is_served(lived):
         other = shelves(live, live.plan(users[0]), users, at).pages(ALLURING, SIZE)
     assert (other != made).any()
     assert log_since(day, day.as_of).num_rows == 12 * SIZE
+
+
+@pytest.mark.parametrize(("every", "after"), [(7, [6]), (5, [4, 9]), (0, []), (14, [])])
+def test_models_are_trained_where_days_are_left_for_them_to_serve(every, after):
+    config = SimulationConfig(days=14, retrain_every=every)
+    assert [day for day in range(14) if config.retrains_after(day)] == after
 
 
 def test_a_simulation_that_was_killed_within_a_day_is_not_gone_on_with(lived, tmp_path):
