@@ -11,8 +11,10 @@ import ibis
 import pyarrow as pa
 from ibis.expr import types as ir
 
+from experiments.config import Experiment
 from experiments.daily import HISTOGRAMS, MOMENTS, TENURES, TREND, UNITS, DailyStatistics
 from experiments.definitions import Metric, Metrics
+from experiments.metrics import Statistics, exposed_units_in
 from experiments.scan import by_tenure, cut_at, terms_of, unit_values
 
 
@@ -62,6 +64,16 @@ def gather(
         crossovers=con.sql("SELECT count(*) FROM exposed WHERE arms > 1").fetchall()[0][0],
         caps=found,
     )
+
+
+def statistics_on(con: duckdb.DuckDBPyConnection, experiment: Experiment, as_of: datetime) -> Statistics:
+    """An experiment's sufficient statistics at `as_of`, from `exposures` (the exposure log) and event tables on `con`.
+
+    Raises:
+        NotDefined: a metric has no definition.
+    """
+    daily = gather(con, exposed_units_in(con, experiment), experiment.metrics, as_of, experiment.segments)
+    return daily.statistics(experiment.metrics.all, tuple(experiment.arms), as_of)
 
 
 def _prepare(

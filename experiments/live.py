@@ -15,6 +15,7 @@ from experiments.config import BUCKETS, JSON, Declaration, Experiment, Experimen
 from experiments.reading import InvalidConfig
 from feature_repo.durable import replace_file
 
+NOTHING: Mapping[str, JSON] = {}
 Resolve = Callable[[str], str]
 """`ranker@champion` → `ranker/7`; raises LookupError where the reference means nothing."""
 
@@ -61,7 +62,7 @@ class LiveExperiment(Declaration):
 
 
 class LiveHoldout(Declaration):
-    """A running hold-out and what had been launched when it began, which its held-out units go on seeing."""
+    """A running hold-out, and what its held-out units go on seeing: what had been launched when it began, and the champions of then."""
 
     declaration: Holdout
     baseline: Mapping[str, JSON] = {}
@@ -187,8 +188,12 @@ def ramp(live: LiveExperiments, name: str, rollout: float) -> LiveExperiments:
     )
 
 
-def hold_out(live: LiveExperiments, holdout: Holdout, at: datetime) -> LiveExperiments:
+def hold_out(
+    live: LiveExperiments, holdout: Holdout, at: datetime, pinned: Mapping[str, JSON] = NOTHING
+) -> LiveExperiments:
     """`live` with a hold-out from now on; what has been launched so far is its baseline.
+
+    `pinned` is what held-out units go on with where nothing was launched: the versions that are champions now.
 
     Raises:
         CannotStart: another is running, this one's dates do not hold `at`, or an experiment has its name.
@@ -203,7 +208,9 @@ def hold_out(live: LiveExperiments, holdout: Holdout, at: datetime) -> LiveExper
         )
     if holdout.name in {entry.name for entry in live.experiments}:
         raise CannotStart(f"an experiment is called {holdout.name!r}: give the hold-out another name.")
-    return live.model_copy(update={"holdout": LiveHoldout(declaration=holdout, baseline=live.launched)})
+    return live.model_copy(
+        update={"holdout": LiveHoldout(declaration=holdout, baseline={**pinned, **live.launched})}
+    )
 
 
 def release(live: LiveExperiments) -> LiveExperiments:

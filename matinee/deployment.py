@@ -61,18 +61,13 @@ def services_of(day: Day) -> tuple[ServiceName, ...]:
     return tuple(service for service in NEEDS if service == "homepage" or service in have)
 
 
-def build_bento(
-    day: Day, service: ServiceName, stage: Stage, weights: ObjectiveWeights | None = None
-) -> BuiltBento:
-    """Build a Bento of the champions and of every version that a live arm, a shadow or a canary asks for; record it.
-
-    `weights` are what pages are ranked for where no arm says otherwise; the product's own if none are given.
-    """
+def build_bento(day: Day, service: ServiceName, stage: Stage) -> BuiltBento:
+    """Build a Bento of the champions and of every version that a live arm, a shadow or a canary asks for; record it."""
     have = champions(day)
     defaults = Defaults(
         **{kind: ref for kind, ref in have.items() if kind in NEEDS[service]},
         popular=tuple(popularity_list(day.bench, day.as_of).tolist()),
-        weights=weights or ObjectiveWeights(),
+        weights=ObjectiveWeights(),
     )
     asked = (
         LiveExperiments.read(day.workspace.live).references + Rollout.read(day.workspace.rollout).references

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from experiments.checking import check
 from experiments.config import Experiment, Problem
-from experiments.gathering import gather
+from experiments.gathering import statistics_on
 from experiments.live import LiveExperiment, LiveExperiments, launch, start, stop
-from experiments.metrics import Statistics, exposed_units, exposed_units_in, statistics_of
+from experiments.metrics import Statistics, exposed_units, statistics_of
 from experiments.monitoring import Watch, watch
 from experiments.reading import SHIPPED, load
 from experiments.readout import Readout, read_out
@@ -128,9 +128,7 @@ def statistics(day: Day, entry: LiveExperiment, at: datetime) -> Statistics:
     log = log.filter(pc.less(log["event_timestamp"], pa.scalar(at, log["event_timestamp"].type)))
     with day.desk.events() as connection:
         connection.register("exposures", log)
-        units = exposed_units_in(connection, experiment)
-        daily = gather(connection, units, experiment.metrics, at, experiment.segments)
-    return daily.statistics(experiment.metrics.all, tuple(experiment.arms), at)
+        return statistics_on(connection, experiment, at)
 
 
 def watch_experiment(day: Day, name: str, at: datetime, by: str) -> Watch:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from experiments.backtest import RuleResult, back_test
-from experiments.config import ExperimentBook, Holdout
+from experiments.config import JSON, ExperimentBook, Holdout
 from experiments.decision import DecisionRule
 from experiments.definitions import Metric
 from experiments.gathering import gather
@@ -24,6 +24,7 @@ from experiments.overlap import Overlap, overlap
 from experiments.reading import load
 from experiments.readout import Readout
 from matinee.context import Day
+from matinee.publishing import champion_names
 from matinee.scoping import holdout_detectable
 from registry import RunState
 from serving.exposure_table import read
@@ -39,13 +40,15 @@ def declared_overlap(folder: Path, at: datetime) -> Overlap:
 
 
 def start_holdout(day: Day, name: str, at: datetime, folder: Path) -> LiveExperiments:
-    """Set units apart from now on, before every layer.
+    """Set units apart from now on, before every layer; those held out keep the champions of now.
 
     Raises:
         LookupError: `holdouts.yaml` has no such hold-out.
         CannotStart: another is running, or its dates do not hold `at`.
     """
-    live = hold_out(LiveExperiments.read(day.workspace.live), _declared(load(folder), name), at)
+    held, now = LiveExperiments.read(day.workspace.live), champion_names(day)
+    pinned: dict[str, JSON] = {kind: day.registry.get(f"{kind}@champion").ref for kind in now}
+    live = hold_out(held, _declared(load(folder), name), at, pinned)
     live.write(day.workspace.live)
     return live
 

@@ -14,7 +14,7 @@ from experiments.sentences import looks_said
 from matinee.figures import Interval, effects
 from registry.canonical import digest_of
 
-_STYLE = """
+STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:54rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.4rem;margin:0}h2{font-size:1.1rem;margin:1.8rem 0 .5rem}
 .verdict{font-size:1.1rem;padding:.7rem 1rem;border-left:5px solid #767676;background:#f4f4f4}
@@ -31,17 +31,24 @@ def page(readout: Readout, *, simulated: bool) -> bytes:
     """HTML, UTF-8; equal read-outs give equal bytes."""
     parts = [
         f"<h1>{escape(readout.experiment.name)}</h1>",
-        f'<p class="note">{escape(_context(readout))}</p>',
         '<p class="simulated">Members and what they did are simulated.</p>' if simulated else "",
+        body(readout),
+        f'<p class="note">{escape(_origin(readout))}</p>',
+    ]
+    head = f'<meta charset="utf-8"><title>{escape(readout.experiment.name)}</title><style>{STYLE}</style>'
+    whole = "\n".join(part for part in parts if part)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{whole}\n</body></html>\n'.encode()
+
+
+def body(readout: Readout) -> str:
+    """The read-out as a part of a page: who took part, the sentence, figures, tables, remarks."""
+    return "\n".join((
+        f'<p class="note">{escape(_context(readout))}</p>',
         f'<p class="verdict {readout.verdict.value.replace(" ", "-")}">{escape(readout.sentence)}</p>',
         *(_figure(svg) for svg in figures(readout)),
         *(_html(table) for table in tables(readout)),
         *(f"<p>{escape(line)}</p>" for line in remarks(readout)),
-        f'<p class="note">{escape(_origin(readout))}</p>',
-    ]
-    head = f'<meta charset="utf-8"><title>{escape(readout.experiment.name)}</title><style>{_STYLE}</style>'
-    body = "\n".join(part for part in parts if part)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'.encode()
+    ))  # fmt: skip
 
 
 def markdown(readout: Readout, *, simulated: bool) -> str:

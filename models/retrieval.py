@@ -181,6 +181,22 @@ class Retriever:
         towers = self.towers if coplays is None else replace(self.towers, coplays=coplays)
         return replace(self, towers=towers, catalogue=towers.catalogue(title_ids, title_features))
 
+    def also_over(self, title_ids: Int64, title_features: Float32) -> Retriever:
+        """With titles (n,) that came after its training, found by what the towers make of their features (n, Ft).
+
+        Nobody has a co-play with them yet, and they have no identity of their own. Titles of the catalogue stay as they are.
+        """
+        new = self.catalogue.rows(title_ids) < 0
+        if not new.any():
+            return self
+        held, (reads, keys) = self.catalogue, self.towers.encode_titles(title_ids[new], title_features[new])
+        catalogue = Catalogue.of(
+            np.concatenate([held.title_ids, title_ids[new]]),
+            np.concatenate([held.reads, reads]),
+            np.concatenate([held.keys, keys]),
+        )
+        return replace(self, catalogue=catalogue)
+
     def at(self, period: RetrievalPeriod) -> Retriever:
         """The same towers over what was on offer, and what was known of co-plays, when `period` began."""
         coplays = known_coplays(period.histories, self.config)

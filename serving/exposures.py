@@ -82,14 +82,14 @@ class ExposureLog:
         """Log into `folder`; `name` is unique to this writer, such as its start time and process id."""
         self._log = DurableLog(folder, name=name, suffix=SEGMENT_SUFFIX, max_segment_bytes=max_segment_bytes)
 
-    def append(self, record: ExposureRecord) -> None:
-        """Log one page, durably.
+    def append(self, *records: ExposureRecord) -> None:
+        """Log pages, one or several at once, durably.
 
         Raises:
-            OSError: the disk refuses; the page is then not logged, or not acknowledged.
+            OSError: the disk refuses; the pages are then not logged, or not acknowledged.
             LogClosed: the log has been closed.
         """
-        self._log.append(encode(record))
+        self._log.append(b"".join(encode(record) for record in records))
 
     def close(self) -> None:
         """End the segment; what was acknowledged is on disk already."""

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import numpy as np
+
 from experiments.assignment import NO_CONTEXT
 from experiments.config import JSON
 from experiments.live import LiveExperiments
@@ -56,13 +58,15 @@ class VersionNotLoaded(LookupError):
 class Live:
     """One snapshot generation, one set of declarations, and the model versions that these ask for.
 
-    `available` are the titles that may be shown, ascending; `rankers` those of `models`, compiled over the catalogue.
+    `available` are the titles that may be shown, ascending; `retrievers` and `rankers` those of `models`, the first with the
+    titles that came after their training, the second compiled over the catalogue.
     """
 
     reader: OnlineReader
     declared: LiveSet
     resolver: Resolver
     models: Models
+    retrievers: Mapping[str, Retriever]
     rankers: Mapping[str, CompiledRanker]
     available: Int64
 
@@ -101,7 +105,8 @@ class Live:
         Raises:
             VersionNotLoaded: there is none.
         """
-        return _loaded(self.models.retrievers, "retriever", plan.versions.retriever)
+        _loaded(self.models.retrievers, "retriever", plan.versions.retriever)
+        return self.retrievers[str(plan.versions.retriever)]
 
     def ranker(self, plan: Plan) -> CompiledRanker:
         """The plan's ranker; raises as `retriever` does."""
@@ -254,7 +259,7 @@ class LiveSource:
         check(versions, reader)
         mine = [version for version in versions if version.kind not in self._apart]
         models = load(mine, self.folders.bento, Models() if before is None else before.models)
-        known = {} if before is None or before.reader.generation != reader.generation else before.rankers
+        same = before if before is not None and before.reader.generation == reader.generation else None
         resolver = Resolver(
             declared.experiments,
             declared.manifest.defaults,
@@ -265,7 +270,9 @@ class LiveSource:
             ],
         )
         available = reader.catalogue.available(reader.as_of)
-        return Live(reader, declared, resolver, models, compiled(models, reader, known), available)
+        found = reaching(models, reader, {} if same is None else same.retrievers)
+        ranked = compiled(models, reader, {} if same is None else same.rankers)
+        return Live(reader, declared, resolver, models, found, ranked, available)
 
 
 def declared(folders: Folders, manifest: Manifest) -> LiveSet:
@@ -278,6 +285,20 @@ def declared(folders: Folders, manifest: Manifest) -> LiveSet:
     experiments = LiveExperiments.read(folders.experiments)
     champions, rollout = Champions.read(folders.champions), Rollout.read(folders.rollout)
     return LiveSet.of(folders, manifest, experiments, champions, rollout)
+
+
+def reaching(models: Models, reader: OnlineReader, known: Mapping[str, Retriever]) -> Mapping[str, Retriever]:
+    """The retrievers by ref, each with the titles of the snapshot that came after its training; those in `known` have them."""
+    made = {ref: retriever for ref, retriever in known.items() if ref in models.retrievers}
+    titles = reader.catalogue.title_ids
+    for ref, retriever in models.retrievers.items():
+        if ref in made:
+            continue
+        new = np.setdiff1d(titles, retriever.title_ids)
+        features = reader.vectors("retrieval_title", new)
+        told = reader.known(features).any(axis=1)  # nothing can be said of a title without a row
+        made[ref] = retriever.also_over(new[told], features[told])
+    return made
 
 
 NOBODY = -1

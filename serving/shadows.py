@@ -93,7 +93,7 @@ def _by_retriever(ref: str, shown: ShownPage) -> tuple[ShadowTitle, ...]:
     given = next((given for given in shown.selection.given if given.service == "retrieval_user"), None)
     if found is None or given is None:
         raise NothingToJudge("retriever", shown.page.source)
-    retriever, watched = asked.live.models.retrievers[ref], asked.live.reader.history(asked.user_id)
+    retriever, watched = asked.live.retrievers[ref], asked.live.reader.history(asked.user_id)
     every = retriever.candidates(given.values[0], watched, len(retriever.title_ids), exclude=watched)
     score = dict(zip(every.title_ids.tolist(), every.scores.tolist(), strict=True))
     ids = found.title_ids.tolist()

@@ -18,9 +18,9 @@ def simulate(
     titles: Annotated[int | None, typer.Option(min=200, help="Titles of a world of its own.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of a world of its own: equal seeds, equal runs.")] = None,
     scenario: Annotated[list[str] | None, typer.Option(help="What to ask: alluring, variety, weights, new-titles, funnel, holdout, or all.")] = None,
-    holdout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of members for whom nothing changes.")] = 0.0,
+    holdout: Annotated[float, typer.Option(min=0, max=0.45, help="Share of members for whom nothing changes, and as many who only see what was launched.")] = 0.0,
     ideas: Annotated[int, typer.Option(min=1, help="Random changes that the funnel tries.")] = 100,
-    size: Annotated[float, typer.Option(min=0.01, help="Members of tests on many lives, 1 being 24,000.")] = 1.0,
+    size: Annotated[float, typer.Option(min=0.01, help="Members of tests on many lives, 1 being 30,000 an arm.")] = 1.0,
     retrain_every: Annotated[int, typer.Option(min=0, help="Days between trainings of retriever and ranker; 0 is never.")] = 7,
     refresh_every: Annotated[int, typer.Option(min=1, max=7, help="Days between computations of the features.")] = 1,
     http: Annotated[bool, typer.Option("--http", help="Pages from the served Bento over HTTP.")] = False,
@@ -85,7 +85,14 @@ def _print(told: dict[str, Any], page: Path) -> None:
             ]
         )
     if told["holdout"]:
-        ended.append(["hold-out", "in the loop", told["holdout"]["verdict"], told["holdout"]["sentence"]])
+        ended.append(
+            [
+                "hold-out",
+                "in the loop",
+                "broken" if told["holdout"]["broken"] else "read",
+                told["holdout"]["sentence"],
+            ]
+        )
     if ended:
         print_table("experiments, simulated", ("experiment", "on", "outcome", "read-out"), ended)
     facts: dict[str, object] = {}

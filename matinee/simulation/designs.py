@@ -1,19 +1,44 @@
-"""Experiments of the scenarios, as anyone would declare them: arms of weights, a metric that decides, guardrails."""
+"""Experiments of the scenarios, as anyone would declare them: arms of weights, and the product's own metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 
-from experiments.config import Arm, Experiment, Guardrail, Metric, Metrics
+from experiments.config import Arm, Experiment, Metrics
+from experiments.definitions import DefinedMetric
+from experiments.reading import SHIPPED, load
 from models.objective import ObjectiveWeights
 
 CONTROL = "control"
-RENEWALS = {"name": "renewal_share", "value": "renewals", "per": "renewals_due"}
-PLAYS = {"name": "plays_per_member", "value": "plays"}
-MINUTES = {"name": "minutes_per_member", "value": "watch_minutes"}
-BEFORE = "minutes_before"
-"""Minutes watched in the history, where outcomes have them: they take the member's habits out of the variance."""
+COMING = 4
+"""Days in which nearly every member comes once: a run's windows leave so many for members to be first exposed in."""
+_MEASURED = {"plays": "plays_7d", "minutes": "minutes_7d", "renewals": "renewals_28d"}
+
+
+@cache
+def measured(days: int) -> Mapping[str, DefinedMetric]:
+    """The product's plays, minutes and renewals (`metrics.yaml`), over the longest window that a run of `days` sees the end of."""
+    known, window = load(SHIPPED).metrics, max(1, days - COMING)
+    return {
+        what: known[name].model_copy(
+            update={"name": f"{what}_{window}d", "window_days": window, "description": f"{name} at another window"}
+        )
+        for what, name in _MEASURED.items()
+    }  # fmt: skip
+
+
+def more_plays(days: int) -> Metrics:
+    """More plays, without fewer renewals."""
+    known = measured(days)
+    return Metrics(primary=known["plays"].metric(), guardrails=(known["renewals"].guardrail(),))
+
+
+def more_renewals(days: int) -> Metrics:
+    """More renewals, without fewer minutes watched. A play is no more than a click: fewer of them are no loss by themselves."""
+    known = measured(days)
+    return Metrics(primary=known["renewals"].metric(), guardrails=(known["minutes"].guardrail(),))
 
 
 def weights_test(
@@ -40,18 +65,11 @@ def parameters(weights: ObjectiveWeights) -> dict[str, str | float | int | bool]
     return {f"weights.{name}": value for name, value in weights.model_dump().items()}
 
 
-def more_plays(margin: float = 0.01) -> Metrics:
-    """More plays, without fewer renewals."""
-    return Metrics(primary=Metric(**PLAYS), guardrails=(Guardrail(**RENEWALS, margin=margin),))
-
-
-def more_renewals(margin: float = 0.03, covariate: str | None = None) -> Metrics:
-    """More renewals, without fewer minutes watched. A play is no more than a click: fewer of them are no loss by themselves."""
-    minutes = Guardrail(**MINUTES, covariate=covariate, margin=margin)
-    return Metrics(primary=Metric(**RENEWALS), guardrails=(minutes,))
-
-
 ALLURING = ObjectiveWeights(play=1, completion=0, retention=0, choice=0, diversity=0)
 """Whatever calls loudest, however alike: more plays today, and pages that members tire of."""
-VARIED = ObjectiveWeights(diversity=0.3, diversity_window=24)
-"""The product's own weights with more variety over the whole page."""
+
+
+def varied(weight: float, base: ObjectiveWeights | None = None) -> ObjectiveWeights:
+    """`base`, the product's own weights if none are given, with so much variety over the whole page."""
+    plain = base or ObjectiveWeights()
+    return plain.model_copy(update={"diversity": weight, "diversity_window": 24})

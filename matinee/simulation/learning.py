@@ -14,6 +14,7 @@ from matinee.day import compute_features, promote, publish, train_ranker, train_
 from matinee.lineage import as_metrics
 from matinee.periods import Period, Split
 from matinee.progress import Stage, Stages
+from matinee.publishing import publish_champions
 from matinee.training import Fitted, register
 from matinee.training_artwork import ARTWORK_OUTPUTS, artwork_images, closed_log
 from models.artwork import ArtworkPolicy
@@ -63,6 +64,7 @@ def learn_artwork(day: Day, since: datetime, stage: Stage) -> ModelVersion | Non
     day.registry.promote(
         version.ref, by=WHO, reason=f"absorbed {len(log)} impressions known by {day.as_of:%Y-%m-%d}"
     )
+    publish_champions(day)
     stage.note = f"{version.ref} from {len(log):,} impressions"
     return version
 

@@ -7,10 +7,12 @@ does), and a member is shown each title's first image. What is exact: who comes,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Self
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -20,44 +22,59 @@ from events.behaviour import visit
 from events.traces import Pages
 from events.world import World
 from events.world_config import DAY, micros, stream
-from experiments.config import BUCKETS, Experiment
-from experiments.hashing import bucket, key_of, seed_of
+from experiments.assignment import Assigner
+from experiments.config import Experiment, ExperimentBook
+from experiments.gathering import statistics_on
+from experiments.live import LiveExperiments, compiled
+from experiments.readout import Readout, read_out
 from models.data import Int64
 from models.objective import ObjectiveWeights
 
-Float64 = NDArray[np.float64]
-COLUMNS = ("plays", "watch_minutes", "sessions", "renewals_due", "renewals", "minutes_before")
-SPARE = 16
+SPARE = 36
 """Titles ranked beyond a page: they move up where others were played."""
+_WHEN = pa.timestamp("us", "UTC")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What lives begin with: the audience at a moment, what it watched before, how big a page is and for how long it goes."""
+    """What lives begin with: the audience at a moment, the plays before it, how big a page is and for how long it goes."""
 
     world: World
     audience: Audience
     begins: datetime  # the audience's next day
-    minutes_before: Float64  # (M,) minutes watched before that
+    before: pa.Table  # of `plays`: what a covariate may be made of
     page_size: int = 24
-    days: int = 14
+    days: int = 21
 
     @property
     def members(self) -> int:
         """How many units a life has."""
         return len(self.world.members)
 
+    @property
+    def ends(self) -> datetime:
+        """When a life is over."""
+        return self.begins + timedelta(days=self.days)
+
 
 @dataclass(frozen=True)
 class Lived:
-    """What became of units (N,): `values` has a column (N,) for each of `COLUMNS`."""
+    """What units did, as events that the product's metrics are computed from.
 
-    unit_id: Int64
-    values: Mapping[str, Float64]
+    `exposures` has `user_id` and `event_timestamp`, a row for each unit's first page; `plays` and `memberships` those columns,
+    `created_timestamp`, and `watch_minutes` or `status`.
+    """
 
-    def table(self) -> pa.Table:
-        """As outcomes that a read-out takes."""
-        return pa.table({"unit_id": self.unit_id, **self.values})
+    exposures: pa.Table
+    plays: pa.Table
+    memberships: pa.Table
+
+    @classmethod
+    def together(cls, lives: Iterable[Lived]) -> Self:
+        """The events of several lives."""
+        parts = list(lives)
+        names = [part.name for part in fields(cls)]
+        return cls(*(pa.concat_tables(getattr(one, name) for one in parts) for name in names))
 
 
 def unit_ids(members: int, life: int) -> Int64:
@@ -68,63 +85,81 @@ def unit_ids(members: int, life: int) -> Int64:
 def live(stage: Stage, ranked: Int64, life: int) -> Lived:
     """One life of all members: each sees the first titles of their row of `ranked` (M, R) that they have not played.
 
-    A member whose row is -1 throughout is shown nothing, and does not count as exposed: they have no sessions.
+    A member whose row is -1 throughout is shown nothing, and is not exposed.
     """
     world, audience = stage.world, stage.audience
-    spent = np.zeros(ranked.shape, np.bool_)
-    values = {name: np.zeros(stage.members) for name in COLUMNS}
+    course = _Course(stage.members * life, ranked)
     begins = micros(stage.begins)
     for number in range(stage.days):
         today = begins + number * DAY
         decided, audience = memberships_on(world, audience, today, life=life)
-        _count_memberships(values, decided)
+        course.memberships.append(decided)
         coming = visits_on(world, audience, today, life=life)
         for turn in range(coming.turns):
             rng = stream(world.config, "lives", number, life, turn)
-            audience = _round(
-                stage.page_size, world, audience, ranked, spent, coming.of_turn(turn), values, rng
-            )
-    values["minutes_before"] = stage.minutes_before
-    return Lived(unit_ids(stage.members, life), values)
+            audience = course.round(stage.page_size, world, audience, coming.of_turn(turn), rng)
+    return course.told(stage.before)
 
 
-def _round(
-    size: int,
-    world: World,
-    audience: Audience,
-    ranked: Int64,
-    spent: NDArray[np.bool_],  # (M, R) places whose title was played: changed here
-    coming: Visit,
-    values: Mapping[str, Float64],  # counted up here
-    rng: np.random.Generator,
-) -> Audience:
-    """At most one visit of each member."""
-    there = (ranked[coming.member] > 0).any(axis=1)
-    member, at = coming.member[there], coming.at[there]
-    if not len(member):
-        return audience
-    cells = _first_free(ranked, spent, member, size)
-    titles = np.where(cells >= 0, ranked[member[:, None], cells], -1)
-    seen = audience.watched[member[:, None], np.maximum(titles - 1, 0)] & (titles > 0)
-    visits = world.visits(member, _pages(world, titles), at, seen)
-    outcome = visit(world.catalogue, world.members, visits, rng)
-    row, cell = np.nonzero(outcome.played)
-    spent[member[row], cells[row, cell]] = True
-    values["plays"][member] += outcome.played.sum(axis=1)
-    values["watch_minutes"][member] += outcome.watch_minutes.sum(axis=1)
-    values["sessions"][member] += 1
-    return remembering(audience, visits, outcome)
+class _Course:
+    """A life while it is lived."""
+
+    def __init__(self, first_id: int, ranked: Int64) -> None:
+        self.first_id, self.ranked = first_id, ranked
+        self.spent = np.zeros(ranked.shape, np.bool_)  # (M, R) places whose title was played
+        self.first_seen = np.zeros(len(ranked), np.int64)  # (M,) microseconds; 0 is never
+        self.memberships: list[pa.Table] = []
+        self.plays: list[tuple[Int64, Int64, NDArray[np.float64]]] = []  # member, microseconds, minutes
+
+    def round(
+        self, size: int, world: World, audience: Audience, coming: Visit, rng: np.random.Generator
+    ) -> Audience:
+        """At most one visit of each member."""
+        there = (self.ranked[coming.member] > 0).any(axis=1)
+        member, at = coming.member[there], coming.at[there]
+        if not len(member):
+            return audience
+        cells = _first_free(self.ranked, self.spent, member, size)
+        titles = np.where(cells >= 0, self.ranked[member[:, None], cells], -1)
+        seen = audience.watched[member[:, None], np.maximum(titles - 1, 0)] & (titles > 0)
+        visits = world.visits(member, _pages(world, titles), at, seen)
+        outcome = visit(world.catalogue, world.members, visits, rng)
+        row, cell = np.nonzero(outcome.played)
+        self.spent[member[row], cells[row, cell]] = True
+        self.plays.append((member[row], at[row], outcome.watch_minutes[row, cell]))
+        self.first_seen[member] = np.where(self.first_seen[member] == 0, at, self.first_seen[member])
+        return remembering(audience, visits, outcome)
+
+    def told(self, before: pa.Table) -> Lived:
+        """All of it as events of this life's units; each life has the plays `before` to itself."""
+        came = np.flatnonzero(self.first_seen)
+        nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        member, at, minutes = (np.concatenate(part) for part in zip(nothing, *self.plays, strict=True))
+        exposures = pa.table(
+            {"user_id": self._ids(came), "event_timestamp": pa.array(self.first_seen[came], _WHEN)}
+        )
+        plays = _known(self._ids(member), at, watch_minutes=minutes)
+        earlier = _known(
+            before["user_id"].to_numpy() + self.first_id,
+            before["event_timestamp"].cast(_WHEN).cast(pa.int64()).to_numpy(),
+            watch_minutes=before["watch_minutes"].to_numpy(),
+        )
+        decided = pa.concat_tables(self.memberships)
+        memberships = _known(
+            decided["user_id"].to_numpy() + self.first_id,
+            decided["event_timestamp"].cast(pa.int64()).to_numpy(),
+            status=decided["status"],
+        )
+        return Lived(exposures, pa.concat_tables([earlier, plays]), memberships)
+
+    def _ids(self, member: Int64) -> Int64:
+        return member + 1 + self.first_id
 
 
-def _count_memberships(values: Mapping[str, Float64], decided: pa.Table) -> None:
-    """Decisions of those who were exposed before: what was decided earlier is nothing that a page did.
-
-    A member has one event a day at most.
-    """
-    status, member = np.array(decided["status"].to_pylist(), dtype="U9"), decided["user_id"].to_numpy() - 1
-    due = (status != "started") & (values["sessions"][member] > 0)
-    values["renewals_due"][member[due]] += 1
-    values["renewals"][member[due & (status == "renewed")]] += 1
+def _known(user_id: Int64, at: Int64, **columns: object) -> pa.Table:
+    """Events that are heard of when they happen."""
+    when = pa.array(at, _WHEN)
+    return pa.table({"user_id": user_id, "event_timestamp": when, "created_timestamp": when, **columns})
 
 
 def _first_free(ranked: Int64, spent: NDArray[np.bool_], member: Int64, size: int) -> Int64:
@@ -163,34 +198,35 @@ class Bench:
 
     def run(
         self, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]
-    ) -> tuple[pa.Table, pa.Table]:
-        """An experiment on some lives, its arms made of `weights`: exposures and outcomes, as a read-out takes them."""
+    ) -> Lived:
+        """What came of an experiment on some lives, its arms made of `weights`."""
         rankings = {arm: self.rank(weights[arm]) for arm in experiment.arms}
-        exposed, outcomes = [], []
-        for life in lives:
-            ids = unit_ids(self.stage.members, life)
-            arms = arms_of(experiment, ids)
+        arms_of = assigned(experiment)
+
+        def lived(life: int) -> Lived:
+            arms = arms_of(unit_ids(self.stage.members, life))
             ranked = np.select([(arms == arm)[:, None] for arm in rankings], list(rankings.values()), -1)
-            lived = live(self.stage, ranked, life)
-            came = lived.values["sessions"] > 0
-            exposed.append(
-                pa.table(
-                    {
-                        "user_id": ids[came],
-                        "experiment": [experiment.name] * int(came.sum()),
-                        "arm": arms[came],
-                    }
-                )
-            )
-            outcomes.append(lived.table())
-        log = pa.concat_tables(exposed)
-        at = pa.array([self.stage.begins] * len(log), pa.timestamp("us", "UTC"))
-        return log.append_column("event_timestamp", at), pa.concat_tables(outcomes)
+            return live(self.stage, ranked, life)
+
+        return Lived.together(lived(life) for life in lives)
 
 
-def arms_of(experiment: Experiment, unit_id: Int64) -> NDArray[np.str_]:
-    """(N,) the arm of each unit, by the product's own hash: buckets of the experiment's arm seed."""
-    seed = seed_of("arm", experiment.salt or experiment.name)
-    edges = np.round(np.cumsum([arm.share for arm in experiment.arms.values()]) * BUCKETS).astype(int)
-    place = [bucket(key_of(unit), seed) for unit in unit_id.tolist()]
-    return np.array(list(experiment.arms))[np.searchsorted(edges, place, side="right")]
+def read_out_lives(experiment: Experiment, lived: Lived, at: datetime) -> Readout:
+    """The product's read-out of events that units left behind."""
+    arms = assigned(experiment)(lived.exposures["user_id"].to_numpy())
+    named = pa.array([experiment.name] * len(arms), pa.string())
+    exposures = lived.exposures.append_column("experiment", named).append_column("arm", pa.array(arms))
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("exposures", exposures)
+        connection.register("plays", lived.plays)
+        connection.register("memberships", lived.memberships)
+        statistics = statistics_on(connection, experiment, at)
+    return read_out(experiment, statistics, at)
+
+
+def assigned(experiment: Experiment) -> Callable[[Int64], NDArray[np.str_]]:
+    """Unit ids (N,) → their arms (N,), as the product assigns them where nothing else runs."""
+    alone = compiled(ExperimentBook({}, {}, {}), experiment, str, experiment.start)
+    assigner = Assigner(LiveExperiments(experiments=(alone,)))
+    return lambda ids: np.array([assigner.assign(unit).arms[0][1] for unit in ids.tolist()], dtype=np.str_)

@@ -10,28 +10,28 @@ from datetime import timedelta
 
 from events.history import ever_known
 from events.world import World
+from experiments.config import Holdout
 from matinee.context import Day, load_world
 from matinee.deployment import build_bento
 from matinee.progress import Stage, Stages
 from matinee.simulation.config import SimulationConfig
 from matinee.simulation.learning import learn_artwork, refresh, retrain
-from matinee.simulation.pages import Kept, OverHttp, Pager, in_process
+from matinee.simulation.pages import OverHttp, Pager, in_process
 from matinee.simulation.state import Simulated, begin_day, keep, resume
 from matinee.simulation.traffic import Traffic, live_day, on
-from matinee.simulation.trials import Desk, Ended
-from models.objective import ObjectiveWeights
+from matinee.simulation.trials import Ended, Programme
+from serving.exposure_table import compact
 
 DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Lived:
-    """One simulated day: what came of it, and which versions and weights its pages were made with."""
+    """One simulated day: what came of it, and from which Bento its pages were."""
 
     number: int  # from the run's first day, 0
     day: Day
     traffic: Traffic
-    weights: ObjectiveWeights
     bento: str
     learnt: tuple[str, ...]  # versions made of it
     seconds: float
@@ -46,14 +46,13 @@ class Run:
     began: Day
     ended: Day
     days: tuple[Lived, ...]
-    desk: Desk
-    kept: Kept
-    weights: ObjectiveWeights
+    programme: Programme
+    holdout: Holdout | None
 
     @property
     def trials(self) -> tuple[Ended, ...]:
         """How its experiments ended, in that order."""
-        return tuple(self.desk.ended)
+        return tuple(self.programme.ended)
 
 
 class NotOfThisWorld(ValueError):
@@ -76,29 +75,26 @@ def simulate(day: Day, config: SimulationConfig, stages: Stages, told: Callable[
     world = load_world(day)
     state = resume(day.workspace.simulation, world)
     began = replace(day, as_of=state.at)
-    machine = _Machine(began, world, config, stages, Desk(began, config.trials), Kept(config.holdout))
-    machine.desk.declare()
+    programme = Programme(began, config.trials, config.days)
+    holdout = programme.declare(config.holdout)
+    machine = _Machine(world, config, stages, programme)
     days = []
     for number in range(config.days):
         lived, state = machine.live(number, on(began, number), state)
         days.append(lived)
         told(lived)
-    weights = machine.desk.look(config.days, state.at, state.shipped)
-    keep(day.workspace.simulation, replace(state, shipped=weights))
-    ended = replace(day, as_of=state.at)
-    return Run(config, world, began, ended, tuple(days), machine.desk, machine.kept, weights)
+    programme.look(config.days, state.at)
+    return Run(config, world, began, replace(day, as_of=state.at), tuple(days), programme, holdout)
 
 
 @dataclass
 class _Machine:
     """All that days of one run share."""
 
-    began: Day
     world: World
     config: SimulationConfig
     stages: Stages
-    desk: Desk
-    kept: Kept
+    programme: Programme
     bento: str = ""
 
     def __post_init__(self) -> None:
@@ -108,24 +104,26 @@ class _Machine:
         """One day, from the decisions before its first visit to what was learnt of its last."""
         started, folder = time.perf_counter(), day.workspace.simulation
         begin_day(folder, day.as_of)
-        weights = self.desk.look(number, day.as_of, state.shipped)
-        changed = self.desk.start(number, day.as_of) or weights != state.shipped
-        if changed or not self.bento:
-            self._build(day, weights)
-        state = replace(state, shipped=weights, frozen=state.frozen or self.bento)
-        made_with = self.bento
+        with self.stages.stage("experiments") as stage:
+            self.programme.look(number, day.as_of)
+            started_any = self.programme.start(number, day.as_of)
+            stage.note = ", ".join(self.programme.live) or "none is live"
+        if started_any or not self.bento:  # an arm may ask for a version that no Bento holds yet
+            with self.stages.stage("build Bento") as stage:
+                self.bento = build_bento(day, "homepage", stage).tag
         with self.stages.stage(f"visits of {day.as_of:%d %b}") as stage:
-            with self._pager(day, state.frozen, stage) as pager:
+            with self._pager(day, stage) as pager:
                 traffic, audience = live_day(day, self.world, self.known, state.audience, pager)
+            compact(day.workspace.exposures)
             stage.note = f"{traffic.sessions:,} pages, {traffic.plays:,} plays"
-        learnt = self._learn(number, on(day, 1), weights)
+        learnt = self._learn(number, on(day, 1))
         state = replace(state, at=day.as_of + DAY, audience=audience)
         keep(folder, state)
         seconds = time.perf_counter() - started
-        return Lived(number, day, traffic, weights, made_with, learnt, seconds), state
+        return Lived(number, day, traffic, self.bento, learnt, seconds), state
 
-    def _learn(self, number: int, after: Day, weights: ObjectiveWeights) -> tuple[str, ...]:
-        """Features, images and, once a week, models; a new Bento where a version is new."""
+    def _learn(self, number: int, after: Day) -> tuple[str, ...]:
+        """Features, images and, once a week, models; the services follow the champions."""
         learnt: list[str] = []
         if (number + 1) % self.config.refresh_every == 0:
             refresh(after, self.stages)
@@ -134,20 +132,14 @@ class _Machine:
                     since = after.as_of - DAY * self.config.refresh_every
                     version = learn_artwork(after, since, stage)
                     learnt += [version.ref] if version else []
-        if self.config.retrain_every and (number + 1) % self.config.retrain_every == 0:
+        if self.config.retrains_after(number):
             learnt += [version.ref for version in retrain(after, self.stages)]
-        if learnt:
-            self._build(after, weights)
         return tuple(learnt)
 
-    def _build(self, day: Day, weights: ObjectiveWeights) -> None:
-        with self.stages.stage("build Bento") as stage:
-            self.bento = build_bento(day, "homepage", stage, weights).tag
-
     @contextmanager
-    def _pager(self, day: Day, frozen: str, stage: Stage) -> Iterator[Pager]:
+    def _pager(self, day: Day, stage: Stage) -> Iterator[Pager]:
         if self.config.transport == "http":
             yield OverHttp(day, self.config.page_size, stage)
             return
-        with in_process(day, self.config.page_size, self.kept, frozen) as pager:
+        with in_process(day, self.config.page_size) as pager:
             yield pager

@@ -46,9 +46,8 @@ class TooFewShowings(LookupError):
 
     def __init__(self, shown: int) -> None:
         super().__init__(
-            f"new titles were shown {shown} times on their first days; {FEWEST} are needed. A title is found from the next "
-            "training of the retriever on: simulate past one (--retrain-every), more members, or a world with `later_days`, "
-            "in which titles arrive after the history."
+            f"new titles were shown {shown} times on their first days; {FEWEST} are needed. Simulate more days, more members, "
+            "or a world with `later_days`, in which titles arrive after the history."
         )
 
 

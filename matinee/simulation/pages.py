@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Protocol
@@ -13,18 +13,15 @@ import numpy as np
 
 from events.audience import Visit
 from events.traces import Pages
-from experiments.config import BUCKETS
-from experiments.hashing import bucket, key_of, seed_of
 from matinee.abtest import fetch
 from matinee.context import Day
 from matinee.deployment import bento_folder, newest_tag
 from matinee.progress import Stage
-from models.data import Int64
 from models.threads import use_threads
 from serving.answers import Page, PageRequest
 from serving.deadline import Deadline
 from serving.exposure_table import impression_id
-from serving.exposures import ExposureLog
+from serving.exposures import ExposureLog, ExposureRecord
 from serving.guard import Guard
 from serving.live import LiveSource
 from serving.live_set import Folders
@@ -43,18 +40,6 @@ class Pager(Protocol):
         """One page for each visit, in their order."""
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Who is held out of everything that changes: decided by a hash of its own, before every layer."""
-
-    share: float
-    salt: str = "simulation"
-
-    def holds(self, user_id: int) -> bool:
-        """Whether the member is held out."""
-        return bucket(key_of(user_id), seed_of("holdout", self.salt)) < round(self.share * BUCKETS)
-
-
 @dataclass
 class Core:
     """One homepage core whose clock never runs out: what a page is must not depend on how busy this machine is."""
@@ -70,25 +55,38 @@ class Core:
 
 
 @dataclass
-class InProcess:
-    """Pages from cores in this process. `frozen` serves those whom `kept` holds out."""
+class Together:
+    """The exposures of a round: on disk together, before any of its pages is shown."""
 
-    live: Core
-    frozen: Core | None
-    kept: Kept
+    log: ExposureLog
+    waiting: list[ExposureRecord] = field(default_factory=list)
+
+    def append(self, record: ExposureRecord) -> None:
+        """Keep one page for `commit`."""
+        self.waiting.append(record)
+
+    def commit(self) -> None:
+        """Log what waits, durably."""
+        self.log.append(*self.waiting)
+        self.waiting.clear()
+
+
+@dataclass
+class InProcess:
+    """Pages from a core in this process."""
+
+    core: Core
+    exposures: Together
 
     def pages(self, visits: Visit) -> list[Page]:
         """One page for each visit; what was pushed since the last round is known."""
-        cores = [core for core in (self.live, self.frozen) if core is not None]
-        for core in cores:
-            core.source.look()
-        return [
-            self._core(user).page(user, moment(at))
+        self.core.source.look()
+        made = [
+            self.core.page(user, moment(at))
             for user, at in zip(visits.user_ids.tolist(), visits.at.tolist(), strict=True)
         ]
-
-    def _core(self, user_id: int) -> Core:
-        return self.frozen if self.frozen is not None and self.kept.holds(user_id) else self.live
+        self.exposures.commit()
+        return made
 
 
 @dataclass
@@ -106,30 +104,17 @@ class OverHttp:
 
 
 @contextmanager
-def in_process(day: Day, size: int, kept: Kept, frozen: str) -> Iterator[InProcess]:
-    """Open the newest homepage Bento, and the Bento `frozen` (a tag) where somebody is held out.
-
-    Exposures go into the workspace's log, under names and request ids that follow from the day.
-    """
+def in_process(day: Day, size: int) -> Iterator[InProcess]:
+    """Open the newest homepage Bento; exposures go into the workspace's log, under names and request ids that follow from the day."""
     use_threads(1)
-    root = day.workspace.root
-    with ExitStack() as stack:
-        name = f"simulated-{day.as_of:%Y%m%d}"
-        log = stack.enter_context(ExposureLog(day.workspace.exposures, name=name))
-        newest = bento_folder(day, newest_tag(day, "homepage"))
-        live = _core(Folders.of(newest, root), log, name, size)
-        held = None
-        if kept.share > 0:
-            folders = Folders.of(bento_folder(day, frozen), root)
-            nothing = day.workspace.simulation / "no-experiments.json"
-            held = _core(replace(folders, experiments=nothing), log, f"{name}-held-out", size)
-        yield InProcess(live, held, kept)
-
-
-def _core(folders: Folders, log: ExposureLog, name: str, size: int) -> Core:
+    folders = Folders.of(bento_folder(day, newest_tag(day, "homepage")), day.workspace.root)
+    name = f"simulated-{day.as_of:%Y%m%d}"
     source, numbers = LiveSource(folders, Manifest.load(folders.bento)), count(1)
     guard = Guard(innocent=(NewUser, NothingFound), workers=Inline())
-    return Core(Homepage(source, log, lambda: f"{name}-{next(numbers)}", guard=guard), source, size)
+    with ExposureLog(day.workspace.exposures, name=name) as log:
+        exposures = Together(log)
+        homepage = Homepage(source, exposures, lambda: f"{name}-{next(numbers)}", guard=guard)
+        yield InProcess(Core(homepage, source, size), exposures)
 
 
 def moment(micros: int) -> datetime:
@@ -152,8 +137,3 @@ def shown(pages: Sequence[Page]) -> Pages:
                 propensities[row, title.position] = title.propensity
     requests = tuple(page.request_id for page in pages)
     return Pages(titles, artworks, ids, requests, propensities, surface="homepage")
-
-
-def held_out(users: Int64, kept: Kept) -> Int64:
-    """Those of `users` who are held out."""
-    return np.array([user for user in users.tolist() if kept.holds(user)], dtype=np.int64)

@@ -12,22 +12,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from experiments.holdout import HoldoutReadout
+from experiments.live import LiveExperiments
 from experiments.readout import Readout
 from matinee.figures import NothingToDraw
+from matinee.readout_page import STYLE, body
 from matinee.simulation import figures
 from matinee.simulation.loop import Run
 from matinee.simulation.new_titles import Comparison
 from matinee.simulation.scenarios import KILLED, LAUNCHED, OUTCOMES, Search, Tested
-from matinee.simulation.tally import EVERYBODY, ArmDay
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:62rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
-th,td{text-align:left;padding:.2rem .9rem .2rem 0;vertical-align:top;border-bottom:1px solid #eee}
-td.n,th.n{text-align:right}figure{margin:1rem 0}figure img{max-width:100%}.note{color:#666}
-.simulated{background:#fff4d6;padding:.5rem .8rem;border-left:4px solid #b8860b}
-"""
+_STYLE = STYLE + "td.n,th.n{text-align:right}"
 SIMULATED = (
     "SIMULATED. Members, plays and renewals on this page are of the built-in world: its figures say how the system "
     "works, not how people choose."
@@ -39,12 +34,11 @@ class Findings:
     """All that a simulation found; what was not asked is None or empty. `power` says in words what could be told apart."""
 
     run: Run
-    rows: Sequence[ArmDay]
     tested: Mapping[str, Tested] = field(default_factory=dict)
     search: Search | None = None
     new_titles: Comparison | None = None
     funnel: Sequence[Tested] = ()
-    holdout: Readout | None = None
+    holdout: HoldoutReadout | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -79,11 +73,10 @@ def as_json(found: Findings) -> dict[str, Any]:
         "ended": run.ended.as_of,
         "days": [
             {**asdict(one.traffic), "day": one.day.as_of.date(), "bento": one.bento, "learnt": one.learnt,
-             "weights": one.weights.model_dump(), "seconds": round(one.seconds, 1)} for one in run.days
+             "seconds": round(one.seconds, 1)} for one in run.days
         ],
-        "arms_by_day": [asdict(row) for row in found.rows],
         "trials": [{"experiment": e.trial.experiment.name, "outcome": e.outcome, "day": e.day, **told(e.readout)} for e in run.trials],
-        "looks": [{"day": day, "experiment": made.experiment.name, **told(made)} for day, made in run.desk.looks],
+        "watched": [{"day": day, "experiment": seen.experiment, "roll_back": seen.roll_back, "sentence": seen.sentence} for day, seen in run.programme.watched],
         "tested": {name: _tested(one) for name, one in found.tested.items()},
         "search": None if found.search is None else {
             "points": [{**asdict(p), "weights": p.weights.model_dump()} for p in found.search.points],
@@ -91,8 +84,8 @@ def as_json(found: Findings) -> dict[str, Any]:
         },
         "new_titles": None if found.new_titles is None else asdict(found.new_titles),
         "funnel": {"outcomes": found.funnel_outcomes, "ideas": [_tested(one) for one in found.funnel]},
-        "holdout": None if found.holdout is None else told(found.holdout),
-        "shipped": run.weights.model_dump(),
+        "holdout": None if found.holdout is None else found.holdout.model_dump(mode="json", exclude={"statistics"}),
+        "launched": dict(LiveExperiments.read(run.ended.workspace.live).launched),
         "seconds": dict(found.seconds),
         "notes": dict(found.notes),
     }  # fmt: skip
@@ -125,11 +118,7 @@ def html(found: Findings) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="note">{run.began.as_of:%Y-%m-%d} to {run.ended.as_of:%Y-%m-%d}, {run.world.config.n_titles:,} titles, seed {run.world.config.seed}</p>',
         f'<p class="simulated">{SIMULATED}</p>',
-        _section(
-            "Day by day",
-            _days(found),
-            _drawn(lambda: figures.arms_by_day(found.rows, EVERYBODY), "all pages by day"),
-        ),
+        _section("Day by day", _days(found)),
         *_trials(found),
         *_scenarios(found),
         _section("Notes", _table(("", ""), [(k, v) for k, v in found.notes.items()])) if found.notes else "",
@@ -164,24 +153,36 @@ def _days(found: Findings) -> str:
 
 
 def _trials(found: Findings) -> list[str]:
-    parts = []
-    for ended in found.run.trials:
-        name = ended.trial.experiment.name
-        parts.append(_section(
-            f"In the loop: {name} was {ended.outcome} on day {ended.day}", _readout(ended.readout),
-            _drawn(lambda name=name: figures.arms_by_day(found.rows, name), f"{name} by day"),
-        ))  # fmt: skip
+    parts = [
+        _section(
+            f"In the loop: {one.trial.experiment.name} was {one.outcome} on day {one.day}", body(one.readout)
+        )
+        for one in found.run.trials
+    ]
     if found.holdout is not None:
-        parts.append(_section("Hold-out: everything that changed, against nothing", _readout(found.holdout)))
+        parts.append(_section("Hold-out: everything that changed, against nothing", _holdout(found.holdout)))
     return parts
 
 
+def _holdout(made: HoldoutReadout) -> str:
+    units = ", ".join(f"{arm.arm} {arm.units:,}" for arm in made.statistics.arms)
+    rows = [
+        (one.metric, one.estimate.control, one.estimate.treatment, f"{one.estimate.relative:+.2%}",
+         f"{one.estimate.relative_low:+.2%} to {one.estimate.relative_high:+.2%}", "" if one.detectable is None else f"{one.detectable:.2%}")
+        for one in made.effects
+        if one.estimate is not None and one.estimate.relative is not None
+    ]  # fmt: skip
+    heads = ("metric", "held out", "winners only", "change", "95 % interval", "found 80 % of the time")
+    said = f'<p class="verdict">{escape(made.sentence)}</p><p class="note">members: {escape(units)}</p>'
+    return said + _table(heads, rows)
+
+
 def _scenarios(found: Findings) -> list[str]:
-    parts = [_section(f"{name}: {one.outcome}", _readout(one.readout)) for name, one in found.tested.items()]
+    parts = [_section(f"{name}: {one.outcome}", body(one.readout)) for name, one in found.tested.items()]
     if found.search is not None:
         parts.append(_section(
             "Search for weights", f"<p>Found: <code>{escape(str(found.search.found))}</code></p>",
-            _drawn(lambda: figures.search_path(found.search), "search path") if found.search else "", _readout(found.search.confirmed.readout),
+            _drawn(lambda: figures.search_path(found.search), "search path") if found.search else "", body(found.search.confirmed.readout),
         ))  # fmt: skip
     if found.new_titles is not None:
         parts.append(
@@ -197,24 +198,6 @@ def _scenarios(found: Findings) -> list[str]:
             _section("Ideas", _drawn(lambda: figures.funnel_figure(found.funnel_outcomes), "idea funnel"))
         )
     return parts
-
-
-def _readout(made: Readout) -> str:
-    estimates = {
-        f"{c.treatment}: {e.metric}": e
-        for c in made.comparisons
-        for e in (c.primary, *(g.estimate for g in c.guardrails))
-    }
-    rows = [
-        (name, e.control, e.treatment, e.difference, f"{e.low:+.4g} … {e.high:+.4g}", e.p_value)
-        for name, e in estimates.items()
-    ]
-    units = ", ".join(f"{arm} {n:,}" for arm, n in zip(made.experiment.arms, made.health.units, strict=True))
-    return "\n".join((
-        f"<p><b>{escape(made.verdict.value)}</b>: {escape(made.sentence)}</p>", f'<p class="note">members: {escape(units)}</p>',
-        _table(("metric", "control", "treatment", "difference", "95 % interval", "p"), rows),
-        _drawn(lambda: figures.intervals(estimates, made.experiment.name), "intervals"),
-    ))  # fmt: skip
 
 
 def _section(title: str, *parts: str) -> str:
@@ -242,8 +225,8 @@ def _table(heads: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
         return f'<td class="n">{shown}</td>' if number else f"<td>{shown}</td>"
 
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    cells = "".join("<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{cells}</table>"
 
 
 def _plain(value: object) -> object:

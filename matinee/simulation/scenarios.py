@@ -4,48 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from events.audience import Audience
 from events.history import told
 from events.world import World
-from experiments.config import Experiment
+from experiments.config import Experiment, Metrics
 from experiments.decision import Verdict
 from experiments.estimates import Estimate
-from experiments.readout import Readout, read_out_tables
+from experiments.readout import Readout
 from experiments.surface import Float64, NothingFeasible, fit, propose, sobol
-from matinee.simulation.designs import (
-    ALLURING,
-    BEFORE,
-    CONTROL,
-    VARIED,
-    more_plays,
-    more_renewals,
-    weights_test,
-)
-from matinee.simulation.lives import SPARE, Bench, Rank, Stage
+from matinee.simulation.designs import ALLURING, CONTROL, more_plays, more_renewals, varied, weights_test
+from matinee.simulation.lives import SPARE, Bench, Rank, Stage, read_out_lives
 from matinee.simulation.sandbox import Shelves
 from models.data import Int64
 from models.objective import ObjectiveWeights
 
-WEEKS = timedelta(weeks=6)
+VARIETY = (0.05, 0.1, 0.15)
+"""Weights on variety that are tried: the product's own, half of it and half as much again (decision 53)."""
 Told = Callable[[str], None]
 LAUNCHED, INCONCLUSIVE, WORSE = "launched", "inconclusive", "stopped, as it is worse at its own aim"
 KILLED, BROKEN = "killed by a guardrail", "broken"
 OUTCOMES = (LAUNCHED, INCONCLUSIVE, WORSE, KILLED, BROKEN)
 
 
-def stage_of(world: World, *, page_size: int = 24, days: int = 14) -> Stage:
-    """Where the world's history ends, with the minutes each member watched in it."""
-    minutes, audience = np.zeros(len(world.members)), Audience.at_start(world)
+def stage_of(world: World, *, page_size: int = 24, days: int = 21) -> Stage:
+    """Where the world's history ends, with the plays begun in it."""
+    plays, audience = [], Audience.at_start(world)
     for day, after in told(world):
         audience = after
-        plays = day.tables["plays"]
-        np.add.at(minutes, plays["user_id"].to_numpy() - 1, plays["watch_minutes"].to_numpy())
-    return Stage(world, audience, world.config.end, minutes, page_size, days)
+        plays.append(day.tables["plays"])
+    before, end = pa.concat_tables(plays), world.config.end
+    before = before.filter(pc.less(before["event_timestamp"], end))
+    return Stage(world, audience, end, before, page_size, days)
 
 
 def bench_of(stage: Stage, shelves: Shelves) -> Bench:
@@ -83,38 +78,33 @@ class Tested:
 
 
 def carried_out(
-    bench: Bench, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]
+    bench: Bench,
+    name: str,
+    hypothesis: str,
+    weights: Mapping[str, ObjectiveWeights],
+    metrics: Metrics,
+    lives: Sequence[int],
 ) -> Tested:
-    """Run an experiment on some lives and read it out with the product's own rule."""
-    exposures, outcomes = bench.run(experiment, weights, lives)
-    return Tested(
-        experiment,
-        weights,
-        read_out_tables(experiment, exposures, outcomes, experiment.end - timedelta(days=1)),
-    )
+    """Run an experiment on some lives and read it out with the product's own metrics and rule."""
+    start, end = bench.stage.begins, bench.stage.ends
+    experiment = weights_test(name, weights, metrics, hypothesis, start, end)
+    made = read_out_lives(experiment, bench.run(experiment, weights, lives), end)
+    return Tested(experiment, weights, made)
 
 
-def alluring_but_alike(bench: Bench, lives: Sequence[int], control: ObjectiveWeights = VARIED) -> Tested:
-    """(a) Rank for plays alone, without variety, against a varied page: plays rise, renewals fall."""
-    arms = {CONTROL: control, "alluring": ALLURING}
-    start = bench.stage.begins
+def alluring_but_alike(bench: Bench, lives: Sequence[int], control: ObjectiveWeights | None = None) -> Tested:
+    """(a) Rank for plays alone, without variety, against a page that is varied: plays rise, renewals fall."""
+    arms = {CONTROL: control or varied(0.3), "alluring": ALLURING}
     hypothesis = "Showing whatever calls loudest raises plays, without fewer renewals."
-    experiment = weights_test("alluring-but-alike", arms, more_plays(), hypothesis, start, start + WEEKS)
-    return carried_out(bench, experiment, arms, lives)
+    return carried_out(bench, "alluring-but-alike", hypothesis, arms, more_plays(bench.stage.days), lives)
 
 
-def variety(
-    bench: Bench, lives: Sequence[int], control: ObjectiveWeights | None = None, weight: float = 0.3
-) -> Tested:
-    """(b) A weight on variety over the whole page: more renewals, at no fewer minutes."""
-    plain = control or ObjectiveWeights(diversity=0)
-    arms = {CONTROL: plain, "varied": plain.model_copy(update={"diversity": weight, "diversity_window": 24})}
-    start = bench.stage.begins
+def variety(bench: Bench, lives: Sequence[int], weights: Sequence[float] = VARIETY) -> Tested:
+    """(b) Weights on variety over the whole page, against none: more renewals, at no fewer minutes."""
+    plain = ObjectiveWeights(diversity=0)
+    arms = {CONTROL: plain} | {f"varied-{weight:.2f}": varied(weight) for weight in weights}
     hypothesis = "A varied page keeps members, without fewer minutes watched."
-    experiment = weights_test(
-        "more-variety", arms, more_renewals(covariate=BEFORE), hypothesis, start, start + WEEKS
-    )
-    return carried_out(bench, experiment, arms, lives)
+    return carried_out(bench, "more-variety", hypothesis, arms, more_renewals(bench.stage.days), lives)
 
 
 SEARCHED = ("completion", "retention", "choice", "diversity")
@@ -157,6 +147,15 @@ class Search:
     confirmed: Tested
 
 
+class NothingRead(LookupError):
+    """A round of a search that says nothing of its arms."""
+
+    def __init__(self, made: Readout) -> None:
+        super().__init__(
+            f"{made.experiment.name}: {made.sentence} More lives a round (`--size`) would tell arms apart."
+        )
+
+
 def search_weights(
     bench: Bench,
     lives: Sequence[Sequence[int]],
@@ -172,6 +171,9 @@ def search_weights(
     Round by round an experiment of `arms` treatments on its own lives: the first by Sobol, the others where the
     surface through all arms so far proposes. The last surface's best point is then tested against the hand-set weights
     on the lives of `confirm`, which nothing was fitted to.
+
+    Raises:
+        NothingRead: the arms of a round have too few members.
     """
     points: list[Point] = []
     where = sobol(arms, len(SEARCHED), seed)
@@ -180,29 +182,24 @@ def search_weights(
         where = _next(points, margin, arms, seed + number + 1)
         say(f"round {number + 1}: {len(points)} arms, next best guess {weights_at(where[0])}")
     found = weights_at(where[0])
-    start = bench.stage.begins
-    hypothesis = "The searched weights keep more members than the hand-set ones."
     pair = {CONTROL: ObjectiveWeights(), "searched": found}
-    experiment = weights_test(
-        "searched-weights", pair, more_renewals(0.03, BEFORE), hypothesis, start, start + WEEKS
-    )
-    return Search(tuple(points), found, carried_out(bench, experiment, pair, confirm))
+    confirmed = carried_out(
+        bench, "searched-weights", "The searched weights keep more members than the hand-set ones.", pair,
+        more_renewals(bench.stage.days), confirm,
+    )  # fmt: skip
+    return Search(tuple(points), found, confirmed)
 
 
 def _round(bench: Bench, number: int, where: Float64, lives: Sequence[int]) -> list[Point]:
     arms = {CONTROL: ObjectiveWeights()} | {
         f"arm-{row}": weights_at(point) for row, point in enumerate(where)
     }
-    start = bench.stage.begins
-    experiment = weights_test(
-        f"weights-round-{number + 1}",
-        arms,
-        more_renewals(0.03, BEFORE),
-        "Other weights keep more members.",
-        start,
-        start + WEEKS,
-    )
-    made = carried_out(bench, experiment, arms, lives).readout
+    made = carried_out(
+        bench, f"weights-round-{number + 1}", "Other weights keep more members.", arms,
+        more_renewals(bench.stage.days), lives,
+    ).readout  # fmt: skip
+    if not made.comparisons:
+        raise NothingRead(made)
     found = []
     for row, (point, comparison) in enumerate(zip(where, made.comparisons, strict=True)):
         renewals, minutes = comparison.primary, comparison.guardrails[0].estimate
@@ -253,19 +250,14 @@ def funnel(
     bench: Bench, ideas: int, lives_each: int, *, first_life: int, seed: int = 0, say: Told = lambda _: None
 ) -> tuple[Tested, ...]:
     """(e) So many random changes of the hand-set weights, each an A/B test on members of its own (`lives_each` lives)."""
-    rng, start = np.random.default_rng(seed), bench.stage.begins
+    rng = np.random.default_rng(seed)
     done = []
     for number in range(ideas):
         arms = {CONTROL: ObjectiveWeights(), "idea": random_change(rng, ObjectiveWeights())}
-        experiment = weights_test(
-            f"idea-{number:03d}",
-            arms,
-            more_renewals(0.03, BEFORE),
-            "Something changes for the better.",
-            start,
-            start + WEEKS,
-        )
         begin = first_life + number * lives_each
-        done.append(carried_out(bench, experiment, arms, range(begin, begin + lives_each)))
+        done.append(carried_out(
+            bench, f"idea-{number:03d}", "Something changes for the better.", arms,
+            more_renewals(bench.stage.days), range(begin, begin + lives_each),
+        ))  # fmt: skip
         say(f"idea {number + 1} of {ideas}: {done[-1].outcome}")
     return tuple(done)

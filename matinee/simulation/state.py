@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from events.audience import Audience
 from events.history import audience_after
 from events.subscriptions import Subscriptions
 from events.world import World
-from models.objective import ObjectiveWeights
 
 _PARTS = tuple(part.name for part in fields(Subscriptions))
 
@@ -32,15 +31,12 @@ class Interrupted(RuntimeError):
 class Simulated:
     """How far a workspace was simulated.
 
-    `at` is the first moment not lived yet, `began` the first that was; `shipped` are the weights that experiments
-    brought into every page; `frozen` is the Bento that the hold-out is served from, empty where there is none.
+    `at` is the first moment not lived yet, `began` the first that was.
     """
 
     began: datetime
     at: datetime
     audience: Audience
-    shipped: ObjectiveWeights = field(default_factory=ObjectiveWeights)
-    frozen: str = ""
 
 
 def begin(world: World) -> Simulated:
@@ -61,10 +57,7 @@ def resume(folder: Path, world: World) -> Simulated:
     told = json.loads((folder / "state.json").read_text())
     with np.load(folder / told["audience"]) as parts:
         audience = Audience(Subscriptions(*(parts[name] for name in _PARTS)), parts["watched"])
-    return Simulated(
-        datetime.fromisoformat(told["began"]), datetime.fromisoformat(told["at"]), audience,
-        ObjectiveWeights.model_validate(told["shipped"]), told["frozen"],
-    )  # fmt: skip
+    return Simulated(datetime.fromisoformat(told["began"]), datetime.fromisoformat(told["at"]), audience)
 
 
 def begin_day(folder: Path, at: datetime) -> None:
@@ -79,10 +72,7 @@ def keep(folder: Path, state: Simulated) -> None:
     name = f"audience-{state.at:%Y%m%d}.npz"
     parts = {part: getattr(state.audience.subscriptions, part) for part in _PARTS}
     np.savez_compressed(folder / name, **parts, watched=state.audience.watched)
-    told = {
-        "began": state.began.isoformat(), "at": state.at.isoformat(), "audience": name,
-        "shipped": state.shipped.model_dump(), "frozen": state.frozen,
-    }  # fmt: skip
+    told = {"began": state.began.isoformat(), "at": state.at.isoformat(), "audience": name}
     draft = folder / "state.json.partial"
     draft.write_text(json.dumps(told, indent=1) + "\n")
     draft.replace(folder / "state.json")

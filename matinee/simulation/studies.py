@@ -10,33 +10,53 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 
 from matinee.context import Day, fetched, load_world
 from matinee.datasets import entity_matrix
 from matinee.day import run_day
+from matinee.desk import literal
+from matinee.programme import holdout_readout
 from matinee.progress import Stages
 from matinee.recommending import known_users
 from matinee.simulation.config import SimulationConfig, Trial
-from matinee.simulation.designs import ALLURING, CONTROL, VARIED, more_plays, more_renewals, weights_test
+from matinee.simulation.designs import (
+    ALLURING,
+    CONTROL,
+    measured,
+    more_plays,
+    more_renewals,
+    varied,
+    weights_test,
+)
 from matinee.simulation.lives import Bench, Stage
 from matinee.simulation.loop import Lived, Run, simulate
 from matinee.simulation.new_titles import Comparison, TooFewShowings, compared
 from matinee.simulation.pages import in_process
 from matinee.simulation.report import Findings, write
 from matinee.simulation.sandbox import shelves
-from matinee.simulation.scenarios import alluring_but_alike, bench_of, funnel, search_weights, variety
+from matinee.simulation.scenarios import (
+    VARIETY,
+    alluring_but_alike,
+    bench_of,
+    funnel,
+    search_weights,
+    variety,
+)
+from matinee.simulation.showings import new_title_traffic
 from matinee.simulation.state import resume
-from matinee.simulation.tally import by_day, held_out_readout, new_title_traffic
 from matinee.training_artwork import artwork_images
 from models.artwork import ArtworkPolicy
 from models.creative_quality import CreativeQuality
 from models.objective import ObjectiveWeights
 
 DAY = timedelta(days=1)
-UNITS = 24_000
-"""Members, over all lives, that a test on many lives has: enough to see one renewal in two hundred."""
+UNITS_OF_ARM = 30_000
+"""Members, over all lives, that an arm of a test on many lives has."""
+UNITS_OF_ROUND = 60_000
 UNITS_OF_IDEA = 12_000
+WINDOW = timedelta(days=28)
+"""What a covariate looks back at most."""
 
 
 class Scenario(StrEnum):
@@ -72,7 +92,7 @@ class Study:
         before = self.day.registry.get("artwork").ref
         with self._timed("loop"):
             run = simulate(self.day, self._configured(), self.stages, self._say)
-        found = Findings(run, by_day(run.ended, run.began.as_of), notes=self._notes(run))
+        found = Findings(run, notes=self._notes(run))
         found = self._asked(found, before)
         found = replace(found, seconds=dict(self.seconds))
         name = f"{run.began.as_of:%Y%m%d}-{run.ended.as_of:%Y%m%d}"
@@ -85,31 +105,34 @@ class Study:
         })  # fmt: skip
 
     def _trials(self) -> tuple[Trial, ...]:
-        """The experiments of the loop, each in a half of the ranking layer."""
+        """The experiments of the loop, each in its part of the ranking layer."""
         at = resume(self.day.workspace.simulation, load_world(self.day)).at
-        asked = [one for one in (Scenario.ALLURING, Scenario.VARIETY) if one in self.scenarios]
-        slots = {one: (place / len(asked), (place + 1) / len(asked)) for place, one in enumerate(asked)}
-        until, look = at + DAY * (self.days + 1), min(7, self.days)
-        made = []
-        if Scenario.ALLURING in slots:
-            arms = {CONTROL: VARIED, "alluring": ALLURING}
-            experiment = weights_test("alluring-but-alike", arms, more_plays(), "Whatever calls loudest raises plays.", at, until, slot=slots[Scenario.ALLURING])  # fmt: skip
-            made.append(Trial(experiment=experiment, ends=self.days, look_every=look))
-        if Scenario.VARIETY in slots:
-            arms = {
-                CONTROL: ObjectiveWeights(diversity=0),
-                "varied": ObjectiveWeights(diversity=0.3, diversity_window=24),
-            }
-            experiment = weights_test("more-variety", arms, more_renewals(), "A varied page keeps members.", at, until, slot=slots[Scenario.VARIETY])  # fmt: skip
-            made.append(Trial(experiment=experiment, ends=self.days, look_every=look))
-        return tuple(made)
+        known = {
+            Scenario.ALLURING: ("alluring-but-alike", {CONTROL: varied(0.3), "alluring": ALLURING}, more_plays,
+                                "Whatever calls loudest raises plays."),
+            Scenario.VARIETY: ("more-variety", {CONTROL: ObjectiveWeights(diversity=0), "varied": varied(0.1)}, more_renewals,
+                               "A varied page keeps members."),
+        }  # fmt: skip
+        asked = [known[one] for one in known if one in self.scenarios]
+        return tuple(
+            Trial(
+                experiment=weights_test(
+                    name, arms, metrics(self.days), hypothesis, at, at + DAY * self.days,
+                    slot=(place / len(asked), (place + 1) / len(asked)),
+                ),
+                ends=self.days,
+            )
+            for place, (name, arms, metrics, hypothesis) in enumerate(asked)
+        )  # fmt: skip
 
     def _asked(self, found: Findings, artwork_before: str) -> Findings:
         run = found.run
-        if Scenario.HOLDOUT in self.scenarios or run.config.holdout:
-            found = replace(
-                found, holdout=held_out_readout(run.ended, run.began.as_of, run.ended.as_of, run.kept)
+        if run.holdout is not None:
+            metrics = [measured(self.days)[what].name for what in ("renewals", "minutes", "plays")]
+            made = holdout_readout(
+                run.ended, run.holdout.name, metrics, run.ended.as_of, run.programme.folder
             )
+            found = replace(found, holdout=made)
         if Scenario.NEW_TITLES in self.scenarios:
             with self._timed("new-titles"):
                 found = _with_new_titles(found, artwork_before)
@@ -123,31 +146,41 @@ class Study:
         return self._on_lives(found, bench)
 
     def _on_lives(self, found: Findings, bench: Bench) -> Findings:
-        lives = max(2, round(UNITS * self.size / bench.stage.members))
-        tested = dict(found.tested)
-        for scenario, test in ((Scenario.ALLURING, alluring_but_alike), (Scenario.VARIETY, variety)):
-            if scenario in self.scenarios:
-                with self._timed(scenario.value):
-                    tested[f"On many lives: {scenario.value}"] = test(bench, range(1, lives + 1))
+        def lives(first: int, units: int) -> range:
+            return range(first, first + max(2, round(units * self.size / bench.stage.members)))
+
+        tested, seed = dict(found.tested), self.day.settings.seed
+        if Scenario.ALLURING in self.scenarios:
+            with self._timed("alluring"):
+                made = alluring_but_alike(bench, lives(1, 2 * UNITS_OF_ARM))
+            tested["On many lives: alluring"] = made
+        if Scenario.VARIETY in self.scenarios:
+            with self._timed("variety"):
+                made = variety(bench, lives(1_001, (1 + len(VARIETY)) * UNITS_OF_ARM))
+            tested["On many lives: variety"] = made
         found = replace(found, tested=tested)
         if Scenario.WEIGHTS in self.scenarios:
             with self._timed("weights"):
-                rounds = [range(1_000 * r + 1, 1_000 * r + 1 + lives) for r in (1, 2, 3)]
-                found = replace(found, search=search_weights(bench, rounds, range(9_001, 9_001 + 2 * lives), seed=self.day.settings.seed, say=self._line))  # fmt: skip
+                rounds = [lives(2_000 * r, UNITS_OF_ROUND) for r in (1, 2, 3)]
+                search = search_weights(
+                    bench, rounds, lives(9_001, 4 * UNITS_OF_ARM), seed=seed, say=self._line
+                )
+            found = replace(found, search=search)
         if Scenario.FUNNEL in self.scenarios:
             with self._timed("funnel"):
-                each = max(2, round(UNITS_OF_IDEA * self.size / bench.stage.members))
-                found = replace(found, funnel=funnel(bench, self.ideas, each, first_life=20_001, seed=self.day.settings.seed, say=self._line))  # fmt: skip
+                each = len(lives(0, UNITS_OF_IDEA))
+                ideas = funnel(bench, self.ideas, each, first_life=20_001, seed=seed, say=self._line)
+            found = replace(found, funnel=ideas)
         return found
 
     def _bench(self, run: Run) -> Bench:
         """Lives from where the loop ended, on pages of the models that are champions there."""
         day, state = run.ended, resume(run.ended.workspace.simulation, run.world)
         at = day.as_of + timedelta(hours=20)
-        with in_process(day, run.config.page_size, replace(run.kept, share=0.0), "") as pager:
-            live = pager.live.source.current()
+        with in_process(day, run.config.page_size) as pager:
+            live = pager.core.source.current()
             made = shelves(live, live.plan(0), sorted(known_users(day)), at)
-        stage = Stage(run.world, state.audience, day.as_of, minutes_before(day), run.config.page_size)
+        stage = Stage(run.world, state.audience, day.as_of, plays_before(day), run.config.page_size)
         return bench_of(stage, made)
 
     def _notes(self, run: Run) -> dict[str, str]:
@@ -157,7 +190,7 @@ class Study:
         return {
             "power of the loop": f"{decided:,} memberships came due, {kept:.1%} were renewed: an A/B test of all members in halves finds a "
             f"difference of {100 * least:.1f} points or more in renewals with 80 % power (α = 5 %, two-sided).",
-            "members of many lives": f"{UNITS * self.size:,.0f} asked for in a test, {UNITS_OF_IDEA * self.size:,.0f} for an idea, two weeks each; "
+            "members of many lives": f"{UNITS_OF_ARM * self.size:,.0f} asked for in an arm, {UNITS_OF_IDEA * self.size:,.0f} for an idea, three weeks each; "
             "how many came stands with each read-out.",
             "where it is an approximation": "Tests on many lives use the models and features of the loop's last day throughout, and first images.",
         }  # fmt: skip
@@ -179,15 +212,13 @@ class Study:
         self.seconds[name] = round(time.perf_counter() - began, 1)
 
 
-def minutes_before(day: Day) -> np.ndarray:
-    """(M,) minutes that each member of the world watched before the day."""
+def plays_before(day: Day) -> pa.Table:
+    """The plays of the last weeks before the day, by members of the world."""
     with day.desk.events() as connection:
-        rows = connection.sql(
-            "SELECT user_id, sum(watch_minutes) AS minutes FROM plays GROUP BY user_id"
-        ).to_arrow_table()
-    found = np.zeros(len(load_world(day).members))
-    found[rows["user_id"].to_numpy() - 1] = rows["minutes"].to_numpy()
-    return found
+        return connection.sql(f"""
+            SELECT user_id, event_timestamp, watch_minutes FROM plays
+            WHERE event_timestamp >= {literal(day.as_of - WINDOW)} AND event_timestamp < {literal(day.as_of)}
+            ORDER BY event_timestamp, play_id""").to_arrow_table()
 
 
 def _with_new_titles(found: Findings, artwork_before: str) -> Findings:

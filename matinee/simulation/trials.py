@@ -1,38 +1,38 @@
-"""Experiments that a simulation runs by itself: declared in YAML, started, read out, shipped or stopped."""
+"""Experiments that a simulation runs by itself, with what the product has for it: YAML, start, watch, read-out, ship, stop."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import yaml
 
-from experiments.config import Experiment
+from experiments.config import Experiment, Holdout
 from experiments.decision import Verdict
-from experiments.reading import PARAMETERS, SHIPPED
+from experiments.definitions import DefinedMetric
+from experiments.live import LiveExperiments
+from experiments.monitoring import Watch
+from experiments.reading import HOLDOUTS, METRICS, PARAMETERS, SHIPPED
 from experiments.readout import Readout
 from matinee.context import Day
-from matinee.experimenting import conclude_experiment, readout, start_experiment, stop_experiment
+from matinee.experimenting import (
+    conclude_experiment,
+    readout,
+    ship,
+    start_experiment,
+    stop_experiment,
+    watch_experiment,
+)
+from matinee.programme import start_holdout
 from matinee.simulation.config import Trial
-from models.objective import ObjectiveWeights
+from matinee.simulation.designs import measured
 from registry import RunState
-from registry.states import Outcome
 
 WHO = "matinee simulate"
-_WEIGHT = "weights."
-_CONCLUDED: Mapping[str, Outcome] = {"shipped": RunState.LAUNCHED, "killed": RunState.KILLED}
-
-
-class NotShippable(ValueError):
-    """An arm won that sets more than weights."""
-
-    def __init__(self, experiment: str, arm: str, parameters: Iterable[str]) -> None:
-        super().__init__(
-            f"{experiment}/{arm} sets {', '.join(parameters)}: a simulation ships weights alone (weights.*)."
-        )
+QUARTER = timedelta(days=91)
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,14 @@ class Ended:
 
 
 @dataclass
-class Desk:
+class Programme:
     """The experiments of one run: those that wait, those that are live, and those that ended."""
 
     day: Day
     trials: tuple[Trial, ...]
+    days: int
     live: dict[str, Trial] = field(default_factory=dict)
-    looks: list[tuple[int, Readout]] = field(default_factory=list)
+    watched: list[tuple[int, Watch]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
 
     @property
@@ -60,10 +61,21 @@ class Desk:
         """Where their declarations lie."""
         return self.day.workspace.simulation / "experiments"
 
-    def declare(self) -> None:
-        """Write every declaration as YAML, beside the product's own layers and parameters."""
-        if self.trials:
-            declare([trial.experiment for trial in self.trials], self.folder)
+    def declare(self, share: float) -> Holdout | None:
+        """Write every declaration as YAML, and set a hold-out apart where `share` is above 0; the hold-out that runs.
+
+        One that an earlier run began goes on as it was.
+        """
+        running = LiveExperiments.read(self.day.workspace.live).holdout
+        holdout = None if running is None else running.declaration
+        if holdout is None and share > 0:
+            at = self.day.as_of
+            name = f"simulated-{at:%Y-%m-%d}"
+            holdout = Holdout(name=name, held_out=share, winners_only=share, start=at, end=at + QUARTER)
+        declare([t.experiment for t in self.trials], measured(self.days).values(), holdout, self.folder)
+        if holdout is not None and running is None:
+            start_holdout(self.day, holdout.name, self.day.as_of, self.folder)
+        return holdout
 
     def start(self, number: int, at: datetime) -> bool:
         """Start what is due on day `number`; whether anything was."""
@@ -73,66 +85,60 @@ class Desk:
             self.live[trial.experiment.name] = trial
         return bool(due)
 
-    def look(self, number: int, at: datetime, shipped: ObjectiveWeights) -> ObjectiveWeights:
-        """Read out what is due before day `number`; the weights in force after that."""
+    def look(self, number: int, at: datetime) -> None:
+        """Before day `number`: what is at its end is read out and shipped or stopped; all else is watched, and rolled back where it harms."""
         for name, trial in tuple(self.live.items()):
-            if number not in trial.looks():
+            if number == trial.ends:
+                self._end(trial, number, readout(self.day, name, at))
                 continue
-            made = readout(self.day, name, at)
-            self.looks.append((number, made))
-            outcome = decided(made, last=number == trial.ends)
-            if outcome is not None:
-                shipped = self._end(Ended(trial, outcome, number, made), shipped)
-        return shipped
+            seen = watch_experiment(self.day, name, at, WHO)
+            self.watched.append((number, seen))
+            if seen.roll_back:
+                last = self.day.registry.readouts(name)[-1]
+                self._ended(trial, "killed", number, Readout.model_validate(last.verdict))
 
-    def _end(self, ended: Ended, shipped: ObjectiveWeights) -> ObjectiveWeights:
-        name = ended.trial.experiment.name
-        if ended.outcome in _CONCLUDED:
-            conclude_experiment(self.day, name, _CONCLUDED[ended.outcome], WHO, ended.readout.sentence)
+    def _end(self, trial: Trial, number: int, made: Readout) -> None:
+        outcome = decided(made)
+        if outcome == "shipped":
+            ship(self.day, made.experiment.name, WHO)
+        elif outcome == "killed":
+            conclude_experiment(self.day, made.experiment.name, RunState.KILLED, WHO, made.sentence)
         else:
-            stop_experiment(self.day, name, WHO, f"{ended.outcome}: {ended.readout.sentence}")
-        del self.live[name]
-        self.ended.append(ended)
-        if ended.outcome != "shipped" or ended.readout.winner is None:
-            return shipped
-        return with_arm(shipped, ended.trial.experiment, ended.readout.winner)
+            stop_experiment(self.day, made.experiment.name, WHO, f"{outcome}: {made.sentence}")
+        self._ended(trial, outcome, number, made)
+
+    def _ended(self, trial: Trial, outcome: str, number: int, made: Readout) -> None:
+        del self.live[made.experiment.name]
+        self.ended.append(Ended(trial, outcome, number, made))
 
 
-def decided(made: Readout, *, last: bool) -> str | None:
-    """How an experiment ends on this read-out; None where it goes on. Only harm and damage end it early."""
-    if made.verdict is Verdict.STOP:
-        return "killed"
-    if made.verdict is Verdict.BROKEN:
-        return "broken"
-    if not last:
-        return None
-    return "shipped" if made.verdict is Verdict.SHIP else "inconclusive"
+def decided(made: Readout) -> str:
+    """How an experiment ends on its last read-out."""
+    ends = {Verdict.SHIP: "shipped", Verdict.STOP: "killed", Verdict.BROKEN: "broken"}
+    return ends.get(made.verdict, "inconclusive")
 
 
-def with_arm(weights: ObjectiveWeights, experiment: Experiment, arm: str) -> ObjectiveWeights:
-    """The weights with what an arm sets.
-
-    Raises:
-        NotShippable: the arm sets something else.
-    """
-    parameters = experiment.arms[arm].parameters
-    if others := [name for name in parameters if not name.startswith(_WEIGHT)]:
-        raise NotShippable(experiment.name, arm, others)
-    sets = {name.removeprefix(_WEIGHT): value for name, value in parameters.items()}
-    return ObjectiveWeights.model_validate({**weights.model_dump(), **sets})
-
-
-def declare(experiments: Iterable[Experiment], folder: Path) -> None:
-    """Each experiment as a YAML file of `folder`, which also gets the product's layers and parameters."""
+def declare(
+    experiments: Sequence[Experiment], metrics: Iterable[DefinedMetric], holdout: Holdout | None, folder: Path
+) -> None:
+    """Each experiment as a YAML file of `folder`, which also gets the product's layers and parameters, the metrics and the hold-out."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy(SHIPPED / PARAMETERS, folder / PARAMETERS)
-    if (metrics := SHIPPED / "metrics.yaml").exists():
-        shutil.copy(metrics, folder / metrics.name)
+    _write(folder / METRICS, {"metrics": {metric.name: _told(metric) for metric in metrics}})
+    if holdout is not None:
+        _write(folder / HOLDOUTS, {"holdouts": {holdout.name: _told(holdout)}})
     for experiment in experiments:
-        told = experiment.model_dump(mode="json", exclude_defaults=True)
-        text = yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True)
-        (folder / f"{experiment.name}.yaml").write_text(text)
+        _write(folder / f"{experiment.name}.yaml", {"name": experiment.name, **_told(experiment)})
+
+
+def _told(declared: Experiment | DefinedMetric | Holdout) -> Mapping[str, object]:
+    """All but the name."""
+    return declared.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+
+
+def _write(file: Path, value: Mapping[str, object]) -> None:
+    file.write_text(yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True))
 
 
 def _plain(value: object) -> object:

@@ -129,6 +129,17 @@ def test_sql_sets_the_same_units_apart(held):
         assert sorted(in_sql) == sorted((u, *arm) for u in ids.tolist() for arm in assigner.assign(u).arms)
 
 
+def test_held_out_units_keep_the_versions_of_the_first_day_and_what_had_been_launched_stands_above_them(many):
+    before = many.model_copy(update={"launched": {"ranker": "ranker/2"}})
+    held = hold_out(before, Q1, NOON, {"ranker": "ranker/1", "retriever": "retriever/3"})
+    assert held.holdout.baseline == {"ranker": "ranker/2", "retriever": "retriever/3"}
+    assert {"ranker/2", "retriever/3"} <= set(held.references)  # a Bento packs them
+    later = Assigner(held.model_copy(update={"launched": {"ranker": "ranker/9"}}))
+    seen = {group(one): one.parameters for one in map(later.assign, range(500))}
+    assert seen[HELD_OUT] == {"ranker": "ranker/2", "retriever": "retriever/3"}
+    assert seen[WINNERS_ONLY] == {"ranker": "ranker/9"}
+
+
 def test_one_hold_out_runs_at_a_time_and_within_its_dates(held, many):
     with pytest.raises(CannotStart, match="'q1-2026' is running"):
         hold_out(held, Q1, NOON)

@@ -31,6 +31,8 @@ from matinee.experimenting import (
 from matinee.programme import end_holdout, holdout_readout, last_readouts, plan_holdout, scan, start_holdout
 from matinee.scoping import history, scope_experiment
 from matinee.session import opened
+from matinee.simulation.config import Trial
+from matinee.simulation.trials import Programme
 from registry import RunState
 from serving.exposure_table import EXPOSURES
 
@@ -349,3 +351,33 @@ def test_commands_over_all_experiments(command, copied_day, folder):
     )
     told = command(f"matinee experiments overlap --folder {folder} --as-of {when}").stdout
     assert "pairs can meet" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "lift", "share", "outcome", "reason"),
+    [
+        pytest.param("harms", 1.3, 0.5, "killed", "killed: Roll back: any_play_1d", id="harm"),
+        pytest.param("wins", 1.3, 0.8, "shipped", "launched treatment: Ship", id="win"),
+        pytest.param("nothing", 1.0, 0.8, "inconclusive", "inconclusive: ", id="nothing"),
+    ],
+)
+def test_a_simulation_ends_an_experiment_by_the_products_watch_ship_and_stop(
+    copied_day, folder, name, lift, share, outcome, reason
+):
+    """What harms is rolled back at the first look after a whole day; what wins waits for its declared end."""
+    day, at = copied_day, copied_day.as_of + timedelta(hours=11)
+    declare(folder, name, day.as_of)
+    programme = Programme(day, (Trial(experiment=load(folder).experiments[name], ends=9),), 14)
+    assert programme.declare(0) is None
+    assert programme.start(0, at)
+    run(day, name, at, FIRST + 500_000 + 10_000 * len(name) + np.arange(USERS), lift=lift, share=share)
+    programme.look(2, at + 2 * DAYS)
+    assert [one.outcome for one in programme.ended] == (["killed"] if outcome == "killed" else [])
+    programme.look(9, at + 9 * DAYS)
+    (ended,) = programme.ended
+    assert (ended.outcome, ended.day) == (outcome, 2 if outcome == "killed" else 9)
+    assert (programme.live, [number for number, _ in programme.watched]) == ({}, [2])
+    assert name not in {e.name for e in LiveExperiments.read(day.workspace.live).experiments}
+    run_ = next(r for r in day.registry.experiments() if r.name == name)
+    assert run_.history[-1].reason.startswith(reason)
+    assert day.registry.readouts(name)[-1].verdict["sentence"] == ended.readout.sentence

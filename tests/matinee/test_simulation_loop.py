@@ -6,23 +6,26 @@ import json
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
+from html import escape
 
-import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.config import EVERYONE, HELD_OUT, WINNERS_ONLY
+from experiments.live import LiveExperiments
 from feature_repo.snapshot import current
 from matinee.context import latest, load_world, present
+from matinee.programme import holdout_readout
 from matinee.progress import Stages
 from matinee.recommending import known_users
 from matinee.simulation.config import SimulationConfig, Trial
-from matinee.simulation.designs import ALLURING, CONTROL, more_plays, weights_test
+from matinee.simulation.designs import ALLURING, CONTROL, measured, more_plays, weights_test
 from matinee.simulation.loop import simulate
-from matinee.simulation.pages import Kept, in_process
+from matinee.simulation.pages import in_process
 from matinee.simulation.report import Findings, as_json, write
 from matinee.simulation.sandbox import shelves
+from matinee.simulation.showings import log_since
 from matinee.simulation.state import Interrupted, begin_day, resume
-from matinee.simulation.tally import EVERYBODY, by_day, held_out_readout, log_since, share
 from models.artwork import ArtworkPolicy
 from models.objective import ObjectiveWeights
 from registry import RunState
@@ -50,13 +53,21 @@ def lived(a_day, environment, tmp_path_factory):
     with opened(settings=settings) as day:
         arms = {CONTROL: ObjectiveWeights(), "alluring": ALLURING}
         experiment = weights_test(
-            "alluring-but-alike", arms, more_plays(), "More plays.", day.as_of, day.as_of + timedelta(days=9)
+            "alluring-but-alike", arms, more_plays(2), "More plays.", day.as_of, day.as_of + timedelta(days=9)
         )
         config = SimulationConfig(
-            days=2, page_size=SIZE, refresh_every=2, retrain_every=0, holdout=0.3,
+            days=2, page_size=SIZE, retrain_every=0, holdout=0.2,
             trials=(Trial(experiment=experiment, ends=2),),
         )  # fmt: skip
         yield simulate(day, config, quiet(), lambda _: None)
+
+
+def held_out(lived):
+    """What the product's own read-out says of the run's hold-out."""
+    plays = measured(2)["plays"].name
+    return holdout_readout(
+        lived.ended, lived.holdout.name, [plays], lived.ended.as_of, lived.programme.folder
+    )
 
 
 def test_every_page_is_logged_once_and_every_play_is_of_a_page_that_was_shown(lived):
@@ -91,15 +102,30 @@ def test_nobody_is_shown_again_what_they_played_since_the_run_began(lived):
     assert again == [(0,)]
 
 
-def test_the_held_out_are_in_no_experiment_and_served_by_what_was_live_before(lived):
+def test_the_products_hold_out_sets_members_apart_and_they_keep_the_versions_of_the_first_day(lived):
     log = read(lived.ended.workspace.exposures)
-    arms = dict(zip(log["user_id"].to_pylist(), log["arms"].to_pylist(), strict=True))
-    held = {user for user in arms if lived.kept.holds(user)}
-    assert 0.1 < len(held) / len(arms) < 0.5
-    assert all((not arms[user]) == (user in held) for user in arms)
-    made = held_out_readout(lived.ended, lived.began.as_of, lived.ended.as_of, lived.kept)
-    assert sum(made.health.units) == len(arms)
-    assert made.health.units[0] == len(held)
+    arms = [{one["experiment"]: one["arm"] for one in of} for of in log["arms"].to_pylist()]
+    groups = Counter(of[lived.holdout.name] for of in arms)
+    assert set(groups) == {HELD_OUT, WINNERS_ONLY, EVERYONE}
+    assert all(("alluring-but-alike" in of) == (of[lived.holdout.name] == EVERYONE) for of in arms)
+    live = LiveExperiments.read(lived.ended.workspace.live)
+    assert live.holdout.baseline == {"retriever": "retriever/1", "ranker": "ranker/1", "artwork": "artwork/1"}
+    drawn_with = {of[lived.holdout.name]: set() for of in arms}
+    for of, version in zip(arms, log["artwork"].to_pylist(), strict=True):
+        drawn_with[of[lived.holdout.name]].add(version)
+    assert drawn_with[HELD_OUT] == {"artwork/1"}
+    assert drawn_with[WINNERS_ONLY] == drawn_with[EVERYONE] == {"artwork/1", "artwork/2"}
+    made = holdout_readout(
+        lived.ended,
+        lived.holdout.name,
+        [measured(2)["plays"].name],
+        lived.ended.as_of,
+        lived.programme.folder,
+    )
+    users = {group: set() for group in groups}
+    for user, of in zip(log["user_id"].to_pylist(), arms, strict=True):
+        users[of[lived.holdout.name]].add(user)
+    assert {arm.arm: arm.units for arm in made.statistics.arms} == {g: len(u) for g, u in users.items()}
 
 
 def test_the_day_after_has_features_a_snapshot_and_a_choice_of_images_that_learnt(lived):
@@ -107,7 +133,7 @@ def test_the_day_after_has_features_a_snapshot_and_a_choice_of_images_that_learn
     champion = lived.ended.registry.get("artwork")
     assert lived.days[-1].learnt == (champion.ref,)
     folder = lived.ended.registry.fetch(champion.ref, lived.ended.workspace.root / "seen")
-    assert len(ArtworkPolicy.load(folder).absorbed) == 2  # the training log, then this one
+    assert len(ArtworkPolicy.load(folder).absorbed) == 3  # the training log, then a day's each
     measured = {metric.key: metric.value for metric in champion.metrics}
     assert measured["impressions"] > 100
     assert 0 < measured["log_loss"] < 1
@@ -122,29 +148,20 @@ def test_the_experiment_of_the_loop_was_read_out_ended_and_recorded(lived):
     (run,) = [run for run in lived.ended.registry.experiments() if run.name == "alluring-but-alike"]
     said = {"killed": RunState.KILLED, "shipped": RunState.LAUNCHED}
     assert run.state is said.get(ended.outcome, RunState.STOPPED)
-    assert ended.readout.sentence in run.history[-1].reason
-
-
-def test_arms_by_day_are_sums_over_the_log(lived):
-    rows = by_day(lived.ended, lived.began.as_of)
-    of_all = [row for row in rows if row.experiment == EVERYBODY]
-    assert sum(row.plays.n * row.plays.mean for row in of_all) == pytest.approx(
-        sum(one.traffic.plays for one in lived.days)
-    )
-    assert sum(row.minutes.n * row.minutes.mean for row in of_all) == pytest.approx(
-        sum(one.traffic.minutes for one in lived.days)
-    )
-    assert {row.arm for row in rows if row.experiment != EVERYBODY} == {CONTROL, "alluring"}
-    assert all(row.plays.low <= row.plays.mean <= row.plays.high for row in rows)
+    assert ended.outcome == "shipped" or ended.readout.sentence in run.history[-1].reason
+    assert [day for day, _ in lived.programme.watched] == [1]
 
 
 def test_the_report_holds_all_of_it_says_that_it_is_simulated_and_fetches_nothing(lived, tmp_path):
-    found = Findings(lived, by_day(lived.ended, lived.began.as_of))
+    held = held_out(lived)
+    found = Findings(lived, holdout=held)
     page = write(found, tmp_path)
     text = page.read_text()
     assert "SIMULATED" in text
     assert "alluring-but-alike" in text
-    assert text.count("data:image/svg+xml;base64,") >= 2
+    assert escape(lived.trials[0].readout.sentence) in text
+    assert escape(held.sentence) in text
+    assert all(f"{arm.arm} {arm.units:,}" in text for arm in held.statistics.arms)
     assert "http://" not in text
     assert "https://" not in text
     told = json.loads((tmp_path / "report.json").read_text())
@@ -157,7 +174,6 @@ def test_a_simulated_workspace_goes_on_from_where_it_was(lived):
     day, state = lived.ended, resume(lived.ended.workspace.simulation, lived.world)
     assert state.at == day.as_of == lived.began.as_of + timedelta(days=2)
     assert latest(day.settings, day.workspace) == present(day) == state.at
-    assert state.shipped == lived.weights
     assert state.audience.watched.shape == (200, 600)
 
 
@@ -165,29 +181,27 @@ def test_what_the_sandbox_puts_on_a_page_is_what_is_served(lived):
     """The oracle of every scenario on many lives: same titles in the same order as the served core, for any weights."""
     day = lived.ended
     users = known_users(day)[:12]
-    with in_process(replace(day, as_of=day.as_of + timedelta(minutes=1)), SIZE, Kept(0.0), "") as pager:
+    with in_process(replace(day, as_of=day.as_of + timedelta(minutes=1)), SIZE) as pager:
         at = day.as_of + timedelta(hours=20)
-        live = pager.live.source.current()
+        live = pager.core.source.current()
         made = shelves(live, live.plan(users[0]), users, at).pages(live.manifest.defaults.weights, SIZE)
         for user, row in zip(users, made, strict=True):
-            page = pager.live.page(user, at)
+            page = pager.core.page(user, at)
             assert page.source == "ranked"
             assert [title.title_id for title in page.titles] == row.tolist()
+        pager.exposures.commit()
         other = shelves(live, live.plan(users[0]), users, at).pages(ALLURING, SIZE)
     assert (other != made).any()
     assert log_since(day, day.as_of).num_rows == 12 * SIZE
+
+
+@pytest.mark.parametrize(("every", "after"), [(7, [6]), (5, [4, 9]), (0, []), (14, [])])
+def test_models_are_trained_where_days_are_left_for_them_to_serve(every, after):
+    config = SimulationConfig(days=14, retrain_every=every)
+    assert [day for day in range(14) if config.retrains_after(day)] == after
 
 
 def test_a_simulation_that_was_killed_within_a_day_is_not_gone_on_with(lived, tmp_path):
     begin_day(tmp_path, lived.began.as_of)
     with pytest.raises(Interrupted, match="interrupted while it lived 2026-01-15"):
         resume(tmp_path, load_world(lived.began))
-
-
-def test_wilsons_interval_of_a_share():
-    """Against statsmodels-like arithmetic by hand: 8 of 10 at z = 1.96."""
-    z, n, p = 1.959964, 10, 0.8
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    found = share(8, 10)
-    assert (found.low, found.high) == pytest.approx((middle - reach, middle + reach), rel=1e-6)

@@ -219,6 +219,21 @@ def test_title_vectors_have_unit_length_and_unknown_titles_are_named(retriever):
         retriever.title_vectors(np.array([1000, 31337]))
 
 
+def test_titles_that_came_later_are_added_as_a_whole_new_catalogue_would_have_them(periods, retriever):
+    """The oracle: the same towers over both together. What was there stays bit for bit, and there is nothing twice."""
+    period = periods[4]
+    first = retriever.with_titles(period.title_ids[:-5], period.title_features[:-5])
+    both = first.also_over(period.title_ids, period.title_features)
+    whole = retriever.with_titles(period.title_ids, period.title_features)
+    assert np.array_equal(both.title_ids, whole.title_ids)
+    np.testing.assert_allclose(both.catalogue.keys, whole.catalogue.keys, atol=1e-6)
+    np.testing.assert_allclose(both.catalogue.reads, whole.catalogue.reads, atol=1e-6)
+    known = both.catalogue.rows(first.title_ids)
+    assert both.catalogue.keys[known].tobytes() == first.catalogue.keys.tobytes()
+    assert both.catalogue.index.ntotal == len(whole.title_ids)
+    assert both.also_over(period.title_ids, period.title_features) is both
+
+
 def test_the_catalogue_does_not_depend_on_the_order_titles_came_in(periods, retriever):
     period = periods[4]
     turned = np.argsort(-period.title_ids)

@@ -89,11 +89,18 @@ class World:
         return Defaults.model_validate(fixed | {"budget_ms": 5_000, "n_candidates": 40} | changes)
 
     def publish(
-        self, *, as_of: datetime = AS_OF, seed: int = 0, digest: str = "d", late: Sequence[int] = ()
+        self,
+        *,
+        as_of: datetime = AS_OF,
+        seed: int = 0,
+        digest: str = "d",
+        late: Sequence[int] = (),
+        bare: Sequence[int] = (),
     ) -> str:
-        """Publish a snapshot; `late` titles become available only after `as_of`."""
-        generation = publish(self.home / "online", contents(self.shape, as_of, seed, digest, late))
-        return generation.id
+        """Publish a snapshot; `late` titles become available only after `as_of`, of `bare` ones there are no features."""
+        made = contents(self.shape, as_of, seed, digest, late)
+        made = replace(made, vectors=tuple(_without(part, bare) for part in made.vectors))
+        return publish(self.home / "online", made).id
 
     def save_models(self, number: int = 1, seed: int = 0) -> None:
         """Models of random weights that fit the snapshot which is current."""
@@ -157,6 +164,11 @@ def contents(shape: Shape, as_of: datetime, seed: int, digest: str, late: Sequen
         catalogue=catalogue(titles, shape.artworks, as_of, late),
         recents=(recent_plays(users, watched, as_of, digest),),
     )
+
+
+def _without(part: Vectors, ids: Sequence[int]) -> Vectors:
+    kept = ~np.isin(part.ids, ids)
+    return replace(part, ids=part.ids[kept], values=part.values[kept], known=part.known[kept])
 
 
 def recent_plays(users: Int64, watched: Int64, as_of: datetime, digest: str) -> Recents:

@@ -78,6 +78,15 @@ def test_an_acknowledged_exposure_can_be_read_while_the_writer_lives(tmp_path):
         assert shown(tmp_path) == ["r1:0", "r1:1"]
 
 
+def test_pages_that_are_logged_together_are_each_read_back(tmp_path):
+    with ExposureLog(tmp_path, name="a") as log:
+        log.append(record("one"), record("two"), record("three"))
+        log.append()
+    assert sorted(shown(tmp_path)) == sorted(
+        f"{name}:{at}" for name in ("one", "two", "three") for at in (0, 1)
+    )
+
+
 def test_a_folder_without_exposures_reads_as_an_empty_table(tmp_path):
     assert read(tmp_path / "nowhere").schema.equals(EXPOSURES)
     assert read(tmp_path / "nowhere").num_rows == 0

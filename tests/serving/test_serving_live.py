@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from models.artifact import ArtifactError
@@ -18,6 +20,7 @@ from serving.manifest import Manifest, NotABento, VersionNotPacked
 from serving.plan import UnreadableParameter
 from serving.versions import FeaturesDiffer
 
+USER = 1
 NEXT_DAY = datetime(2026, 3, 3, tzinfo=UTC)
 
 
@@ -45,6 +48,35 @@ def test_a_new_snapshot_is_taken_up_and_a_request_in_flight_keeps_its_own(world,
     assert source.current().reader.generation == second
     assert source.current().reader.as_of == NEXT_DAY
     assert in_flight.reader.generation == first
+
+
+def test_a_title_that_came_after_training_is_found_from_its_first_snapshot_on(world, opened):
+    """Six titles more, with features but no identity; they are found as the towers find any title of their features."""
+    source = opened()
+    before = source.current().retrievers["retriever/1"]
+    replace(world, shape=replace(world.shape, titles=world.shape.titles + 6)).publish(as_of=NEXT_DAY, seed=1)
+    source.look()
+    live = source.current()
+    new = np.setdiff1d(live.available, before.title_ids)
+    assert len(new) == 6
+    retriever = live.retriever(live.plan(USER))
+    features, watched = live.reader.vector("retrieval_user", USER), live.reader.history(USER)
+    found = retriever.candidates(features, watched, len(retriever.title_ids))
+    assert set(new.tolist()) <= set(found.title_ids.tolist())
+    loaded = live.models.retrievers["retriever/1"]
+    again = loaded.with_titles(live.available, live.reader.vectors("retrieval_title", live.available))
+    np.testing.assert_allclose(retriever.title_vectors(new), again.title_vectors(new), atol=1e-6)
+    assert (retriever.title_vectors(before.title_ids) == before.title_vectors(before.title_ids)).all()
+
+
+def test_a_title_without_any_feature_is_not_found(world, opened):
+    source = opened()
+    more = replace(world, shape=replace(world.shape, titles=world.shape.titles + 2))
+    second = more.publish(as_of=NEXT_DAY, seed=1, bare=more.title_ids[-1:].tolist())
+    source.look()
+    assert source.current().reader.generation == second
+    found = source.current().retrievers["retriever/1"].title_ids
+    assert found.tolist() == more.title_ids[:-1].tolist()
 
 
 def test_nothing_is_loaded_again_when_nothing_has_changed(opened):
