@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from registry import outbox
 from registry.canonical import canonical
-from registry.errors import LedgerBusy
+from registry.errors import LedgerBusy, NewerLedger
 from registry.fair_lock import FairLock
 
 BUSY_SECONDS = 30
@@ -136,6 +136,9 @@ def migrate(database: Database, revision: str = "head") -> None:
 
     Everything happens in one transaction, so a step that fails leaves the schema and its rows as they were. Where
     nothing is to be done, nothing is locked.
+
+    Raises:
+        NewerLedger: it stands at a revision that only a newer matinee knows.
     """
     if _stands_at(database, revision):
         return
@@ -152,7 +155,10 @@ def migrate(database: Database, revision: str = "head") -> None:
 def _stands_at(database: Database, revision: str) -> bool:
     with database.reading() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
-        head = ScriptDirectory.from_config(migration_config(connection)).get_current_head()
+        script = ScriptDirectory.from_config(migration_config(connection))
+    head = script.get_current_head()
+    if current is not None and current not in {step.revision for step in script.walk_revisions()}:
+        raise NewerLedger(current, str(head))
     return current == (head if revision == "head" else revision)
 
 

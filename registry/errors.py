@@ -10,6 +10,16 @@ class RegistryError(Exception):
     """The root of every refusal of the ledger."""
 
 
+class NewerLedger(RegistryError):
+    """The schema of a ledger is one that this code does not know."""
+
+    def __init__(self, found: str, newest: str) -> None:
+        super().__init__(
+            f"this ledger stands at migration {found}, and the newest that this matinee knows is {newest}: a newer matinee has "
+            "written it. Use that one, or restore the ledger from before."
+        )
+
+
 class InvalidRecord(RegistryError, ValueError):
     """A value handed in cannot be recorded as it stands."""
 

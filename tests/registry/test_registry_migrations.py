@@ -17,6 +17,7 @@ from registry import (
     ExperimentRecord,
     GateRecord,
     Input,
+    NewerLedger,
     RunState,
     Signature,
     StillReferenced,
@@ -292,3 +293,16 @@ def test_sqlite_enforces_references_and_keeps_acknowledged_writes(tmp_path):
 def test_only_a_sqlite_file_or_postgresql_holds_a_ledger(url):
     with pytest.raises(ValueError, match="ledger"):
         Database(url)
+
+
+def test_a_ledger_that_a_newer_matinee_has_migrated_is_refused_and_left_as_it_is(database):
+    migrate(database)
+    with database.connection() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.commit()
+    with pytest.raises(
+        NewerLedger, match=r"stands at migration 9999, and the newest that this matinee knows is 00\d\d"
+    ):
+        migrate(database)
+    with database.connection() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "9999"
