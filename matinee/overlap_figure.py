@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.overlap import Overlap
 from matinee.figures import FAINT, INK, WIDTH, NothingToDraw, drawing, filled
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHADES = ("#D6E6F2", "#A6CBE3", "#6BA8D0", "#2F81B7", "#0A5A8F", "#063554")
 """From seldom to often: one hue, evenly darker, so that it is read in grey too."""
@@ -43,7 +39,7 @@ def overlap_matrix(overlap: Overlap) -> bytes:
     layers = [overlap.layers[place] for place in order]
     edges = edges_of(shares)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Any) -> None:
         panel = figure.subplots()
         _shade(panel, shares, edges)
         _frame(panel, layers)
@@ -107,7 +103,7 @@ def covering(cells: NDArray[np.bool_]) -> Iterator[Rectangle]:
             column = end
 
 
-def _shade(panel: Axes, shares: NDArray[np.float64], edges: Sequence[float]) -> None:
+def _shade(panel: Any, shares: NDArray[np.float64], edges: Sequence[float]) -> None:
     classes = classes_of(shares, edges)
     colours = [SHADES[round(place)] for place in np.linspace(0, len(SHADES) - 1, max(len(edges), 2))]
     for place in reversed(range(len(edges))):
@@ -120,7 +116,7 @@ def _shade(panel: Axes, shares: NDArray[np.float64], edges: Sequence[float]) -> 
     filled(panel, covering(classes == -1), "#BBBBBB", "itself", "itself")
 
 
-def _frame(panel: Axes, layers: Sequence[str]) -> None:
+def _frame(panel: Any, layers: Sequence[str]) -> None:
     n = len(layers)
     panel.set(xlim=(0, n), ylim=(n, 0), aspect="equal", anchor="NW")
     panel.grid(visible=False)
@@ -150,7 +146,7 @@ def _layer_labels(layers: Sequence[str]) -> dict[int, str]:
     return named
 
 
-def _label(panel: Axes, layers: Sequence[str], names: Sequence[str]) -> None:
+def _label(panel: Any, layers: Sequence[str], names: Sequence[str]) -> None:
     """Every experiment with its layer, or where there are too many the layers alone."""
     rows = columns = _layer_labels(layers)
     if len(names) <= _NAMED:

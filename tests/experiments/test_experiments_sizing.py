@@ -1,7 +1,7 @@
 """Whether a declared experiment can find its effect: what is said, where, and that the fix that is named works."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -44,19 +44,20 @@ def declared(folder):
     folder("metrics.yaml", (SHIPPED / "metrics.yaml").read_text())
 
     def declare(**fields):
-        lines = [line for line in TEXT.splitlines() if line.split(":")[0] not in fields]
+        lines = TEXT[: TEXT.index("metrics:")].splitlines() if "metrics" in fields else TEXT.splitlines()
+        lines = [line for line in lines if line.split(":")[0] not in fields]
         more = [f"{name}: {value}" for name, value in fields.items() if value is not None]
         return load(folder("variety.yaml", "\n".join([*lines[:4], *more, *lines[4:]]) + "\n"))
 
     return declare
 
 
-def needed(book):
+def needed(book, shares=(0.5, 0.5), treatments=1):
     """The size by the planner itself, which tests of its own hold to statsmodels."""
     metrics, e = book.experiments["variety"].metrics, book.experiments["variety"]
     return plan(
         (metrics.primary, BASELINES["minutes_7d"]), [(metrics.guardrails[0], BASELINES["plays_7d"])],
-        e.effect, (0.5, 0.5), e.power, e.looks,
+        e.effect, shares, e.power, e.looks, treatments=treatments,
     ).units  # fmt: skip
 
 
@@ -98,6 +99,8 @@ def test_dates_that_bring_too_few_are_named_and_either_way_out_works(declared):
     assert (problem.field, problem.severity) == ("end", "warning")
     assert "2026-03-01 to 2026-03-24 brings about 15,000 units" in problem.message
     weeks, end = re.search(r"an end (\d+) weeks? later, ([\d-]+)", problem.message).groups()
+    days = -(-2 * needed(book) // 2_000)
+    assert datetime.fromisoformat(end) == datetime(2026, 3, 1) + timedelta(days=days + 7 + 1)
     assert int(weeks) == -(-(datetime.fromisoformat(end) - datetime(2026, 3, 24)).days // 7)
     assert found(declared(end=end, rollout=0.5, planned_units=None)) == ()
     rollout = re.search(r"a rollout of ([\d.]+)\.", problem.message)[1]
@@ -129,7 +132,29 @@ def test_traffic_that_takes_years_is_no_way_out(declared):
 def test_a_power_asked_for_is_the_power_that_counts(declared):
     size = needed(declared(power=0.6))
     assert found(declared(power=0.6, planned_units=size)) == ()
-    assert [p.field for p in found(declared(power=0.9, planned_units=size))] == ["planned_units"]
+    (problem,) = found(declared(power=0.9, planned_units=size))
+    assert problem.field == "planned_units"
+    assert problem.message.endswith(f"{needed(declared(power=0.9)):,} would do.")
+
+
+def test_of_several_treatments_the_smallest_decides_and_alpha_is_split(declared, folder):
+    """Shares .5, .3 and .2, two treatments."""
+    more = "  treatment: {share: 0.3, parameters: {weights.diversity: 0.4}}\n  other: {share: 0.2}\n"
+    text = re.sub(r"  treatment: .*\n", more, TEXT).replace("planned_units: 30000", "planned_units: 9000")
+    (problem,) = found(load(folder("variety.yaml", text)))
+    size = needed(declared(), (0.5, 0.2), treatments=2)
+    assert size > 1.5 * needed(declared())
+    assert problem.message.endswith(f" {size:,} would do.")
+
+
+def test_only_what_the_size_could_not_tell_is_listed(declared):
+    """A guardrail with a margin of half asks for next to nothing."""
+    book = declared(
+        planned_units=9_000, metrics="{primary: minutes_7d, guardrails: [{metric: plays_7d, margin: 0.5}]}"
+    )
+    (problem,) = found(book)
+    assert "minutes_7d (effect 2 %)" in problem.message
+    assert "plays_7d" not in problem.message
 
 
 @pytest.mark.parametrize(
