@@ -354,15 +354,15 @@ def test_commands_over_all_experiments(command, copied_day, folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "lift", "share", "outcome", "reason"),
+    ("name", "lift", "share", "outcome", "state", "reason"),
     [
-        pytest.param("harms", 1.3, 0.5, "killed", "killed: Roll back: any_play_1d", id="harm"),
-        pytest.param("wins", 1.3, 0.8, "shipped", "launched treatment: Ship", id="win"),
-        pytest.param("nothing", 1.0, 0.8, "inconclusive", "inconclusive: ", id="nothing"),
+        pytest.param("harms", 1.3, 0.5, "killed", RunState.KILLED, "Roll back: any_play_1d", id="harm"),
+        pytest.param("wins", 1.3, 0.8, "shipped", RunState.LAUNCHED, "treatment: Ship", id="win"),
+        pytest.param("nothing", 1.0, 0.8, "inconclusive", RunState.STOPPED, "inconclusive: ", id="nothing"),
     ],
 )
 def test_a_simulation_ends_an_experiment_by_the_products_watch_ship_and_stop(
-    copied_day, folder, name, lift, share, outcome, reason
+    copied_day, folder, name, lift, share, outcome, state, reason
 ):
     """What harms is rolled back at the first look after a whole day; what wins waits for its declared end."""
     day, at = copied_day, copied_day.as_of + timedelta(hours=11)
@@ -379,5 +379,6 @@ def test_a_simulation_ends_an_experiment_by_the_products_watch_ship_and_stop(
     assert (programme.live, [number for number, _ in programme.watched]) == ({}, [2])
     assert name not in {e.name for e in LiveExperiments.read(day.workspace.live).experiments}
     run_ = next(r for r in day.registry.experiments() if r.name == name)
+    assert run_.state is state
     assert run_.history[-1].reason.startswith(reason)
     assert day.registry.readouts(name)[-1].verdict["sentence"] == ended.readout.sentence
