@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,10 +43,19 @@ def shell(environment) -> Run:
 
 
 @pytest.fixture(scope="session")
-def a_day(shell, environment) -> Path:
-    """The workspace of the world after one `matinee day`."""
-    shell("matinee day")
-    return Path(environment["MATINEE_WORKSPACES"]) / "world"
+def a_day(shell, environment, tmp_path_factory) -> Path:
+    """The workspace of the world after one `matinee day`, which the first to ask runs for all processes of the tests."""
+    mine = Path(environment["MATINEE_WORKSPACES"]) / "world"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shell("matinee day")
+        return mine
+    made = tmp_path_factory.getbasetemp().parent / "one-day"
+    with FileLock(f"{made}.lock"):
+        if not (made / "done").exists():
+            shell("matinee day", MATINEE_WORKSPACES=str(made))
+            (made / "done").touch()
+    shutil.copytree(made / "world", mine)
+    return mine
 
 
 @pytest.fixture
