@@ -104,22 +104,29 @@ class Standardiser:
         )
 
 
-def fit_standardiser(features: Float32, *, clip: float = 5.0, max_rows: int = 100_000) -> Standardiser:
+def fit_standardiser(
+    features: Float32, *, clip: float = 5.0, max_rows: int = 100_000, tails: float = 0.0
+) -> Standardiser:
     """Fit on training rows (n, F), nulls ignored; of more than `max_rows`, evenly spaced ones are used.
+
+    Mean and deviation are winsorised: the share `tails` of a column's rows at either end counts as the row next to it. With
+    tails of 0.25 the middle half of the rows sets the scale, so that it is spread out however far the others lie.
 
     Columns that are null in exactly the same rows share one indicator. A column null everywhere or nowhere
     needs none.
 
     Raises:
-        ValueError: no rows.
+        ValueError: no rows, or tails that leave none.
         InfiniteFeature: a value is infinite.
     """
+    if not 0 <= tails < 0.5:
+        raise ValueError(f"tails of {tails} at either end leave nothing: give 0 or more, and less than 0.5.")
     if features.ndim != 2 or len(features) == 0:
         raise ValueError(f"a standardiser needs training rows; features have shape {features.shape}.")
     sample = features[:: -(-len(features) // max_rows)]
     if np.isinf(sample).any():
         raise InfiniteFeature([int(column) for column in np.flatnonzero(np.isinf(sample).any(axis=0))])
-    fitted = [_fit_column(sample[:, column]) for column in range(sample.shape[1])]
+    fitted = [_fit_column(sample[:, column], tails) for column in range(sample.shape[1])]
     scale, mean, inverse_std = np.array(fitted, dtype=np.float64).reshape(-1, 3).T
     return Standardiser(
         scale=scale.astype(np.float32),
@@ -130,7 +137,7 @@ def fit_standardiser(features: Float32, *, clip: float = 5.0, max_rows: int = 10
     )
 
 
-def _fit_column(column: Float32) -> tuple[float, float, float]:
+def _fit_column(column: Float32, tails: float) -> tuple[float, float, float]:
     """(scale, mean, 1/deviation) of one column, in float64."""
     known = column[~np.isnan(column)].astype(np.float64)
     if len(known) == 0 or known.min() == known.max():
@@ -138,10 +145,15 @@ def _fit_column(column: Float32) -> tuple[float, float, float]:
     scale = _log_scale(known)
     if scale:
         known = _squash(known, scale)
-    deviation = float(known.std())
-    if deviation < _LEAST:
-        return scale, float(known.mean()), 0.0
-    return scale, float(known.mean()), 1 / deviation
+    inner = _winsorised(known, tails)
+    deviation = float(inner.std())
+    return scale, float(inner.mean()), 0.0 if deviation < _LEAST else 1 / deviation
+
+
+def _winsorised(known: NDArray[np.float64], tails: float) -> NDArray[np.float64]:
+    """`known` with either tail cut; whole where all but the tails are one value."""
+    low, high = np.quantile(known, [tails, 1 - tails])
+    return known if low == high else np.clip(known, low, high)
 
 
 def _log_scale(known: NDArray[np.float64]) -> float:

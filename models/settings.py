@@ -83,6 +83,9 @@ class RankerConfig(BaseModel):
     output: int = Field(32, ge=1, description="width of what an expert hands to the heads")
     tower: int = Field(32, ge=1, description="width of a head's hidden layer")
     dropout: float = Field(0.2, ge=0, lt=1, description="of the experts' hidden layers")
+    tails: float = Field(
+        0.25, ge=0, lt=0.5, description="share of rows at either end of a feature that do not set its scale"
+    )
     positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
     examination_learning_rate: float = Field(
         0.05, gt=0, description="of what each position adds to the play logit: few weights with far to go"

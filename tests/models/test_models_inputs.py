@@ -40,6 +40,25 @@ def test_columns_null_in_the_same_rows_share_one_indicator():
     assert fitted.transform(x)[:, 4:].tolist() == [[0, 1], [1, 0], [0, 0]]
 
 
+def test_with_tails_the_middle_of_the_rows_sets_the_scale_and_what_is_beyond_counts_as_its_edge():
+    fitted = fit_standardiser(column(0, 1, 2, 3, 1000), tails=0.25)
+    # a quarter of five rows is one: 1, 1, 2, 3, 3, whose mean is 2 and whose deviation sqrt(4/5)
+    step = np.sqrt(5 / 4)
+    expected = [-2 * step, -step, 0, step, 5]
+    np.testing.assert_allclose(fitted.transform(column(0, 1, 2, 3, 1000)).ravel(), expected, atol=1e-6)
+
+
+def test_where_all_but_the_tails_are_one_value_every_row_sets_the_scale():
+    rare = column(*[0] * 9, 1)
+    assert fit_standardiser(rare, tails=0.25).transform(rare).std() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("tails", [-0.1, 0.5, NULL])
+def test_tails_that_leave_no_rows_are_refused(tails):
+    with pytest.raises(ValueError, match="tails"):
+        fit_standardiser(column(1, 2), tails=tails)
+
+
 def test_values_far_out_are_clipped():
     fitted = fit_standardiser(column(-1, 0, 1), clip=3)
     assert fitted.transform(column(1e9, -1e9, np.inf, -np.inf)).ravel().tolist() == [3, -3, 3, -3]
@@ -73,9 +92,10 @@ def test_squashing_keeps_the_order_of_values():
     arrays(np.float32, (5, 3), elements=st.floats(width=32)),
 )
 def test_whatever_comes_the_network_reads_finite_numbers_within_the_clip(training, live):
-    out = fit_standardiser(training, clip=4).transform(live)
-    assert np.isfinite(out).all()
-    assert np.abs(out).max() <= 4
+    for tails in (0.0, 0.25):
+        out = fit_standardiser(training, clip=4, tails=tails).transform(live)
+        assert np.isfinite(out).all()
+        assert np.abs(out).max() <= 4
 
 
 def test_rows_are_standardised_alike_alone_and_among_many():
