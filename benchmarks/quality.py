@@ -51,7 +51,7 @@ MEASURES = ("recall_at_20", "recall_at_200", "ndcg_at_20")
 FOLDS = {"movielens": 4}
 OURS = "matinee, two towers"
 OUR_GRID: tuple[Mapping[str, Any], ...] = (
-    {}, {"sequence_weight": 0.0, "blocks": 0}, {"learning_rate": 3e-3}, {"dimension": 64, "coplays": 64},
+    {}, {"tails": 0.25}, {"sequence_weight": 0.0, "blocks": 0}, {"learning_rate": 3e-3},
 )  # fmt: skip
 
 

@@ -37,6 +37,9 @@ class RetrievalConfig(BaseModel):
         0.2, ge=0, lt=1, description="share of titles whose id vector is hidden in a step, as for a new title"
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="of the towers' hidden layers")
+    tails: float = Field(
+        0.0, ge=0, lt=0.5, description="share of rows at either end of a feature that do not set its scale"
+    )
     negatives: int = Field(
         0,
         ge=0,

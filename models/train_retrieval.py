@@ -195,8 +195,9 @@ def retriever_of(towers: Towers, period: RetrievalPeriod, user: Signature, title
 
 def new_towers(train: Sequence[RetrievalPeriod], config: RetrievalConfig) -> Towers:
     """Towers before their first step, with the standardisation of these periods."""
-    user_inputs = fit_standardiser(np.concatenate([period.user_features for period in train]))
-    title_inputs = fit_standardiser(np.concatenate([period.title_features for period in train]))
+    users = np.concatenate([period.user_features for period in train])
+    titles = np.concatenate([period.title_features for period in train])
+    user_inputs, title_inputs = (fit_standardiser(rows, tails=config.tails) for rows in (users, titles))
     played = np.unique(np.concatenate([period.title_ids[period.play_title] for period in train]))
     return Towers(
         UserTower(user_inputs.width, config),
