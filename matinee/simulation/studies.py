@@ -36,6 +36,7 @@ from matinee.simulation.pages import in_process
 from matinee.simulation.report import Findings, write
 from matinee.simulation.sandbox import shelves
 from matinee.simulation.scenarios import (
+    VARIED,
     VARIETY,
     alluring_but_alike,
     bench_of,
@@ -48,7 +49,6 @@ from matinee.simulation.state import resume
 from matinee.training_artwork import artwork_images
 from models.artwork import ArtworkPolicy
 from models.creative_quality import CreativeQuality
-from models.objective import ObjectiveWeights
 
 DAY = timedelta(days=1)
 UNITS_OF_ARM = 30_000
@@ -108,9 +108,9 @@ class Study:
         """The experiments of the loop, each in its part of the ranking layer."""
         at = resume(self.day.workspace.simulation, load_world(self.day)).at
         known = {
-            Scenario.ALLURING: ("alluring-but-alike", {CONTROL: varied(0.3), "alluring": ALLURING}, more_plays,
+            Scenario.ALLURING: ("alluring-but-alike", {CONTROL: varied(VARIED), "alluring": ALLURING}, more_plays,
                                 "Whatever calls loudest raises plays."),
-            Scenario.VARIETY: ("more-variety", {CONTROL: ObjectiveWeights(diversity=0), "varied": varied(0.1)}, more_renewals,
+            Scenario.VARIETY: ("more-variety", {CONTROL: varied(0), "varied": varied(VARIETY[0])}, more_renewals,
                                "A varied page keeps members."),
         }  # fmt: skip
         asked = [known[one] for one in known if one in self.scenarios]
