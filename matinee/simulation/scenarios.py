@@ -115,7 +115,7 @@ MOST = np.array([16.0, 4.0, 16.0, 0.6])
 
 
 def weights_at(point: Float64) -> ObjectiveWeights:
-    """A point of the unit cube as weights: finer towards 0, where a change means most."""
+    """A point of the unit cube as weights, variety being by genres: finer towards 0, where a change means most."""
     completion, retention, choice, diversity = (MOST * np.array([*point[:3] ** 2, point[3]])).tolist()
     return ObjectiveWeights(
         play=1,
@@ -124,6 +124,7 @@ def weights_at(point: Float64) -> ObjectiveWeights:
         choice=choice,
         diversity=diversity,
         diversity_window=24,
+        diversity_genres=1,
     )
 
 

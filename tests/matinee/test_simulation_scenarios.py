@@ -200,7 +200,7 @@ def test_a_search_whose_arms_have_too_few_members_says_what_would_help(small):
 
 def test_the_corners_of_the_search_are_allowed_weights():
     assert weights_at(np.zeros(4)) == ObjectiveWeights(
-        play=1, completion=0, retention=0, choice=0, diversity=0, diversity_window=24
+        play=1, completion=0, retention=0, choice=0, diversity=0, diversity_window=24, diversity_genres=1
     )
     assert weights_at(np.ones(4)).diversity == pytest.approx(0.6)
 
