@@ -108,6 +108,15 @@ class DailyStatistics:
                 _take_quantiles(found, self.histograms, metric, mature[metric.name])
         return tuple(found[arm].frozen(segment) for arm in arms)
 
+    @classmethod
+    def together(cls, parts: Sequence[DailyStatistics]) -> Self:
+        """Of units that were scanned in parts, no unit in two of them; all but the first with the caps of the first."""
+        units, moments, histograms, tenures = (
+            pa.concat_tables(getattr(part, name) for part in parts)
+            for name in ("units", "moments", "histograms", "tenures")
+        )
+        return cls(units, moments, histograms, tenures, sum(part.crossovers for part in parts), parts[0].caps)
+
     def write(self, folder: Path) -> None:
         """Four Parquet files; what is not a table is in the metadata of `units`."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ how much the title repeats what is already in the list, or in its last places.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -62,6 +63,19 @@ def rerank(
         relevance[chosen] = -np.inf  # it is taken
         penalty.add(chosen)
     return Reranked(order, penalties)
+
+
+def with_genres(vectors: Float32, genres: Sequence[Sequence[str]], share: float) -> Float32:
+    """Unit vectors (n, D + G) whose products are (1 - share) v_i·v_j + share g_i·g_j, for unit `vectors` (n, D).
+
+    g_i is 1/√k in each of the k genres of title i. A title without genres is unlike every other in that part.
+    """
+    named = [[*of] or [f"none of {row}"] for row, of in enumerate(genres)]
+    axes = {name: axis for axis, name in enumerate(sorted({name for of in named for name in of}))}
+    units = np.zeros((len(named), len(axes)), np.float32)
+    for row, of in enumerate(named):
+        units[row, [axes[name] for name in of]] = 1 / math.sqrt(len(set(of)))
+    return np.hstack([vectors * np.float32(math.sqrt(1 - share)), units * np.float32(math.sqrt(share))])
 
 
 class _Penalty(Protocol):

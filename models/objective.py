@@ -39,6 +39,12 @@ class ObjectiveWeights(BaseModel):
         le=1000,
         description="titles in a row that are to differ; of a longer page the ends may be alike",
     )
+    diversity_genres: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of genres in how alike two titles are; the rest are the retriever's vectors",
+    )
 
 
 @dataclass(frozen=True)

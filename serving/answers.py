@@ -132,6 +132,7 @@ A_PAGE: JsonDict = {
         "choice": 8.0,
         "diversity": 0.1,
         "diversity_window": 10,
+        "diversity_genres": 0.0,
     },
     "source": "ranked",
     "degraded": [],

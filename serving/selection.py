@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.data import Candidates, Float32, Int64
-from models.diversity import rerank
-from models.objective import HeadScores, objective
+from models.diversity import rerank, with_genres
+from models.objective import HeadScores, ObjectiveWeights, objective
 from serving.answers import Degradation, Source, TitleScores
 from serving.deadline import DeadlineExceeded, Stopwatch
 from serving.engines import Asked
@@ -105,10 +105,18 @@ def rank(asked: Asked, found: Found, watch: Stopwatch) -> Ranked:
         heads = asked.engines.rank(asked, matrix, title_ids, retrieval, watch.deadline.left_s())
         values = objective(heads, weights)
     with watch.stage("rerank"):
-        vectors = found.vectors_of(title_ids)
+        vectors = alike_by(asked.live, title_ids, found.vectors_of(title_ids), weights)
         page = rerank(values, vectors, asked.size, weights.diversity, window=weights.diversity_window)
     scores = _scores(found.candidates, heads, values, page.order, page.penalties)
     return Ranked(title_ids[page.order], scores, (Given("ranking", title_ids, matrix),))
+
+
+def alike_by(live: Live, title_ids: Int64, vectors: Float32, weights: ObjectiveWeights) -> Float32:
+    """What tells how alike titles are: their unit vectors (n, D), and their genres as far as `weights` say so."""
+    if not weights.diversity_genres:
+        return vectors
+    genres = [live.reader.catalogue.genres(title) for title in title_ids.tolist()]
+    return with_genres(vectors, genres, weights.diversity_genres)
 
 
 @dataclass(frozen=True)

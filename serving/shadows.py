@@ -21,7 +21,7 @@ from serving.engines import Asked
 from serving.images import day_of
 from serving.rollout import Shadow
 from serving.segments import LogClosed
-from serving.selection import STAGE_FAULTS, Selection
+from serving.selection import STAGE_FAULTS, Selection, alike_by
 from serving.shadow_log import ShadowRecord, ShadowTitle
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ def _by_ranker(ref: str, shown: ShownPage) -> tuple[ShadowTitle, ...]:
     live, weights = asked.live, asked.plan.weights
     heads = live.rankers[ref].score(given.values, found.title_ids, found.scores)
     values = objective(heads, weights)
-    vectors = live.retriever(asked.plan).title_vectors(found.title_ids)
+    of_titles = live.retriever(asked.plan).title_vectors(found.title_ids)
+    vectors = alike_by(live, found.title_ids, of_titles, weights)
     order = rerank(values, vectors, asked.size, weights.diversity, window=weights.diversity_window).order
     was = {title.title_id: title.scores.objective for title in shown.page.titles}
     return _titles(shown.page, found.title_ids, values.tolist(), found.title_ids[order], was)

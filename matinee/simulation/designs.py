@@ -69,7 +69,8 @@ ALLURING = ObjectiveWeights(play=1, completion=0, retention=0, choice=0, diversi
 """Whatever calls loudest, however alike: more plays today, and pages that members tire of."""
 
 
-def varied(weight: float, base: ObjectiveWeights | None = None) -> ObjectiveWeights:
-    """`base`, the product's own weights if none are given, with so much variety over the whole page."""
-    plain = base or ObjectiveWeights()
-    return plain.model_copy(update={"diversity": weight, "diversity_window": 24})
+def varied(weight: float) -> ObjectiveWeights:
+    """Plays and completions alike, with so much variety of genres over the whole page."""
+    return ObjectiveWeights(
+        play=1, completion=1, retention=0, choice=0, diversity=weight, diversity_window=24, diversity_genres=1
+    )

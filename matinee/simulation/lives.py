@@ -7,7 +7,7 @@ does), and a member is shown each title's first image. What is exact: who comes,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Self
@@ -24,12 +24,16 @@ from events.world import World
 from events.world_config import DAY, micros, stream
 from experiments.assignment import Assigner
 from experiments.config import Experiment, ExperimentBook
-from experiments.gathering import statistics_on
+from experiments.daily import DailyStatistics
+from experiments.gathering import gather
 from experiments.live import LiveExperiments, compiled
+from experiments.metrics import exposed_units_in
 from experiments.readout import Readout, read_out
 from models.data import Int64
 from models.objective import ObjectiveWeights
 
+UNITS_AT_ONCE = 60_000
+"""Units whose events are in memory together."""
 SPARE = 36
 """Titles ranked beyond a page: they move up where others were played."""
 _WHEN = pa.timestamp("us", "UTC")
@@ -198,21 +202,32 @@ class Bench:
 
     def run(
         self, experiment: Experiment, weights: Mapping[str, ObjectiveWeights], lives: Sequence[int]
-    ) -> Lived:
-        """What came of an experiment on some lives, its arms made of `weights`."""
+    ) -> Iterator[Lived]:
+        """What came of an experiment on some lives, its arms made of `weights`, in parts that no unit is in two of."""
         rankings = {arm: self.rank(weights[arm]) for arm in experiment.arms}
-        arms_of = assigned(experiment)
+        arms_of, at_once = assigned(experiment), max(1, UNITS_AT_ONCE // self.stage.members)
 
         def lived(life: int) -> Lived:
             arms = arms_of(unit_ids(self.stage.members, life))
             ranked = np.select([(arms == arm)[:, None] for arm in rankings], list(rankings.values()), -1)
             return live(self.stage, ranked, life)
 
-        return Lived.together(lived(life) for life in lives)
+        for start in range(0, len(lives), at_once):
+            yield Lived.together(lived(life) for life in lives[start : start + at_once])
 
 
-def read_out_lives(experiment: Experiment, lived: Lived, at: datetime) -> Readout:
-    """The product's read-out of events that units left behind."""
+def read_out_lives(experiment: Experiment, parts: Iterable[Lived], at: datetime) -> Readout:
+    """The product's read-out of events that units left behind; values are capped as those of the first part are."""
+    found: list[DailyStatistics] = []
+    for lived in parts:
+        found.append(_scanned(experiment, lived, at, found[0].caps if found else None))
+    daily = DailyStatistics.together(found)
+    return read_out(experiment, daily.statistics(experiment.metrics.all, tuple(experiment.arms), at), at)
+
+
+def _scanned(
+    experiment: Experiment, lived: Lived, at: datetime, caps: Mapping[str, float] | None
+) -> DailyStatistics:
     arms = assigned(experiment)(lived.exposures["user_id"].to_numpy())
     named = pa.array([experiment.name] * len(arms), pa.string())
     exposures = lived.exposures.append_column("experiment", named).append_column("arm", pa.array(arms))
@@ -221,8 +236,8 @@ def read_out_lives(experiment: Experiment, lived: Lived, at: datetime) -> Readou
         connection.register("exposures", exposures)
         connection.register("plays", lived.plays)
         connection.register("memberships", lived.memberships)
-        statistics = statistics_on(connection, experiment, at)
-    return read_out(experiment, statistics, at)
+        units = exposed_units_in(connection, experiment)
+        return gather(connection, units, experiment.metrics, at, caps=caps)
 
 
 def assigned(experiment: Experiment) -> Callable[[Int64], NDArray[np.str_]]:

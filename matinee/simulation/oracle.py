@@ -31,6 +31,7 @@ def oracle_shelves(
     rng, catalogue = stream(world.config, "oracle"), world.catalogue
     offered = np.flatnonzero(catalogue.available_from <= micros(at)) + 1
     vectors = _unit(catalogue.genres)
+    genres = [tuple(str(genre) for genre in np.flatnonzero(row)) for row in catalogue.genres]
     shelves = []
     for user in range(1, len(world.members) + 1):
         call = world.true_interest(np.array([user]), offered, at)[0] + noise * rng.normal(size=len(offered))
@@ -44,7 +45,8 @@ def oracle_shelves(
             retention=np.full(len(best), 0.9, np.float32),
             choice=expit(call[best] - np.median(call[best])).astype(np.float32),
         )
-        shelves.append(Shelf(user, title_ids, heads, vectors[title_ids - 1]))
+        theirs = tuple(genres[title - 1] for title in title_ids.tolist())
+        shelves.append(Shelf(user, title_ids, heads, vectors[title_ids - 1], theirs))
     return Shelves(at, tuple(shelves))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import Float32, Int64
-from models.diversity import rerank
+from models.diversity import rerank, with_genres
 from models.objective import HeadScores, ObjectiveWeights, objective
 from serving.live import Live
 from serving.plan import Plan
@@ -25,17 +25,20 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shelf:
-    """One user's candidates (n,), what the ranker says of each, and their unit vectors (n, D)."""
+    """One user's candidates (n,), what the ranker says of each, their unit vectors (n, D) and their genres."""
 
     user_id: int
     title_ids: Int64
     heads: HeadScores
     vectors: Float32
+    genres: tuple[tuple[str, ...], ...]
 
     def page(self, weights: ObjectiveWeights, size: int) -> Int64:
         """The titles (≤ size,) of the page that these weights make, in order."""
         values = objective(self.heads, weights)
-        made = rerank(values, self.vectors, size, weights.diversity, window=weights.diversity_window)
+        share = weights.diversity_genres
+        vectors = with_genres(self.vectors, self.genres, share) if share else self.vectors
+        made = rerank(values, vectors, size, weights.diversity, window=weights.diversity_window)
         return self.title_ids[made.order]
 
 
@@ -76,4 +79,5 @@ def _shelf(live: Live, plan: Plan, user_id: int, at: datetime) -> Shelf:
     found = within(found, live.available)
     matrix = live.reader.matrix("ranking", user_id, found.title_ids, at=at)
     heads = live.ranker(plan).score(matrix, found.title_ids, found.scores)
-    return Shelf(user_id, found.title_ids, heads, retriever.title_vectors(found.title_ids))
+    genres = tuple(live.reader.catalogue.genres(title) for title in found.title_ids.tolist())
+    return Shelf(user_id, found.title_ids, heads, retriever.title_vectors(found.title_ids), genres)

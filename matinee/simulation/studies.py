@@ -36,6 +36,7 @@ from matinee.simulation.pages import in_process
 from matinee.simulation.report import Findings, write
 from matinee.simulation.sandbox import shelves
 from matinee.simulation.scenarios import (
+    VARIED,
     VARIETY,
     alluring_but_alike,
     bench_of,
@@ -48,11 +49,12 @@ from matinee.simulation.state import resume
 from matinee.training_artwork import artwork_images
 from models.artwork import ArtworkPolicy
 from models.creative_quality import CreativeQuality
-from models.objective import ObjectiveWeights
 
 DAY = timedelta(days=1)
 UNITS_OF_ARM = 30_000
-"""Members, over all lives, that an arm of a test on many lives has."""
+"""Members, over all lives, that an arm of a test on many lives has where a harm of one in a hundred is to be seen."""
+UNITS_OF_SMALL_EFFECTS = 240_000
+"""Members of an arm where a gain of two in a thousand is."""
 UNITS_OF_ROUND = 60_000
 UNITS_OF_IDEA = 12_000
 WINDOW = timedelta(days=28)
@@ -108,9 +110,9 @@ class Study:
         """The experiments of the loop, each in its part of the ranking layer."""
         at = resume(self.day.workspace.simulation, load_world(self.day)).at
         known = {
-            Scenario.ALLURING: ("alluring-but-alike", {CONTROL: varied(0.3), "alluring": ALLURING}, more_plays,
+            Scenario.ALLURING: ("alluring-but-alike", {CONTROL: varied(VARIED), "alluring": ALLURING}, more_plays,
                                 "Whatever calls loudest raises plays."),
-            Scenario.VARIETY: ("more-variety", {CONTROL: ObjectiveWeights(diversity=0), "varied": varied(0.1)}, more_renewals,
+            Scenario.VARIETY: ("more-variety", {CONTROL: varied(0), "varied": varied(VARIETY[0])}, more_renewals,
                                "A varied page keeps members."),
         }  # fmt: skip
         asked = [known[one] for one in known if one in self.scenarios]
@@ -156,14 +158,14 @@ class Study:
             tested["On many lives: alluring"] = made
         if Scenario.VARIETY in self.scenarios:
             with self._timed("variety"):
-                made = variety(bench, lives(1_001, (1 + len(VARIETY)) * UNITS_OF_ARM))
+                made = variety(bench, lives(1_001, (1 + len(VARIETY)) * UNITS_OF_SMALL_EFFECTS))
             tested["On many lives: variety"] = made
         found = replace(found, tested=tested)
         if Scenario.WEIGHTS in self.scenarios:
             with self._timed("weights"):
                 rounds = [lives(2_000 * r, UNITS_OF_ROUND) for r in (1, 2, 3)]
                 search = search_weights(
-                    bench, rounds, lives(9_001, 4 * UNITS_OF_ARM), seed=seed, say=self._line
+                    bench, rounds, lives(9_001, 2 * UNITS_OF_SMALL_EFFECTS), seed=seed, say=self._line
                 )
             found = replace(found, search=search)
         if Scenario.FUNNEL in self.scenarios:
@@ -190,7 +192,7 @@ class Study:
         return {
             "power of the loop": f"{decided:,} memberships came due, {kept:.1%} were renewed: an A/B test of all members in halves finds a "
             f"difference of {100 * least:.1f} points or more in renewals with 80 % power (α = 5 %, two-sided).",
-            "members of many lives": f"{UNITS_OF_ARM * self.size:,.0f} asked for in an arm, {UNITS_OF_IDEA * self.size:,.0f} for an idea, three weeks each; "
+            "members of many lives": f"{UNITS_OF_ARM * self.size:,.0f} asked for in an arm of `alluring`, {UNITS_OF_SMALL_EFFECTS * self.size:,.0f} in one of `variety` or the last test of `weights`, {UNITS_OF_IDEA * self.size:,.0f} for an idea, three weeks each; "
             "how many came stands with each read-out.",
             "where it is an approximation": "Tests on many lives use the models and features of the loop's last day throughout, and first images.",
         }  # fmt: skip

@@ -19,7 +19,7 @@ from matinee.programme import holdout_readout
 from matinee.progress import Stages
 from matinee.recommending import known_users
 from matinee.simulation.config import SimulationConfig, Trial
-from matinee.simulation.designs import ALLURING, CONTROL, measured, more_plays, weights_test
+from matinee.simulation.designs import ALLURING, CONTROL, measured, more_plays, varied, weights_test
 from matinee.simulation.loop import simulate
 from matinee.simulation.pages import in_process
 from matinee.simulation.report import Findings, as_json, write
@@ -29,7 +29,10 @@ from matinee.simulation.state import Interrupted, begin_day, resume
 from models.artwork import ArtworkPolicy
 from models.objective import ObjectiveWeights
 from registry import RunState
+from serving.deadline import Deadline, Stopwatch
+from serving.engines import Asked
 from serving.exposure_table import read
+from serving.selection import rank, retrieve
 
 pytestmark = pytest.mark.slow
 SIZE = 12
@@ -189,6 +192,11 @@ def test_what_the_sandbox_puts_on_a_page_is_what_is_served(lived):
             page = pager.core.page(user, at)
             assert page.source == "ranked"
             assert [title.title_id for title in page.titles] == row.tolist()
+        diverse = shelves(live, live.plan(users[0]), users, at).pages(varied(0.3), SIZE)
+        for user, row in zip(users, diverse, strict=True):
+            asked = Asked(live, replace(live.plan(user), weights=varied(0.3)), user, SIZE, 200, at)
+            watch = Stopwatch(Deadline.within(1_000, lambda: 0.0))
+            assert rank(asked, retrieve(asked, watch), watch).title_ids.tolist() == row.tolist()
         pager.exposures.commit()
         other = shelves(live, live.plan(users[0]), users, at).pages(ALLURING, SIZE)
     assert (other != made).any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.data import MalformedData
-from models.diversity import intra_list_diversity, rerank
+from models.diversity import intra_list_diversity, rerank, with_genres
 
 
 def unit(rng, n, dimension=6):
@@ -216,3 +216,20 @@ def test_rounding_does_not_add_up_over_a_long_list():
     found = rerank(scores, vectors, 110, 0.7, "dpp", 4)
     assert found.order.tolist() == order
     np.testing.assert_allclose(found.penalties, penalties, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_genres_and_vectors_say_together_how_alike_titles_are(share):
+    """The oracle: (1 - share) of the vectors' product and share of |A ∩ B| / √(|A| |B|), and no title is like one without genres."""
+    genres = [("Drama",), ("Drama", "War"), (), ("War", "Crime", "Drama"), ()]
+    vectors = unit(np.random.default_rng(3), len(genres))
+    by_genre = [
+        [
+            1.0 if i == j else len({*a} & {*b}) / np.sqrt(max(len(a), 1) * max(len(b), 1))
+            for j, b in enumerate(genres)
+        ]
+        for i, a in enumerate(genres)
+    ]
+    made = with_genres(vectors, genres, share)
+    expected = (1 - share) * vectors @ vectors.T + share * np.array(by_genre)
+    np.testing.assert_allclose(made @ made.T, expected, atol=1e-6)

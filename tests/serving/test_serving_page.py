@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.artwork import arm_set_digest, context_digest
-from models.diversity import rerank
+from models.diversity import rerank, with_genres
 from models.objective import ObjectiveWeights, objective
 from serving.answers import PageRequest
 from serving.deadline import Deadline, DeadlineExceeded, Stopwatch
@@ -104,6 +104,31 @@ def test_an_arm_sets_how_many_titles_in_a_row_are_to_differ(world, homepage):
         assert shown(page) == found.title_ids[expected.order].tolist()
         seen[page.arms[0].arm] = window
     assert seen == {"arm0": 2, "arm1": 1000}
+
+
+def test_an_arm_sets_how_far_genres_say_what_is_alike(world, homepage):
+    """Every title of the test's catalogue is of Comedy, of Comedy and Drama, or of none."""
+    world.go_live(*({"weights.diversity": 0.9, "weights.diversity_genres": share} for share in (0.0, 0.5)))
+    home, reader, seen = homepage(world), world.reader, {}
+    live = home.source.current()
+    for user in range(1, 20):
+        page = ask(home, user_id=user, size=10)
+        watched, share = reader.history(user), page.weights["diversity_genres"]
+        found = live.retrievers["retriever/1"].candidates(
+            reader.vector("retrieval_user", user), watched, 40, exclude=watched
+        )
+        heavy = reader.matrix("ranking", user, found.title_ids)
+        values = objective(
+            live.models.rankers["ranker/1"].score(heavy, retrieval=found.scores), ObjectiveWeights()
+        )
+        vectors = live.retrievers["retriever/1"].title_vectors(found.title_ids)
+        genres = [["Comedy", "Drama"][: title % 3] for title in found.title_ids.tolist()]
+        mixed = with_genres(vectors, genres, share)
+        assert shown(page) == found.title_ids[rerank(values, mixed, 10, 0.9, window=10).order].tolist()
+        plain = found.title_ids[rerank(values, vectors, 10, 0.9, window=10).order].tolist()
+        seen.setdefault(page.arms[0].arm, []).append(shown(page) == plain)
+    assert all(seen["arm0"])
+    assert not all(seen["arm1"])
 
 
 def test_a_page_says_what_it_was_made_of(world, homepage):

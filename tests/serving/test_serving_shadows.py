@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import shutil
 import threading
 import time
 import weakref
@@ -102,6 +103,19 @@ def test_a_shadow_ranker_scores_the_pages_own_candidates_as_if_it_had_made_the_p
     shown = sorted((t for t in record.titles if t.shown_position is not None), key=lambda t: t.shown_position)
     assert [t.title_id for t in shown] == [t.title_id for t in page.titles]
     assert [t.shown_score for t in shown] == [t.scores.objective for t in page.titles]
+
+
+def test_a_shadow_ranker_diversifies_by_genres_where_the_page_does(world, shadowed):
+    """The same version saved twice: in the shadow's order the page stands as it was shown."""
+    shutil.rmtree(world.versions["ranker/2"])
+    shutil.copytree(world.versions["ranker/1"], world.versions["ranker/2"])
+    world.go_live(*[{"weights.diversity": 0.9, "weights.diversity_genres": 1.0}] * 2)
+    home, shadows = shadowed("ranker")
+    page = ask(home, user_id=3)
+    shadows.drain()
+    (record,) = records(world.home / "shadows")
+    of_shadow = {t.shadow_position: t.title_id for t in record.titles if t.shadow_position is not None}
+    assert [of_shadow[place] for place in sorted(of_shadow)] == [title.title_id for title in page.titles]
 
 
 def test_shadows_of_every_kind_judge_and_nothing_of_them_is_shown(world, shadowed):
