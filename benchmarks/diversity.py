@@ -142,6 +142,7 @@ def main() -> None:
         print_table(f"{source}: {len(lists.found)} users, retriever's scores", ("method", "window", "weight", *next(iter(found.values())), "on front"),
                     [[method, window or "all", weight, *m.values(), "yes" if _front(points[method, window], weight) else ""]
                      for (method, window, weight), m in found.items()])  # fmt: skip
+        asked.figures.mkdir(parents=True, exist_ok=True)
         picture = asked.figures / f"pareto-{source}.svg"
         picture.write_bytes(
             pareto_front(points["dpp", None], k=20, data=f"{source}, retriever's scores, dpp", simulated=source == "world")
