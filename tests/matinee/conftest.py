@@ -54,7 +54,7 @@ def a_day(shell, environment, tmp_path_factory) -> Path:
         if not (made / "done").exists():
             shell("matinee day", MATINEE_WORKSPACES=str(made))
             (made / "done").touch()
-    shutil.copytree(made / "world", mine)
+    shutil.copytree(made / "world", mine, dirs_exist_ok=True)  # a command may have made the folder
     return mine
 
 
