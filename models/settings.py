@@ -89,6 +89,9 @@ class RankerConfig(BaseModel):
     tails: float = Field(
         0.25, ge=0, lt=0.5, description="share of rows at either end of a feature that do not set its scale"
     )
+    clip: float = Field(
+        10.0, gt=0, description="how many of its deviations from its mean a feature is cut at"
+    )
     positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
     examination_learning_rate: float = Field(
         0.05, gt=0, description="of what each position adds to the play logit: few weights with far to go"
