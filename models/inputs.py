@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -110,7 +112,8 @@ def fit_standardiser(
     """Fit on training rows (n, F), nulls ignored; of more than `max_rows`, evenly spaced ones are used.
 
     Mean and deviation are winsorised: the share `tails` of a column's rows at either end counts as the row next to it. With
-    tails of 0.25 the middle half of the rows sets the scale, so that it is spread out however far the others lie.
+    tails of 0.25 the middle half of the rows sets the scale, so that it is spread out however far the others lie; a
+    normal column has the scale that it has without (Wilcox, Introduction to Robust Estimation, section 3.3).
 
     Columns that are null in exactly the same rows share one indicator. A column null everywhere or nowhere
     needs none.
@@ -145,15 +148,33 @@ def _fit_column(column: Float32, tails: float) -> tuple[float, float, float]:
     scale = _log_scale(known)
     if scale:
         known = _squash(known, scale)
-    inner = _winsorised(known, tails)
-    deviation = float(inner.std())
-    return scale, float(inner.mean()), 0.0 if deviation < _LEAST else 1 / deviation
+    mean, deviation = _moments(known, tails)
+    return scale, mean, 0.0 if deviation < _LEAST else 1 / deviation
 
 
-def _winsorised(known: NDArray[np.float64], tails: float) -> NDArray[np.float64]:
-    """`known` with either tail cut; whole where all but the tails are one value."""
+def _moments(known: NDArray[np.float64], tails: float) -> tuple[float, float]:
+    """Winsorised mean, and deviation as a normal column of that winsorised deviation has it.
+
+    Where all but the tails are one value, of all rows alike.
+    """
     low, high = np.quantile(known, [tails, 1 - tails])
-    return known if low == high else np.clip(known, low, high)
+    if low == high:
+        return float(known.mean()), float(known.std())
+    inner = np.clip(known, low, high)
+    return float(inner.mean()), float(inner.std() / normal_spread(tails))
+
+
+def normal_spread(tails: float) -> float:
+    """The winsorised deviation of a standard normal: √(1 - 2t - 2qφ(q) + 2tq²) with q its quantile at 1 - t.
+
+    >>> round(normal_spread(0.0), 4), round(normal_spread(0.25), 4)
+    (1.0, 0.5466)
+    """
+    if tails == 0:
+        return 1.0
+    normal = NormalDist()
+    q = normal.inv_cdf(1 - tails)
+    return math.sqrt(1 - 2 * tails - 2 * q * normal.pdf(q) + 2 * tails * q**2)
 
 
 def _log_scale(known: NDArray[np.float64]) -> float:

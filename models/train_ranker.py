@@ -131,7 +131,7 @@ def train_ranker(
     chosen = None
     if len(train) > config.max_rows:
         chosen = np.sort(rng.choice(len(train), config.max_rows, replace=False))
-    inputs = fit_standardiser(train.features, clip=config.clip, tails=config.tails)
+    inputs = fit_standardiser(train.features, tails=config.tails)
     rows = rows_of(train, inputs, config, chosen)
     taught, held_out = (
         (_lists_of(choices.train, inputs), _lists_of(choices.validation, inputs)) if choices else (None, None)

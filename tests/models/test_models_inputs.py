@@ -42,10 +42,18 @@ def test_columns_null_in_the_same_rows_share_one_indicator():
 
 def test_with_tails_the_middle_of_the_rows_sets_the_scale_and_what_is_beyond_counts_as_its_edge():
     fitted = fit_standardiser(column(0, 1, 2, 3, 1000), tails=0.25)
-    # a quarter of five rows is one: 1, 1, 2, 3, 3, whose mean is 2 and whose deviation sqrt(4/5)
-    step = np.sqrt(5 / 4)
+    # a quarter of five rows is one: 1, 1, 2, 3, 3, whose mean is 2 and whose deviation sqrt(4/5); a normal's would be .5466
+    step = np.sqrt(5 / 4) * 0.5466
     expected = [-2 * step, -step, 0, step, 5]
-    np.testing.assert_allclose(fitted.transform(column(0, 1, 2, 3, 1000)).ravel(), expected, atol=1e-6)
+    np.testing.assert_allclose(fitted.transform(column(0, 1, 2, 3, 1000)).ravel(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("tails", [0.05, 0.25, 0.4])
+def test_a_normal_column_has_the_same_scale_with_tails_and_without(tails):
+    x = (3 + 2 * np.random.default_rng(0).normal(size=(200_000, 1))).astype(np.float32)
+    fitted = fit_standardiser(x, tails=tails, max_rows=200_000)
+    assert fitted.mean[0] == pytest.approx(3, abs=0.03)
+    assert 1 / fitted.inverse_std[0] == pytest.approx(2, abs=0.03)
 
 
 def test_where_all_but_the_tails_are_one_value_every_row_sets_the_scale():
