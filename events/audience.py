@@ -17,9 +17,10 @@ from events.members import Members
 from events.subscriptions import Subscriptions, advance
 from events.traces import Pages
 from events.world import Responses, World
-from events.world_config import DAY, HOUR, WorldConfig, micros, stream
+from events.world_config import DAY, HOUR, MINUTE, WorldConfig, micros, stream
 
 Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
 _WEEKDAYS = np.array([0.9, 0.9, 0.92, 0.95, 1.1, 1.25, 1.2])  # Monday first
 _MOOD_ON_ACTIVITY = 0.6
 
@@ -44,11 +45,16 @@ class Audience:
 
 @dataclass(frozen=True)
 class Visit:
-    """S sessions of a day in order of time; `turn` counts a member's sessions of the day from 0."""
+    """S sessions of a day in order of time; `turn` counts a member's sessions of the day from 0.
+
+    Nobody watches two things at once: a session has `room` until the member's next one, and a day has 24 hours. The
+    history, whose evenings were never that long, was told without it.
+    """
 
     member: Ids  # (S,) rows, not ids
     at: Ids  # (S,) microseconds
     turn: Ids  # (S,)
+    room: Floats  # (S,) minutes
 
     @property
     def user_ids(self) -> Ids:
@@ -58,7 +64,7 @@ class Visit:
     def of_turn(self, turn: int) -> Visit:
         """The sessions that are their member's first of the day (0), second (1), and so on."""
         mine = self.turn == turn
-        return Visit(self.member[mine], self.at[mine], self.turn[mine])
+        return Visit(self.member[mine], self.at[mine], self.turn[mine], self.room[mine])
 
     @property
     def turns(self) -> int:
@@ -88,7 +94,7 @@ def visits_on(world: World, audience: Audience, begins: int, *, life: int = 0) -
     """Who comes on the day that begins at `begins`, and when; `life` as in `memberships_on`."""
     rng = stream(world.config, "visits", day_number(world.config, begins), *_beside(life))
     member, at = who_comes(world.config, world.members, audience.subscriptions, begins, rng)
-    return Visit(member, at, turns(member))
+    return Visit(member, at, turns(member), room(member, at))
 
 
 def _beside(life: int) -> tuple[int, ...]:
@@ -106,6 +112,24 @@ def turns(member: Ids) -> Ids:
     first = np.searchsorted(ordered, ordered, side="left")
     found = np.empty(len(member), np.int64)
     found[order] = np.arange(len(member)) - first
+    return found
+
+
+def room(member: Ids, at: Ids) -> Floats:
+    """(S,) minutes from each session's start to the member's next one; the last ends a day after the first began.
+
+    >>> minute = 60_000_000
+    >>> room(np.array([4, 7, 4]), np.array([0, 10, 90]) * minute).tolist()
+    [90.0, 1440.0, 1350.0]
+    """
+    order = np.lexsort((at, member))
+    who, when = member[order], at[order]
+    first = when[np.searchsorted(who, who, side="left")]
+    ends = first + DAY
+    again = who[1:] == who[:-1]
+    ends[:-1][again] = when[1:][again]
+    found = np.empty(len(member), np.float64)
+    found[order] = (ends - when) / MINUTE
     return found
 
 
@@ -127,7 +151,7 @@ def react(
     """
     rows = np.where(pages.titles > 0, pages.titles - 1, 0).clip(max=len(world.catalogue) - 1)
     seen = audience.watched[visits.member[:, None], rows] & (pages.titles > 0)
-    shown = world.visits(visits.member, pages, visits.at, seen)
+    shown = replace(world.visits(visits.member, pages, visits.at, seen), room=visits.room)
     outcome = visit(world.catalogue, world.members, shown, rng)
     return world.traces(shown, pages, outcome, rng), remembering(audience, shown, outcome)
 

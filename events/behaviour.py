@@ -56,6 +56,9 @@ class Visits:
     at: NDArray[np.int64]  # (S,) microseconds
     draw: Floats  # (S, L) what the title draws today, whoever looks
     seen: NDArray[np.bool_]  # (S, L) watched to the end before
+    room: Floats | None = (
+        None  # (S,) minutes that the session may take; without it, the evening alone bounds it
+    )
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ def watching(
     wished = 0.55 + 0.4 * enjoyed + 0.2 * rng.normal(size=played.shape) - 0.15 * on_the_go
     wished_minutes = runtime * wished.clip(0.02, 1) * played
     evening = members.evening_minutes[visits.member] * rng.lognormal(0, 0.3, len(visits.member))
+    if visits.room is not None:
+        evening = np.minimum(evening, visits.room)
     sample = np.minimum(runtime, rng.uniform(1, 4, played.shape))
     spent = np.cumsum(wished_minutes, axis=1) - wished_minutes
     minutes = np.minimum(wished_minutes, np.maximum(evening[:, None] - spent, sample)) * played

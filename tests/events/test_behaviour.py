@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -135,6 +136,26 @@ def test_when_the_evening_is_spent_the_rest_is_only_sampled(world):
     evening = world.members.evening_minutes * np.exp(4 * 0.3)  # four standard deviations of a long evening
     assert (minutes.sum(1) <= evening + 30 * 4).all()
     np.testing.assert_allclose(begun[:, -1], minutes[:, :-1].sum(1))
+
+
+def test_a_session_takes_no_more_than_its_room_and_what_is_only_sampled(world):
+    titles, artworks = random_pages(world, 200, 30, seed=12)
+    shape, members = titles.shape, np.arange(200)
+    room = np.linspace(0, 60, 200)
+    visits = Visits(
+        members, titles - 1, artworks - 1, np.full(200, micros(AT)), np.zeros(shape), np.zeros(shape, bool)
+    )
+    played, adored = np.ones(shape, bool), np.full(shape, 9.0)
+    free, bound = (
+        watching(world.catalogue, world.members, v, played, adored, np.random.default_rng(1))[0]
+        for v in (visits, replace(visits, room=room))
+    )
+    assert (bound.sum(1) <= room + 30 * 4).all()
+    assert (bound <= free).all()
+    assert (bound.sum(1) < free.sum(1)).mean() > 0.9
+    wide = replace(visits, room=np.full(200, 1e6))
+    same = watching(world.catalogue, world.members, wide, played, adored, np.random.default_rng(1))[0]
+    np.testing.assert_array_equal(same, free)
 
 
 def test_the_same_generator_gives_the_same_responses(world):

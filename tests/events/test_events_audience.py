@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from events.audience import Audience, memberships_on, react, turns, visits_on, who_comes
+from events.audience import Audience, memberships_on, react, room, turns, visits_on, who_comes
 from events.history import audience_after, ever_known, news_on, told
 from events.traces import Pages
 from events.world import World, WorldConfig
-from events.world_config import DAY, micros
+from events.world_config import DAY, MINUTE, micros
 
 CONFIG = WorldConfig.tiny(days=4, later_days=6)
 
@@ -153,3 +156,39 @@ def test_turns_count_a_members_sessions_of_the_day():
 def test_no_further_arrivals_are_drawn_where_none_are_asked_for():
     assert WorldConfig.tiny().arriving_days == WorldConfig.tiny().days
     assert WorldConfig.tiny(later_days=3).end - WorldConfig.tiny().end == timedelta(0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, DAY - 1)), min_size=1, max_size=40))
+def test_a_members_sessions_follow_one_another_and_have_a_day_between_them(sessions):
+    member, at = (np.array(column, np.int64) for column in zip(*sessions, strict=True))
+    rooms = room(member, at)
+    assert (rooms >= 0).all()
+    for who in np.unique(member):
+        mine = member == who
+        assert rooms[mine].sum() == pytest.approx(DAY / MINUTE)
+        for start, minutes in zip(at[mine], rooms[mine], strict=True):
+            later = at[mine][at[mine] > start]
+            assert not len(later) or start + minutes * MINUTE <= later.min() + 1
+
+
+def test_sessions_of_a_day_know_their_room(lively, after):
+    visits = visits_on(lively, after, micros(CONFIG.end))
+    np.testing.assert_array_equal(visits.room, room(visits.member, visits.at))
+    second = visits.of_turn(1)
+    np.testing.assert_array_equal(second.room, visits.room[visits.turn == 1])
+
+
+def test_who_has_no_room_only_samples(lively, after):
+    """A title that the evening has no time for is sampled, for four minutes at most."""
+    visits = visits_on(lively, after, micros(CONFIG.end))
+    pages = page_of(lively, len(visits.at))
+    longest = [
+        max(
+            react(lively, after, coming, pages, np.random.default_rng(0))[0]
+            .plays["watch_minutes"]
+            .to_pylist()
+        )
+        for coming in (visits, replace(visits, room=np.zeros(len(visits.at))))
+    ]
+    assert longest[0] > 60
+    assert longest[1] <= 4
