@@ -22,8 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## set up, then run the main job end to end on the built-in world
 	$(BIN)/matinee demo
 
-test: install lint  ## set up, then lint, types, layers and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: install lint  ## set up, then lint, types, layers and tests; TESTS=all adds those of endurance, as CI does
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(if $(filter all,$(TESTS)),,-m 'not endurance')
 
 lint: install  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

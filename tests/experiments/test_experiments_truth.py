@@ -19,7 +19,7 @@ from experiments.quantiles import order_statistics_of
 from experiments.sequential import Looks, looks_at
 from experiments.stats import log_sample_ratio_e_value
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.endurance
 RUNS = 10_000
 ALLOWED = (
     0.006  # the design's ± .6 points; the Monte-Carlo standard error of 5 % over 10,000 runs is .22 points

@@ -85,7 +85,7 @@ def received(readable):
                 return
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_killed_two_hundred_times_no_acknowledged_write_is_lost_and_no_row_is_torn(processes, tmp_path):
     online, chance = tmp_path / "online", random.Random(20_261_124)
     crash.materialize_and_publish(online, 1)

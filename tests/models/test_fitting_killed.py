@@ -44,7 +44,7 @@ def run(*given):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("what", ["ranker", "retriever"])
 def test_a_training_killed_twice_between_epochs_ends_with_the_bytes_of_one_that_was_not(
     what, arguments, tmp_path
@@ -64,7 +64,7 @@ def test_a_training_killed_twice_between_epochs_ends_with_the_bytes_of_one_that_
     assert told["told"][1:] == [vars(epoch) for epoch in heard[3:]]
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_training_killed_at_any_moment_leaves_a_whole_checkpoint_or_none(arguments, tmp_path):
     data, checkpoint, out = tmp_path / "data", tmp_path / "kept" / "c.safetensors", tmp_path / "out"
     data.write_bytes(pickle.dumps(arguments["ranker"]))
@@ -109,7 +109,7 @@ STILL = {
 """Settings under which a step draws nothing but what all processes draw alike, and batches do not halve evenly."""
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("what", ["ranker", "retriever"])
 def test_two_processes_take_the_steps_of_one(what, arguments, tmp_path):
     data = tmp_path / "data"
@@ -124,7 +124,7 @@ def test_two_processes_take_the_steps_of_one(what, arguments, tmp_path):
     np.testing.assert_allclose(losses[0], [epoch.loss for epoch in alone], rtol=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_with_dropout_two_processes_have_the_curve_of_one_but_for_what_they_drop(arguments, tmp_path):
     data = tmp_path / "data"
     data.write_bytes(pickle.dumps(arguments["ranker"]))

@@ -65,7 +65,7 @@ def writer(ledger, number, each):
     return work
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_sixty_four_writers_of_a_hundred_versions_lose_and_repeat_nothing(ledger):
     refs = [
         ref for refs in crowd(*(writer(ledger, number, EACH) for number in range(WRITERS))) for ref in refs
@@ -112,7 +112,7 @@ def reader(ledger, stop):
     return work
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_while_writers_register_and_champions_move_no_reader_misses_a_champion(ledger):
     stop, left = FORK.Event(), FORK.Value("i", 40)
 

@@ -70,7 +70,7 @@ def content(name: str) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_hundred_kills_at_any_moment_lose_nothing_that_was_acknowledged(ledger):
     moments = random.Random(0)
     acknowledged: dict[str, str] = {}

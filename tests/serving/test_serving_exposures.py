@@ -240,7 +240,7 @@ for life in range(int(sys.argv[3])):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_hundred_kills_under_load_lose_no_acknowledged_exposure_and_repeat_none(tmp_path):
     command = [sys.executable, "-c", KILLED_WRITERS, str(tmp_path), str(Path(__file__).parent), str(LIVES)]
     told = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -126,6 +126,7 @@ def test_promotions_canaries_and_experiments_reach_a_running_service_under_load_
     assert {page.request_id for page in pages} <= logged
 
 
+@pytest.mark.endurance
 def test_beyond_capacity_the_admitted_are_answered_in_time_and_the_others_are_told_when_to_come_again(
     world, how, monkeypatch
 ):
