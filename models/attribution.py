@@ -15,7 +15,7 @@ from models.data import Float32, Int64
 from models.objective import NothingToRankBy, ObjectiveWeights
 from models.ranker import Ranker
 
-STEPS = 64
+STEPS = 128
 """Points of the midpoint rule on the way from the baseline."""
 
 
