@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeEngine
 
 from registry.columns import Instant
 from registry.migrations.refusals import refusals
-from registry.migrations.triggers import create, drop
+from registry.migrations.steps import lift, put_in_force
 
 revision = "0001"
 down_revision = None
@@ -28,16 +28,12 @@ def upgrade() -> None:
     """Create everything, what is referred to before what refers."""
     for table in _TABLES:
         table()
-    for refusal in REFUSALS:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    put_in_force(REFUSALS)
 
 
 def downgrade() -> None:
     """Drop everything, what refers before what is referred to."""
-    for refusal in REFUSALS:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    lift(REFUSALS)
     for table in reversed(_TABLES):
         op.drop_table(table.__name__.removeprefix("_"))
 

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 
 from registry.columns import Instant
-from registry.migrations.triggers import Refusal, create, drop
+from registry.migrations.steps import lift, put_in_force
+from registry.migrations.triggers import Refusal
 
 revision = "0002"
 down_revision = "0001"
@@ -44,14 +45,10 @@ def upgrade() -> None:
     )
     op.create_index("ix_consistency_verdict_source", "consistency_verdict", ["source"])
     op.create_index("ix_consistency_verdict_service_digest", "consistency_verdict", ["service_digest"])
-    for refusal in REFUSALS:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    put_in_force(REFUSALS)
 
 
 def downgrade() -> None:
     """Drop them."""
-    for refusal in REFUSALS:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    lift(REFUSALS)
     op.drop_table("consistency_verdict")

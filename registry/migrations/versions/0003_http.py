@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 
 from registry.columns import Instant
-from registry.migrations.triggers import Refusal, create, drop
+from registry.migrations.steps import lift, put_in_force
+from registry.migrations.triggers import Refusal
 
 revision = "0003"
 down_revision = "0002"
@@ -38,16 +39,12 @@ def upgrade() -> None:
     _audit_entry()
     _registered_model_tag()
     _upload()
-    for refusal in REFUSALS:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    put_in_force(REFUSALS)
 
 
 def downgrade() -> None:
     """Drop them, what refers before what is referred to."""
-    for refusal in REFUSALS:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    lift(REFUSALS)
     for table in ("upload", "registered_model_tag", "audit_entry", "access_token"):
         op.drop_table(table)
 

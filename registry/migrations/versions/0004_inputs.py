@@ -21,7 +21,8 @@ from sqlalchemy.types import TypeEngine
 
 from registry.columns import Instant
 from registry.migrations.refusals import complete, leaves_only_with, refusals
-from registry.migrations.triggers import Refusal, create, drop
+from registry.migrations.steps import lift, put_in_force, take_the_place
+from registry.migrations.triggers import Refusal
 
 revision = "0004"
 down_revision = "0003"
@@ -50,7 +51,7 @@ FIRST_OF = {
 
 def upgrade() -> None:
     """Create the three tables, move the services over, and let the two columns go."""
-    _lift(_of_0001())
+    lift(_of_0001())
     _create_parts()
     op.execute(
         "INSERT INTO training_set_service SELECT digest, 0, service_digest FROM training_set WHERE service_digest IS NOT NULL"
@@ -65,35 +66,23 @@ def upgrade() -> None:
     }
     for table in CHANGED:
         _with_columns(table, add=counts[table], leave=("service_digest",))
-    _put_in_force((*_of_0001(), *REFUSALS))
+    put_in_force((*_of_0001(), *REFUSALS))
 
 
 def downgrade() -> None:
     """Keep the first service of each, which is all that there is room for."""
-    _lift((*REFUSALS, *_of_0001()))
+    lift((*REFUSALS, *_of_0001()))
     counts = {"training_set": ("service_count",), "model_version": ("input_count", "upstream_count")}
     for table in CHANGED:
         _with_columns(table, add={"service_digest": FIRST_OF[table]}, leave=counts[table])
         op.create_index(f"ix_{table}_service_digest", table, ["service_digest"])
     for part, *_ in reversed(PARTS):
         op.drop_table(part)
-    _put_in_force(_of_0001())
+    put_in_force(_of_0001())
 
 
 def _of_0001() -> tuple[Refusal, ...]:
     return tuple(refusal for refusal in refusals() if refusal.table in CHANGED)
-
-
-def _lift(lifted: tuple[Refusal, ...]) -> None:
-    for refusal in lifted:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
-
-
-def _put_in_force(forbidden: tuple[Refusal, ...]) -> None:
-    for refusal in forbidden:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
 
 
 def _create_parts() -> None:
@@ -164,14 +153,7 @@ def _written_anew(table: str, add: dict[str, str]) -> None:
     columns = [column.name for column in made.columns]
     values = [add.get(name, name) for name in columns]
     op.execute(f"INSERT INTO {table}_anew ({', '.join(columns)}) SELECT {', '.join(values)} FROM {table}")
-    op.execute(
-        "PRAGMA legacy_alter_table = ON"
-    )  # else renaming looks into triggers that speak of the dropped table
-    op.drop_table(table)
-    op.rename_table(f"{table}_anew", table)
-    op.execute("PRAGMA legacy_alter_table = OFF")
-    for column in indexed:
-        op.create_index(f"ix_{table}_{column}", table, [column])
+    take_the_place(table, indexed)
 
 
 _NEW: dict[str, TypeEngine[Any]] = {

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 
 from registry.columns import Instant
-from registry.migrations.triggers import Refusal, create, drop
+from registry.migrations.steps import lift, put_in_force
+from registry.migrations.triggers import Refusal
 
 revision = "0005"
 down_revision = "0004"
@@ -48,16 +49,12 @@ def upgrade() -> None:
     _outbox()
     _webhook()
     _webhook_kind()
-    for refusal in REFUSALS:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    put_in_force(REFUSALS)
 
 
 def downgrade() -> None:
     """Drop them, what refers before what is referred to."""
-    for refusal in REFUSALS:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    lift(REFUSALS)
     for table in ("webhook_kind", "webhook", "outbox"):
         op.drop_table(table)
 

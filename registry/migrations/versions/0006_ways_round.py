@@ -10,10 +10,9 @@ Revision: 0006, after 0005.
 
 from __future__ import annotations
 
-from alembic import op
-
 from registry.migrations.refusals import needs_pragma, not_emptied_at_once
-from registry.migrations.triggers import Refusal, create, drop
+from registry.migrations.steps import lift, put_in_force
+from registry.migrations.triggers import Refusal
 
 revision = "0006"
 down_revision = "0005"
@@ -62,13 +61,9 @@ REFUSALS = (
 
 def upgrade() -> None:
     """Put the triggers in force."""
-    for refusal in REFUSALS:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    put_in_force(REFUSALS)
 
 
 def downgrade() -> None:
     """Lift them."""
-    for refusal in REFUSALS:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    lift(REFUSALS)

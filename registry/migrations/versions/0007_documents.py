@@ -10,7 +10,8 @@ from alembic import op
 
 from registry.columns import Instant
 from registry.migrations.refusals import leaves_only_with, needs_pragma, not_emptied_at_once
-from registry.migrations.triggers import Refusal, create, drop
+from registry.migrations.steps import lift, put_in_force
+from registry.migrations.triggers import Refusal
 
 revision = "0007"
 down_revision = "0006"
@@ -50,14 +51,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version_id", "name", name=f"pk_{TABLE}"),
     )
     op.create_index(f"ix_{TABLE}_sha256", TABLE, ["sha256"])
-    for refusal in REFUSALS:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    put_in_force(REFUSALS)
 
 
 def downgrade() -> None:
     """Drop them. Stored bytes stay in the store until a sweep."""
-    for refusal in REFUSALS:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
+    lift(REFUSALS)
     op.drop_table(TABLE)

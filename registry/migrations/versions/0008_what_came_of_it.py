@@ -17,7 +17,8 @@ from sqlalchemy.sql.schema import SchemaItem
 
 from registry.columns import Instant
 from registry.migrations.refusals import needs_pragma, not_emptied_at_once, refusals
-from registry.migrations.triggers import Refusal, create, drop
+from registry.migrations.steps import lift, put_in_force, take_the_place
+from registry.migrations.triggers import Refusal
 
 revision = "0008"
 down_revision = "0007"
@@ -58,7 +59,7 @@ SAYS = " ".join(f"WHEN {{0}} = '{state}' THEN '{prefix}'" for prefix, state in (
 
 def upgrade() -> None:
     """Allow the two states, and give them to the runs and steps whose reason says so."""
-    _lift(_standing())
+    lift(_standing())
     _allow(SINCE, open_where="state IN ('draft', 'running')")
     for prefix, state in PREFIXES:
         op.execute(
@@ -66,12 +67,12 @@ def upgrade() -> None:
             f"WHERE state = 'stopped' AND substr(reason, 1, {len(prefix)}) = '{prefix}'"
         )
     op.execute(f"UPDATE experiment SET state = {_LAST} WHERE state = 'stopped' AND {_LAST} IS NOT NULL")
-    _put_in_force((*_standing(), *REFUSALS))
+    put_in_force((*_standing(), *REFUSALS))
 
 
 def downgrade() -> None:
     """Take the two states away again; a reason says them where it did not."""
-    _lift((*REFUSALS, *_standing()))
+    lift((*REFUSALS, *_standing()))
     said = " OR ".join(
         f"(state = '{state}' AND substr(reason, 1, {len(prefix)}) = '{prefix}')" for prefix, state in PREFIXES
     )
@@ -82,7 +83,7 @@ def downgrade() -> None:
     for table in CHANGED:
         op.execute(f"UPDATE {table} SET state = 'stopped' WHERE state IN ('launched', 'killed')")
     _allow(BEFORE, open_where="state <> 'stopped'")
-    _put_in_force(_standing())
+    put_in_force(_standing())
 
 
 _LAST = "(SELECT s.state FROM experiment_state s WHERE s.experiment_id = experiment.id ORDER BY s.id DESC LIMIT 1)"
@@ -96,18 +97,6 @@ def _standing() -> tuple[Refusal, ...]:
         *(needs_pragma("recursive_triggers", "INSERT", table) for table in CHANGED),
         *(needs_pragma("foreign_keys", "DELETE", table) for table in CHANGED),
     )
-
-
-def _lift(lifted: tuple[Refusal, ...]) -> None:
-    for refusal in lifted:
-        for statement in drop(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
-
-
-def _put_in_force(forbidden: tuple[Refusal, ...]) -> None:
-    for refusal in forbidden:
-        for statement in create(refusal, op.get_bind().dialect.name):
-            op.execute(statement)
 
 
 def _allow(states: tuple[str, ...], *, open_where: str) -> None:
@@ -130,14 +119,7 @@ def _written_anew(table: str, items: list[SchemaItem], indexed: tuple[str, ...])
     made = op.create_table(f"{table}_anew", *items)
     columns = ", ".join(f'"{column.name}"' for column in made.columns)
     op.execute(f"INSERT INTO {table}_anew ({columns}) SELECT {columns} FROM {table}")
-    op.execute(
-        "PRAGMA legacy_alter_table = ON"
-    )  # else renaming looks into triggers that speak of the dropped table
-    op.drop_table(table)
-    op.rename_table(f"{table}_anew", table)
-    op.execute("PRAGMA legacy_alter_table = OFF")
-    for column in indexed:
-        op.create_index(f"ix_{table}_{column}", table, [column])
+    take_the_place(table, indexed)
 
 
 def _tables(states: tuple[str, ...]) -> dict[str, tuple[list[SchemaItem], tuple[str, ...]]]:
