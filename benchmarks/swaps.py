@@ -36,6 +36,7 @@ from matinee.publishing import publish_champions
 from matinee.recommending import known_users
 from matinee.rolling_out import canary, end_canary
 from matinee.session import opened, print_table
+from matinee.settings import Settings
 from matinee.training import saved
 from models.ranker import Ranker
 from registry import VersionDraft
@@ -121,15 +122,8 @@ def copied(source: str) -> Iterator[Day]:
         shutil.copytree(
             root, Path(place) / root.name, ignore=shutil.ignore_patterns("scratch", "checkpoints")
         )
-        before = os.environ.get("MATINEE_WORKSPACES")
-        os.environ["MATINEE_WORKSPACES"] = place
-        try:
-            with opened(source) as day:
-                yield day
-        finally:
-            os.environ.pop("MATINEE_WORKSPACES")
-            if before is not None:
-                os.environ["MATINEE_WORKSPACES"] = before
+        with opened(settings=Settings(source=source, workspaces=Path(place))) as day:
+            yield day
 
 
 def another_ranker(day: Day) -> tuple[str, str]:
@@ -155,7 +149,8 @@ def renamed(titles: pa.Table, word: str) -> pa.Table:
 def following(day: Day) -> Iterator[None]:
     """`matinee bento champions --follow`, as for a ledger that is served over HTTP."""
     words = [sys.executable, "-m", "matinee", "bento", "champions", "--source", day.workspace.source.name, "--follow", "0.5"]  # fmt: skip
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"MATINEE_WORKSPACES": str(day.settings.workspaces)}
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment)
     try:
         yield
     finally:

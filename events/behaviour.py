@@ -56,9 +56,7 @@ class Visits:
     at: NDArray[np.int64]  # (S,) microseconds
     draw: Floats  # (S, L) what the title draws today, whoever looks
     seen: NDArray[np.bool_]  # (S, L) watched to the end before
-    room: Floats | None = (
-        None  # (S,) minutes that the session may take; without it, the evening alone bounds it
-    )
+    room: Floats | None = None  # (S,) minutes a session may take; else the evening alone bounds it
 
 
 @dataclass(frozen=True)

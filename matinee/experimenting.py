@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from matinee.context import Day
 from matinee.scoping import histories
 from registry import ArmRecord, ExperimentRecord, RegistryError, RunState
 from registry import Experiment as Run
+from registry import Readout as RecordedReadout
 from registry.states import Outcome
 from serving.exposure_table import read
 
@@ -153,8 +155,9 @@ def ship(day: Day, name: str, by: str) -> Readout:
         NotRecorded: the ledger has no such experiment.
         NotToShip: the newest read-out of this run names no winner, or there is none, or something came of it before.
     """
-    run, live = _run(day, name), LiveExperiments.read(day.workspace.live)
-    last = _newest_readout(day, run)
+    recorded = day.registry.readouts(name)  # says so, if there is no such experiment
+    run, live = day.registry.experiments([name])[-1], LiveExperiments.read(day.workspace.live)
+    last = _newest_of(run, recorded)
     if last is None or last.winner is None or run.state not in {RunState.RUNNING, RunState.STOPPED}:
         said = "it was not read out" if last is None else last.sentence
         raise NotToShip(f"experiment {name!r}, which is {run.state}, does not ship: {said}")
@@ -167,16 +170,10 @@ def ship(day: Day, name: str, by: str) -> Readout:
     return last
 
 
-def _run(day: Day, name: str) -> Run:
-    """The newest run of an experiment."""
-    day.registry.readouts(name)  # says so, if there is none
-    return day.registry.experiments([name])[-1]
-
-
-def _newest_readout(day: Day, run: Run) -> Readout | None:
-    """Of this run, and not of one of its name before."""
+def _newest_of(run: Run, recorded: Sequence[RecordedReadout]) -> Readout | None:
+    """The newest read-out of this run, and not of one of its name before."""
     began = max((change.at for change in run.history if change.state is RunState.RUNNING), default=None)
-    known = [r for r in day.registry.readouts(run.name) if began is not None and r.created_at >= began]
+    known = [r for r in recorded if began is not None and r.created_at >= began]
     return Readout.model_validate(known[-1].verdict) if known else None
 
 
