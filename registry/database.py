@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -188,15 +189,31 @@ def _engine(url: str) -> sa.Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.isolation_level = None  # sqlite3 would begin on its own, and late; `_begin_sqlite` does it
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    _log_ahead(connection)
     for pragma in (
-        f"busy_timeout = {BUSY_SECONDS * 1000}",
         "foreign_keys = ON",
-        "journal_mode = WAL",
         "synchronous = FULL",  # an acknowledged write survives a power cut
         "recursive_triggers = ON",  # else INSERT OR REPLACE deletes past the triggers
         "case_sensitive_like = ON",  # as on PostgreSQL; ILIKE folds case
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the journal into a write-ahead log. Where two turn that of a new file at once, SQLite refuses one without a wait."""
+    patience = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the low byte says what kind
+                raise
+            if time.monotonic() > patience:
+                raise LedgerBusy("", BUSY_SECONDS) from error
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _enforce_references(connection: sa.Connection, *, on: bool) -> None:

@@ -43,18 +43,22 @@ def shell(environment) -> Run:
 
 
 @pytest.fixture(scope="session")
-def a_day(shell, environment, tmp_path_factory) -> Path:
+def untouched_day(shell, tmp_path_factory) -> Path:
     """The workspace of the world after one `matinee day`, which the first to ask runs for all processes of the tests."""
-    mine = Path(environment["MATINEE_WORKSPACES"]) / "world"
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        shell("matinee day")
-        return mine
-    made = tmp_path_factory.getbasetemp().parent / "one-day"
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "one-day"
     with FileLock(f"{made}.lock"):
         if not (made / "done").exists():
             shell("matinee day", MATINEE_WORKSPACES=str(made))
             (made / "done").touch()
-    shutil.copytree(made / "world", mine, dirs_exist_ok=True)  # a command may have made the folder
+    return made / "world"
+
+
+@pytest.fixture(scope="session")
+def a_day(untouched_day, environment) -> Path:
+    """A copy of it, for all that only reads and for what may be seen by the tests after it."""
+    mine = Path(environment["MATINEE_WORKSPACES"]) / "world"
+    shutil.copytree(untouched_day, mine, dirs_exist_ok=True)  # a command may have made the folder
     return mine
 
 
@@ -70,10 +74,10 @@ def opened_day(a_day, environment, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def workspaces(a_day, tmp_path_factory):
-    """A copy of the day's workspace: what a module does to it is no other module's."""
+def workspaces(untouched_day, tmp_path_factory):
+    """A copy of a module's own: what it does to it is no other module's, and nobody's before."""
     copy = tmp_path_factory.mktemp("copied")
-    shutil.copytree(a_day, copy / a_day.name)
+    shutil.copytree(untouched_day, copy / untouched_day.name)
     return copy
 
 

@@ -1,5 +1,7 @@
 """The schema: migrations and models agree, and several programs may open the ledger at once."""
 
+import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -269,6 +271,17 @@ def test_four_programs_may_open_a_new_ledger_at_once(kind, tmp_path, request):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(opened, range(4))) == [()] * 4
+
+
+def test_opening_a_new_file_that_another_is_writing_waits_for_it(tmp_path):
+    writer = sqlite3.connect(tmp_path / "r.db", isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")  # as another program that has just made the file
+    timer = threading.Timer(0.3, writer.execute, ["COMMIT"])
+    timer.start()
+    with open_registry(f"sqlite:///{tmp_path}/r.db", str(tmp_path / "artifacts")) as ledger:
+        assert ledger.models() == ()
+    timer.join()
+    writer.close()
 
 
 def test_sqlite_enforces_references_and_keeps_acknowledged_writes(tmp_path):
