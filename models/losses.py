@@ -15,8 +15,9 @@ def catalogue_softmax_loss(
     log_inclusion: Tensor,  # (C,) log of the chance that the title is among the C; 0 = certainly
     play_row: Tensor,  # (P,) the user of each play, a row of `logits`
     play_column: Tensor,  # (P,) the title of each play, a column of `logits`
+    play_weight: Tensor,  # (P,) how much each play counts; a batch's add up to 1
 ) -> Tensor:
-    """Mean over plays of -log softmax, in nats: the played title against all titles the user did not play.
+    """Weighted sum over plays of -log softmax, in nats: the played title against all titles the user did not play.
 
     The denominator is e^{s⁺} + Σ_{j sampled} e^{s_j} / π_j, where π_j is the chance that j was sampled: an
     unbiased estimate (Horvitz & Thompson 1952) of the sum over the catalogue, and that very sum when C is the
@@ -25,7 +26,8 @@ def catalogue_softmax_loss(
     Yi et al. 2019, biases the gradient against what is popular.
     """
     negatives = (logits - log_inclusion).masked_fill(hidden, -torch.inf).logsumexp(dim=1)  # (B,)
-    return F.softplus(negatives[play_row] - logits[play_row, play_column]).mean()
+    each = F.softplus(negatives[play_row] - logits[play_row, play_column])
+    return (play_weight * each).sum()
 
 
 def next_title_loss(

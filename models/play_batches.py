@@ -48,12 +48,12 @@ class PlayBatch:
     hidden: Tensor  # (B, C) True where the title is no negative for the user
     play_row: Tensor  # (P,) index into `users`
     play_column: Tensor  # (P,) index into `titles`
+    play_weight: Tensor  # (P,) how much each counts; those of the whole batch add up to 1
     log_share: Tensor  # (E,) of each title of `titles` among all that was watched next
     place_row: Tensor  # (N,) index into `users`; with
     place: Tensor  # (N,) a place in that user's history, after which
     place_next: Tensor  # (N,) the title, an index into `titles`, was watched
-    weight: float = 1.0  # the share of its plays in those of the whole batch
-    place_weight: float = 1.0  # and of its places
+    place_weight: float = 1.0  # the share of its places in those of the whole batch
 
 
 def tensors_of(period: RetrievalPeriod, towers: Towers, coplays: Coplays) -> PeriodTensors:
@@ -117,10 +117,10 @@ def share_of(batch: PlayBatch, team: Team) -> PlayBatch:
         hidden=batch.hidden[mine],
         play_row=place[batch.play_row[plays]],
         play_column=batch.play_column[plays],
+        play_weight=batch.play_weight[plays],
         place_row=place[batch.place_row[places]],
         place=batch.place[places],
         place_next=batch.place_next[places],
-        weight=int(plays.sum()) / len(plays),
         place_weight=int(places.sum()) / max(len(places), 1),
     )
 
@@ -150,11 +150,19 @@ def _batch(
         hidden=torch.from_numpy(hidden[:, : len(candidates)]),
         play_row=torch.from_numpy(play_row),
         play_column=torch.from_numpy(play_column),
+        play_weight=torch.from_numpy(_play_weight(play_row, config.evenness)),
         log_share=period.log_share[torch.from_numpy(titles)],
         place_row=torch.from_numpy(place_row),
         place=torch.from_numpy(place),
         place_next=torch.from_numpy(in_batch[place_row, place + 1]),
     )
+
+
+def _play_weight(play_row: Int64, evenness: float) -> NDArray[np.float32]:
+    """Of each play, by how many its user has in the batch; they add up to 1."""
+    weight = np.bincount(play_row)[play_row] ** -evenness
+    normed: NDArray[np.float32] = (weight / weight.sum()).astype(np.float32)
+    return normed
 
 
 def _places(watched: Int64, config: RetrievalConfig, rng: np.random.Generator) -> tuple[Int64, Int64]:

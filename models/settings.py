@@ -40,6 +40,12 @@ class RetrievalConfig(BaseModel):
     tails: float = Field(
         0.0, ge=0, lt=0.5, description="share of rows at either end of a feature that do not set its scale"
     )
+    evenness: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="a play counts 1 / plays of its user to this power: 0 counts plays alike, 1 users",
+    )
     negatives: int = Field(
         0,
         ge=0,

@@ -152,8 +152,13 @@ def batch_loss(towers: Towers, batch: PlayBatch) -> torch.Tensor:
     reads = torch.cat([vectors, period.reads[batch.titles]], dim=1)
     keys = torch.cat([vectors, period.shows[batch.titles], popularity], dim=1)[:n_candidates]
     queries, following = towers.user(period.user_inputs[batch.users], reads[batch.watched.clamp(min=0)], seen)
-    loss = batch.weight * catalogue_softmax_loss(
-        queries @ keys.T, batch.hidden, batch.log_inclusion, batch.play_row, batch.play_column
+    loss = catalogue_softmax_loss(
+        queries @ keys.T,
+        batch.hidden,
+        batch.log_inclusion,
+        batch.play_row,
+        batch.play_column,
+        batch.play_weight,
     )  # 2, 3
     if config.sequence_weight and len(batch.place_row):
         logits = following[batch.place_row, batch.place] @ vectors.T  # 4

@@ -31,7 +31,7 @@ def example(seed, users=4, titles=9):
     return logits, hidden, np.log(rng.uniform(0.2, 1, titles)), plays
 
 
-def loss_of(logits, hidden, log_inclusion, plays):
+def loss_of(logits, hidden, log_inclusion, plays, weights=None):
     row, column = np.array(plays).T
     return catalogue_softmax_loss(
         torch.tensor(logits),
@@ -39,12 +39,23 @@ def loss_of(logits, hidden, log_inclusion, plays):
         torch.tensor(log_inclusion),
         torch.tensor(row),
         torch.tensor(column),
+        torch.full((len(plays),), 1 / len(plays), dtype=torch.float64)
+        if weights is None
+        else torch.tensor(weights),
     )
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_retrieval_loss_is_what_its_formula_says(seed):
     assert loss_of(*example(seed)).item() == pytest.approx(by_hand(*example(seed)), rel=1e-9)
+
+
+def test_plays_count_by_their_weight():
+    logits, hidden, log_inclusion, plays = example(0)
+    weights = np.random.default_rng(1).dirichlet(np.ones(len(plays)))
+    each = [by_hand(logits, hidden, log_inclusion, [play]) for play in plays]
+    found = loss_of(logits, hidden, log_inclusion, plays, weights).item()
+    assert found == pytest.approx(sum(w * one for w, one in zip(weights, each, strict=True)), rel=1e-6)
 
 
 def test_over_the_whole_catalogue_a_single_play_has_the_plain_softmax_loss():
@@ -87,7 +98,12 @@ def test_sampling_negatives_estimates_the_catalogues_sum_without_bias():
 def test_a_user_with_nothing_to_tell_a_play_from_costs_nothing_and_has_a_finite_gradient():
     logits = torch.zeros(1, 2, requires_grad=True)
     loss = catalogue_softmax_loss(
-        logits, torch.tensor([[True, True]]), torch.zeros(2), torch.tensor([0]), torch.tensor([1])
+        logits,
+        torch.tensor([[True, True]]),
+        torch.zeros(2),
+        torch.tensor([0]),
+        torch.tensor([1]),
+        torch.ones(1),
     )
     loss.backward()
     assert loss.item() == 0

@@ -12,7 +12,8 @@ from models.artifact import ArtifactError, digest
 from models.coplays import known_coplays
 from models.data import Histories, MalformedData
 from models.evaluate import evaluate_candidates, evaluate_popularity, evaluate_retrieval
-from models.play_batches import play_batches, tensors_of
+from models.parallel import Team
+from models.play_batches import play_batches, share_of, tensors_of
 from models.retrieval import Retriever, UnknownTitle
 from models.settings import RankerConfig, RetrievalConfig
 from models.train_retrieval import histories_after, train_retrieval
@@ -262,6 +263,20 @@ def test_a_batch_holds_every_play_of_its_users_and_never_asks_against_what_was_p
             read = batch.watched[place].numpy()
             assert titles[read[read >= 0]].tolist() == [t for t in tensors.watched[user] if t >= 0]
     assert sorted(pairs) == sorted(map(tuple, tensors.plays))
+
+
+@pytest.mark.parametrize("evenness", [0.0, 0.5, 1.0])
+def test_a_batchs_plays_count_by_how_many_their_user_has(periods, retriever, evenness):
+    """At 0 all plays count alike, at 1 all users; half a team's batch holds the weight of its users' plays."""
+    tensors = tensors_of(periods[0], retriever.towers, retriever.towers.coplays)
+    config = RetrievalConfig(evenness=evenness, users_per_batch=70)
+    for batch in play_batches([tensors], config, np.random.default_rng(0)):
+        rows = batch.play_row.tolist()
+        plain = np.array([rows.count(row) ** -evenness for row in rows])
+        np.testing.assert_allclose(batch.play_weight, plain / plain.sum(), rtol=1e-6)
+        halves = [share_of(batch, Team(rank, 2)) for rank in (0, 1)]
+        assert sum(half.play_weight.sum().item() for half in halves) == pytest.approx(1)
+        assert len(halves[0].play_weight) == len(halves[0].play_row)
 
 
 def test_a_place_in_a_history_is_asked_for_the_title_that_was_watched_next(periods, retriever):
