@@ -52,9 +52,9 @@ def attributions(
     """Integrated gradients (Sundararajan et al., ICML 2017, eq. 1) of the objective of some of one user's candidates.
 
     `features` (n, F) and `retrieval` (n,) are those of all candidates, as for `Ranker.score`; `rows` (m,) says of which
-    titles to tell. The path goes from the average of every standardised feature, no null marked, and the mean retrieval
-    score, straight to the title. What the other candidates weigh in `choice` is held at what it is. An input's null mark
-    counts to its feature.
+    titles to tell. The path goes from the inputs of a title with every feature at its average, and the mean retrieval
+    score, straight to the title's. What the other candidates weigh in `choice` is held at what it is. A feature's null mark
+    and its pieces count to it.
 
     Raises:
         NothingToRankBy: all heads with a weight above 0 are absent.
@@ -64,13 +64,13 @@ def attributions(
     scores = torch.zeros(len(inputs)) if retrieval is None else torch.from_numpy(retrieval.astype(np.float32))
     place = ranker.places(len(inputs))
     value = _objective(ranker, weights, inputs, scores if retrieval is not None else None)
-    start, offset = torch.zeros_like(inputs[:1]), scores.mean().expand(1) if len(scores) else scores
+    start, offset = _average(ranker), scores.mean().expand(1) if len(scores) else scores
     chosen = torch.from_numpy(rows)
     slopes = _mean_slopes(value, inputs[chosen], start, scores[chosen], offset, place[chosen], steps)
     with torch.inference_mode():
         ends = value(inputs[chosen], scores[chosen], place[chosen])
         baseline = float(value(start, offset, place[:1]))
-    parts = (inputs[chosen] * slopes[0]).numpy()
+    parts = ((inputs[chosen] - start) * slopes[0]).numpy()
     return Attributions(
         ends.numpy(), baseline, _by_feature(ranker, parts), ((scores[chosen] - offset) * slopes[1]).numpy()
     )
@@ -136,9 +136,13 @@ def _mean_slopes(
     return by_input, by_score
 
 
+def _average(ranker: Ranker) -> Tensor:
+    """(1, I) inputs of a title with every feature at its average."""
+    return torch.from_numpy(ranker.inputs.transform(ranker.inputs.average[None]))
+
+
 def _by_feature(ranker: Ranker, parts: Float32) -> Float32:
-    """(m, I) → (m, F): a null's mark belongs to the first feature of those that are null together."""
-    width = ranker.inputs.n_features
-    found = parts[:, :width].copy()
-    found[:, ranker.inputs.indicators] += parts[:, width:]
+    """(m, I) → (m, F): each input's part belongs to the feature that it is made from."""
+    found = np.zeros((len(parts), ranker.inputs.n_features), np.float32)
+    np.add.at(found.T, ranker.inputs.owners, parts.T)
     return found

@@ -2,8 +2,8 @@
 
 The first layer is linear in standardised inputs, and standardisation goes column by column. So its product is a sum of
 three: of the user's columns, the same for all candidates; of the title's, the same in every request until the title's
-features change; and of user × title's, new each time. The squashing, the clip and the null indicators are not linear, so
-nothing of them can go into the weights: the columns are standardised as they are in the plain module, each part where
+features change; and of user × title's, new each time. The squashing, the clip, the null indicators and the pieces are not linear,
+so nothing of them can go into the weights: the columns are standardised as they are in the plain module, each part where
 it is computed.
 """
 
@@ -35,13 +35,7 @@ class Side:
     @classmethod
     def of(cls, ranker: Ranker, columns: Int64) -> Side:
         """The columns' share of a ranker."""
-        whole = ranker.inputs
-        marked = np.flatnonzero(np.isin(whole.indicators, columns))
-        inputs = Standardiser(
-            whole.scale[columns], whole.mean[columns], whole.inverse_std[columns],
-            np.searchsorted(columns, whole.indicators[marked]), whole.clip,
-        )  # fmt: skip
-        rows = np.concatenate([columns, whole.n_features + marked])
+        inputs, rows = ranker.inputs.of(columns)
         weight = ranker.network.entrance.first.weight.detach()[:, torch.from_numpy(rows)].T.contiguous()
         return cls(_in_place(columns), inputs, weight)
 

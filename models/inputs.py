@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.pieces import NO_PIECES, Pieces
+
 Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
 _HEAVY = 6.0  # a value this many standard deviations out marks a heavy tail; a normal sample of 10⁸ has none
 _LEAST = 1e-30  # a deviation below which a column counts as constant: its inverse would not fit a float32
 _BLOCK = 16_384  # rows standardised at once, so that temporaries stay in the cache
@@ -38,14 +41,16 @@ class Standardiser:
 
     `scale` (F,) is 0 for a column read as it is, and s for one read as sign(x)·log(1 + |x|/s).
     `inverse_std` (F,) is 0 for a constant column, which is therefore always 0. `indicators` (M,) are the
-    columns whose nulls get an input of their own, 1 where null; output has F + M columns.
+    columns whose nulls get an input of their own, 1 where null. Then come C `pieces` of columns that are read in pieces as
+    well; output has F + M + C columns.
     """
 
     scale: Float32
     mean: Float32
     inverse_std: Float32
-    indicators: NDArray[np.int64]
+    indicators: Int64
     clip: float
+    pieces: Pieces = NO_PIECES
 
     @property
     def n_features(self) -> int:
@@ -54,11 +59,35 @@ class Standardiser:
 
     @property
     def width(self) -> int:
-        """F + M, the number of network inputs."""
-        return len(self.mean) + len(self.indicators)
+        """F + M + C, the number of network inputs."""
+        return len(self.mean) + len(self.indicators) + len(self.pieces)
+
+    @property
+    def owners(self) -> Int64:
+        """(F + M + C,) the column that each input is made from; a null's mark from the first of those null together."""
+        return np.concatenate([np.arange(self.n_features), self.indicators, self.pieces.column])
+
+    @property
+    def average(self) -> Float32:
+        """(F,) raw features, each at the mean of what it is read as: inputs of 0, but for the pieces."""
+        squashed = self.scale > 0
+        raw = self.mean.copy()
+        raw[squashed] = (np.sign(raw) * self.scale * np.expm1(np.abs(raw)))[squashed]
+        return raw
+
+    def of(self, columns: Int64) -> tuple[Standardiser, Int64]:
+        """The same for some of the columns (ascending), numbered anew, and which of the inputs here are those."""
+        marked = np.flatnonzero(np.isin(self.indicators, columns))
+        pieces, cut = self.pieces.of(columns)
+        found = Standardiser(
+            self.scale[columns], self.mean[columns], self.inverse_std[columns],
+            np.searchsorted(columns, self.indicators[marked]), self.clip, pieces,
+        )  # fmt: skip
+        after = self.n_features + len(self.indicators)
+        return found, np.concatenate([columns, self.n_features + marked, after + cut])
 
     def transform(self, features: Float32) -> Float32:
-        """(n, F) with NaN for null → (n, F + M) without.
+        """(n, F) with NaN for null → (n, F + M + C) without.
 
         Raises:
             WrongWidth: `features` is not (n, F).
@@ -82,7 +111,9 @@ class Standardiser:
         values *= self.inverse_std
         np.clip(values, -self.clip, self.clip, out=values)
         np.copyto(values, 0, where=np.isnan(values))  # also ∞ · 0 in a constant column
-        out[:, self.n_features :] = np.isnan(features[:, self.indicators])
+        after = self.n_features + len(self.indicators)
+        out[:, self.n_features : after] = np.isnan(features[:, self.indicators])
+        out[:, after:] = self.pieces.transform(features)
 
     def to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Arrays for an artifact, their names starting with `prefix`."""
@@ -92,6 +123,7 @@ class Standardiser:
             f"{prefix}.inverse_std": self.inverse_std,
             f"{prefix}.indicators": self.indicators,
             f"{prefix}.clip": np.array([self.clip], dtype=np.float64),
+            **self.pieces.to_arrays(f"{prefix}.pieces"),
         }
 
     @classmethod
@@ -103,6 +135,7 @@ class Standardiser:
             inverse_std=np.asarray(arrays[f"{prefix}.inverse_std"], dtype=np.float32),
             indicators=np.asarray(arrays[f"{prefix}.indicators"], dtype=np.int64),
             clip=float(np.asarray(arrays[f"{prefix}.clip"], dtype=np.float64)[0]),
+            pieces=Pieces.from_arrays(arrays, f"{prefix}.pieces"),
         )
 
 

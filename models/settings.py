@@ -98,6 +98,12 @@ class RankerConfig(BaseModel):
     clip: float = Field(
         10.0, gt=0, description="how many of its deviations from its mean a feature is cut at"
     )
+    pieces: int = Field(
+        8, ge=2, le=64, description="straight pieces that a feature along which an outcome bends is read in"
+    )
+    bent: int = Field(
+        20, ge=0, description="features so read for each outcome at most, those along which it bends most"
+    )
     positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
     examination_learning_rate: float = Field(
         0.05, gt=0, description="of what each position adds to the play logit: few weights with far to go"

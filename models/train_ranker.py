@@ -23,6 +23,7 @@ from models.inputs import Standardiser, fit_standardiser
 from models.losses import heads_loss
 from models.network import RankerNetwork, places
 from models.parallel import Team
+from models.pieces import fit_pieces, sampled
 from models.progress import Progress
 from models.ranker import Ranker
 from models.settings import RankerConfig
@@ -131,7 +132,7 @@ def train_ranker(
     chosen = None
     if len(train) > config.max_rows:
         chosen = np.sort(rng.choice(len(train), config.max_rows, replace=False))
-    inputs = fit_standardiser(train.features, tails=config.tails)
+    inputs = inputs_of(train, config)
     rows = rows_of(train, inputs, config, chosen)
     taught, held_out = (
         (_lists_of(choices.train, inputs), _lists_of(choices.validation, inputs)) if choices else (None, None)
@@ -235,6 +236,17 @@ def _optimizer(network: nn.Module, config: RankerConfig) -> torch.optim.Optimize
 def heads_in(rows: Rows) -> tuple[str, ...]:
     """The heads these rows can teach: those with at least two different labels."""
     return tuple(head for head in HEADS if len(np.unique(rows.labels[head][~rows.labels[head].isnan()])) > 1)
+
+
+def inputs_of(train: RankingSet, config: RankerConfig) -> Standardiser:
+    """How the network reads features: standardised, and those along which an outcome of `train` bends in pieces as well."""
+    straight = fit_standardiser(train.features, tails=config.tails)
+    rows = sampled(len(train))
+    sample = np.asarray(train.features[rows])
+    outcomes = {head: label[rows] for head, label in _labels(train).items()}
+    read = straight.transform(sample)[:, : straight.n_features]
+    pieces = fit_pieces(sample, read, outcomes, pieces=config.pieces, bent=config.bent)
+    return replace(straight, pieces=pieces)
 
 
 def rows_of(

@@ -46,6 +46,7 @@ def test_the_baseline_is_a_title_with_every_feature_at_its_average(choosing, can
     features, retrieval = candidates
     average = np.repeat(choosing.inputs.mean[None], 1, axis=0)
     average = np.where(choosing.inputs.scale > 0, choosing.inputs.scale * np.expm1(average), average)
+    assert len(choosing.inputs.pieces)  # which are not at their average where their feature is
     told = attributions(choosing, features, retrieval, PLAY, np.array([0]))
     assert told.baseline == pytest.approx(float(choosing.score(average.astype(np.float32)).play[0]), abs=1e-4)
 
@@ -53,7 +54,7 @@ def test_the_baseline_is_a_title_with_every_feature_at_its_average(choosing, can
 def test_an_input_that_the_network_does_not_read_brought_nothing(choosing, candidates):
     network = copy.deepcopy(choosing.network)
     with torch.no_grad():
-        network.entrance.first.weight[:, 4] = 0
+        network.entrance.first.weight[:, choosing.inputs.owners == 4] = 0
     told = attributions(replace(choosing, network=network), *candidates, ALL, np.arange(40))
     assert (told.features[:, 4] == 0).all()
     assert (told.features[:, 0] != 0).all()

@@ -9,6 +9,7 @@ from models.choice import Fusion
 from models.compiled import CompiledRanker
 from models.inputs import WrongWidth, fit_standardiser
 from models.network import RankerNetwork
+from models.pieces import fit_pieces
 from models.ranker import Ranker
 from models.settings import RankerConfig
 from models.signature import Signature
@@ -53,7 +54,11 @@ def ranker(seed, **settings):
         Features._wild(np.random.default_rng(seed), 500),
         RankerConfig(hidden=8, output=6, tower=5, **settings),
     )
-    inputs = fit_standardiser(features)
+    straight = fit_standardiser(features)
+    read = straight.transform(features)[:, : straight.n_features]
+    outcomes = {f"bends along {i}": np.abs(column) for i, column in enumerate(read.T)}
+    inputs = replace(straight, pieces=fit_pieces(features, read, outcomes, pieces=3, bent=1))
+    assert set(np.array(COLUMNS)[inputs.pieces.column]) == set(COLUMNS)  # every side has some
     assert inputs.scale.any()  # some columns are squashed
     assert len(inputs.indicators)  # some have an input for nulls
     network = RankerNetwork(inputs.width, HEADS, config).eval()
