@@ -70,8 +70,11 @@ class RankerNetwork(nn.Module):
             head: nn.Sequential(nn.Linear(config.output * widen, config.tower), nn.ReLU(), nn.Linear(config.tower, 1))
             for head in self.heads
         })  # fmt: skip
-        self.examination = nn.Embedding(config.positions + 1, 1, padding_idx=0)
+        self.examination, self.selection = (
+            nn.Embedding(config.positions + 1, 1, padding_idx=0) for _ in range(2)
+        )
         nn.init.zeros_(self.examination.weight)
+        nn.init.zeros_(self.selection.weight)
 
     def forward(self, inputs: Tensor, place: Tensor) -> dict[str, Tensor]:
         """(N, I) inputs and (N,) places (see `places`) → (N,) logits by head."""
@@ -81,14 +84,16 @@ class RankerNetwork(nn.Module):
         """The logits by head from what the first layer makes of the inputs, (N, `entrance.first.out_features`).
 
         The play logit is that of the title plus that of its place being looked at, so what a place does for
-        plays is not mistaken for the title's merit (PAL: Guo et al., RecSys 2019, in logits).
+        plays is not mistaken for the title's merit (PAL: Guo et al., RecSys 2019, in logits). Completion is known of plays
+        alone, and what was played in a place that few look at was wanted more: its logit has a term of the place as well.
         """
         mixtures = self.entrance.mixtures(projected)
         for extraction in self.extractions:
             mixtures = extraction(mixtures)
         logits = {head: self.towers[head](mixtures[k]).squeeze(-1) for k, head in enumerate(self.heads)}
-        if "play" in logits:
-            logits["play"] = logits["play"] + self.examination(place).squeeze(-1)
+        for head, table in (("play", self.examination), ("completion", self.selection)):
+            if head in logits:
+                logits[head] = logits[head] + table(place).squeeze(-1)
         return logits
 
 

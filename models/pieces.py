@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.calibration import Derivatives, minimised
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -79,13 +81,20 @@ NO_PIECES = Pieces(np.empty(0, np.int64), _NOTHING, _NOTHING, _NOTHING, _NOTHING
 
 
 def fit_pieces(
-    features: Float32, straight: Float32, outcomes: Mapping[str, Float32], *, pieces: int, bent: int
+    features: Float32,
+    straight: Float32,
+    outcomes: Mapping[str, Float32],
+    user: Int64,
+    *,
+    pieces: int,
+    bent: int,
+    least: float = 0.0,
 ) -> Pieces:
     """Cut the columns of training rows (N, F) along which an outcome bends into pieces of equally many rows.
 
-    `straight` (N, F) are the same columns as the network reads them otherwise, and `outcomes` (N,) by head what it
-    predicts, NaN where unknown. For each head the `bent` columns along which it bends most (`bends`) are cut, those left out
-    where chance may be all.
+    `straight` (N, F) are the same columns as the network reads them otherwise, `outcomes` (N,) by head what it predicts, NaN
+    where unknown, and `user` (N,) whose rows they are. For each head the `bent` columns along which it bends most (`bends`) are cut, those left out
+    where chance may be all, or where it bends by a smaller share than `least`.
 
     for each column:
       1. cut at quantiles, equal ones once                 t_0 < … < t_B, B ≤ `pieces`
@@ -95,22 +104,26 @@ def fit_pieces(
     """
     columns, lines = np.ascontiguousarray(features.T), np.ascontiguousarray(straight.T)
     cuts = [_cuts(column, pieces) for column in columns]
-    bent_by = np.array([_bends_of(*parts, outcomes) for parts in zip(columns, lines, cuts, strict=True)])
+    _, who = np.unique(user, return_inverse=True)
+    bent_by = np.array([_bends_of(*parts, outcomes, who) for parts in zip(columns, lines, cuts, strict=True)])
     chosen = set[int]()
     for bend in bent_by.reshape(len(columns), -1).T:
         order = np.argsort(-bend, kind="stable")[:bent]
-        chosen |= set(order[bend[order] > _SURE].tolist())
+        chosen |= set(order[bend[order] > least].tolist())
     return _cut(columns, {column: cuts[column] for column in sorted(chosen)})
 
 
-def _bends_of(column: Float32, line: Float32, cuts: Float64, outcomes: Mapping[str, Float32]) -> list[float]:
-    """How far each outcome (N,) bends along one column, (N,) raw and as it is read otherwise."""
+def _bends_of(
+    column: Float32, line: Float32, cuts: Float64, outcomes: Mapping[str, Float32], user: Int64
+) -> list[float]:
+    """`bends` of each outcome (N,) along one column, (N,) raw and as it is read otherwise."""
     rows = np.flatnonzero(~np.isnan(column))
     bins = np.searchsorted(cuts[1:-1], column[rows], side="right")
     return [
-        bends(line[rows[known]], bins[known], outcome[rows[known]])
+        bends(line[some], bins[known], outcome[some], user[some])
         for outcome in outcomes.values()
         for known in [~np.isnan(outcome[rows])]
+        for some in [rows[known]]
     ]
 
 
@@ -119,31 +132,75 @@ def sampled(rows: int) -> slice:
     return slice(None, None, -(-rows // _ROWS_LOOKED_AT))
 
 
-def bends(x: Float32, bins: Int64, outcome: Float32) -> float:
-    """How many standard deviations more than by chance an outcome (n,) bends along a column (n,) parted into bins (n,).
+def bends(x: Float32, bins: Int64, outcome: Float32, user: Int64) -> float:
+    """By which share of its variance an outcome (n,) in 0..1 bends along a column (n,) parted into bins; 0 where it may be chance.
 
-    What a straight line in x leaves of the outcome is averaged by bin. Were it noise, the squares of these means, weighted by
-    rows and divided by its variance, would add up to χ² with two degrees of freedom fewer than there are bins (Fisher's
-    test of linearity, 1925). With two bins, or nothing left by the line, it does not bend: 0.
+    What bins explain beyond a logistic line counts, less what they explain of noise. `user` (n,) says whose rows they are,
+    from 0 up.
     """
-    counts = np.bincount(bins)
-    free = np.count_nonzero(counts) - 2
-    if free < 1:
+    found = _tested(x, bins, outcome, user)
+    if found is None or found.deviations <= _SURE:
         return 0.0
-    rest = _rest_of_line(x.astype(np.float64), outcome.astype(np.float64))
-    variance = float(rest @ rest) / len(rest)
+    return found.explained * (1 - found.free / found.square)
+
+
+def deviations(x: Float32, bins: Int64, outcome: Float32, user: Int64) -> float:
+    """How many standard deviations more than by chance an outcome bends, as for `bends`; 0 where nothing can be told."""
+    found = _tested(x, bins, outcome, user)
+    return 0.0 if found is None else found.deviations
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A bend: χ², its degrees of freedom, and the share of variance that bins explain beyond the line."""
+
+    square: float
+    free: int
+    explained: float
+
+    @property
+    def deviations(self) -> float:
+        return float((self.square - self.free) / (2 * self.free) ** 0.5)
+
+
+def _tested(x: Float32, bins: Int64, outcome: Float32, user: Int64) -> _Tested | None:
+    """An outcome's mean in each bin against a logistic line through them all, which a network without pieces finds by itself.
+
+    As Hosmer & Lemeshow (1980), but each bin's sum of residuals is held against its variance over *users* as well (Liang &
+    Zeger 1986), whichever is more: a user's rows share what we do not know of the user. None where there are two bins, or
+    no bin's outcome varies.
+    """
+    _, place, rows = np.unique(bins, return_inverse=True, return_counts=True)
+    mean = np.bincount(place, outcome.astype(np.float64)) / rows
+    variance = float(((outcome - mean[place]) ** 2).mean()) if len(rows) > 2 else 0.0
     if variance <= 0:
-        return 0.0
-    sums = np.bincount(bins, rest)[counts > 0]
-    square = float((sums**2 / counts[counts > 0]).sum()) / variance
-    return float((square - free) / (2 * free) ** 0.5)
+        return None
+    expected = _logistic_line(np.bincount(place, x.astype(np.float64)) / rows, mean, rows)
+    by_user = np.bincount(user * len(rows) + place, outcome - expected[place], (user.max() + 1) * len(rows))
+    by_user = by_user.reshape(-1, len(rows))
+    spread = rows * expected * (1 - expected)
+    spread *= variance * rows.sum() / float(spread.sum())
+    square = float((by_user.sum(axis=0) ** 2 / np.maximum((by_user**2).sum(axis=0), spread)).sum())
+    explained = float(np.average((mean - expected) ** 2, weights=rows)) / variance
+    return _Tested(square, len(rows) - 2, explained)
 
 
-def _rest_of_line(x: Float64, y: Float64) -> Float64:
-    """What the least-squares line in x (n,) leaves of y (n,)."""
-    x, y = x - x.mean(), y - y.mean()
-    spread = float(x @ x)
-    return y - x * (float(x @ y) / spread) if spread > 0 else y
+def _logistic_line(x: Float64, mean: Float64, rows: Int64) -> Float64:
+    """Chances (B,) on a logistic line in x (B,) that fit the means of so many rows best; a Gaussian prior worth a row keeps it finite."""
+    x = (x - np.average(x, weights=rows)) / (float(x.std()) or 1.0)
+    design = np.stack([np.ones(len(x)), x], axis=1)
+
+    def derivatives(weights: Float64) -> Derivatives:
+        z = design @ weights
+        chance = 0.5 * (1 + np.tanh(0.5 * z))
+        return Derivatives(
+            float((rows * (np.logaddexp(0, z) - mean * z)).sum() + 0.5 * weights @ weights),
+            design.T @ (rows * (chance - mean)) + weights,
+            (design * (rows * chance * (1 - chance))[:, None]).T @ design + np.eye(2),
+        )
+
+    chances: Float64 = 0.5 * (1 + np.tanh(0.5 * (design @ minimised(derivatives, np.zeros(2)))))
+    return chances
 
 
 def _cuts(column: Float32, pieces: int) -> Float64:

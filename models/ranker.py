@@ -79,7 +79,7 @@ class Ranker:
         return {head: logit.numpy() for head, logit in logits.items()}
 
     def places(self, n: int, position: Float32 | None = None) -> Tensor:
-        """Rows (n,) of the examination table, those of the serving position where none are given."""
+        """Rows (n,) of the tables of places, those of the serving position where none are given."""
         if position is None:
             position = np.full(n, self.serving_position, dtype=np.float32)
         return places(torch.from_numpy(position), self.config.positions)
@@ -142,6 +142,7 @@ def _network(
 ) -> RankerNetwork:
     network = RankerNetwork(width, heads, config)
     state = {name.removeprefix("network."): tensor_of(array) for name, array in weights.items()}
+    state.setdefault("selection.weight", network.selection.weight)  # rankers of before have none: zeros
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as problem:

@@ -104,9 +104,17 @@ class RankerConfig(BaseModel):
     bent: int = Field(
         20, ge=0, description="features so read for each outcome at most, those along which it bends most"
     )
+    least_bend: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="share of its variance that an outcome bends by along a feature so read",
+    )
     positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
     examination_learning_rate: float = Field(
-        0.05, gt=0, description="of what each position adds to the play logit: few weights with far to go"
+        0.05,
+        gt=0,
+        description="of what each position adds to the logits of play and completion: few weights with far to go",
     )
     serving_position: int = Field(0, ge=0, description="the position a title is scored for when serving")
     play_weight: float = Field(1.0, gt=0, description="of the play head's loss")

@@ -221,12 +221,13 @@ def _labelled_loss(
 
 
 def _optimizer(network: nn.Module, config: RankerConfig) -> torch.optim.Optimizer:
-    examination = list(network.get_submodule("examination").parameters())
-    others = [weight for name, weight in network.named_parameters() if not name.startswith("examination.")]
+    tables = ("examination.weight", "selection.weight")
+    of_places = [network.get_parameter(name) for name in tables]
+    others = [weight for name, weight in network.named_parameters() if name not in tables]
     return torch.optim.AdamW(
         [
             {"params": others, "weight_decay": config.weight_decay},
-            {"params": examination, "lr": config.examination_learning_rate, "weight_decay": 0.0},
+            {"params": of_places, "lr": config.examination_learning_rate, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
         fused=True,
@@ -245,7 +246,15 @@ def inputs_of(train: RankingSet, config: RankerConfig) -> Standardiser:
     sample = np.asarray(train.features[rows])
     outcomes = {head: label[rows] for head, label in _labels(train).items()}
     read = straight.transform(sample)[:, : straight.n_features]
-    pieces = fit_pieces(sample, read, outcomes, pieces=config.pieces, bent=config.bent)
+    pieces = fit_pieces(
+        sample,
+        read,
+        outcomes,
+        train.user_id[rows],
+        pieces=config.pieces,
+        bent=config.bent,
+        least=config.least_bend,
+    )
     return replace(straight, pieces=pieces)
 
 

@@ -15,7 +15,14 @@ PLAY = ObjectiveWeights(play=1, completion=0, retention=0, choice=0)
 
 @pytest.fixture(scope="module")
 def choosing(rows, fit_ranker, choices):
-    return fit_ranker(rows(3000, seed=0), rows(1000, seed=1, period=1), choices())
+    """A ranker that reads a feature in pieces: members stay where it is far from its mean, to either side."""
+
+    def bent(data):
+        chance = np.where(np.abs(data.features[:, 4]) > 0.7, 0.8, 0.4)
+        stays = np.random.default_rng(0).random(len(data)) < chance
+        return replace(data, retention=stays.astype(np.float32))
+
+    return fit_ranker(bent(rows(3000, seed=0)), bent(rows(1000, seed=1, period=1)), choices())
 
 
 @pytest.fixture(scope="module")

@@ -56,14 +56,17 @@ def ranker(seed, **settings):
     )
     straight = fit_standardiser(features)
     read = straight.transform(features)[:, : straight.n_features]
-    outcomes = {f"bends along {i}": np.abs(column) for i, column in enumerate(read.T)}
-    inputs = replace(straight, pieces=fit_pieces(features, read, outcomes, pieces=3, bent=1))
+    outcomes = {
+        f"bends along {i}": (np.abs(column) > 0.7).astype(np.float32) for i, column in enumerate(read.T)
+    }
+    inputs = replace(straight, pieces=fit_pieces(features, read, outcomes, np.arange(500), pieces=3, bent=1))
     assert set(np.array(COLUMNS)[inputs.pieces.column]) == set(COLUMNS)  # every side has some
     assert inputs.scale.any()  # some columns are squashed
     assert len(inputs.indicators)  # some have an input for nulls
     network = RankerNetwork(inputs.width, HEADS, config).eval()
     with torch.no_grad():
         network.examination.weight[1:] = torch.randn(config.positions, 1)
+        network.selection.weight[1:] = torch.randn(config.positions, 1)
     names = tuple(f"{name}:{i}" for i, name in enumerate(COLUMNS))
     calibration = dict.fromkeys(HEADS[:3], Calibration(0.9, 1.1, 0.2))
     return Ranker(

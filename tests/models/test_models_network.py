@@ -16,7 +16,7 @@ def made(heads=HEADS, n_inputs=6, **settings):
     with torch.no_grad():  # biases that start at zero would hide that one is forgotten
         for weight in network.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-        network.examination.weight[0] = 0
+        network.examination.weight[0] = network.selection.weight[0] = 0
     return network
 
 
@@ -102,13 +102,13 @@ def test_of_mmoe_every_head_reads_every_expert():
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_another_heads_own_expert_has_no_part_in_a_head(levels):
-    network = made(architecture="ple", experts=2, own_experts=1, levels=levels)
-    logits = network(torch.randn(7, 6), NOWHERE)
+    network = made(architecture="ple", experts=2, own_experts=1, levels=levels, tower=8)
+    logits = network(torch.randn(200, 6), torch.zeros(200, dtype=torch.long))
     (gradient,) = torch.autograd.grad(logits["play"].sum(), network.entrance.second)
     assert gradient.abs().sum(dim=(1, 2)).gt(0).tolist() == [True, True, True, levels == 2]
     # with two levels the shared experts above read the other's own expert below; what is above is the other's alone
     if levels == 2:
-        logits = network(torch.randn(7, 6), NOWHERE)
+        logits = network(torch.randn(200, 6), torch.zeros(200, dtype=torch.long))
         (gradient,) = torch.autograd.grad(logits["play"].sum(), network.extractions[0].second)
         assert gradient.abs().sum(dim=(1, 2)).gt(0).tolist() == [True, True, True, False]
 
@@ -142,11 +142,12 @@ def test_the_first_layer_and_all_above_it_make_the_whole(architecture):
         torch.testing.assert_close(parts[head], whole[head])
 
 
-def test_a_place_adds_to_the_chance_of_a_play_and_to_nothing_else():
-    network, x = made(), torch.randn(1, 6).expand(3, -1)
+def test_a_place_adds_to_the_chances_of_a_play_and_of_its_completion_and_to_nothing_else():
+    network, x = made(("play", "completion", "retention")), torch.randn(1, 6).expand(3, -1)
     logits = network(x, torch.tensor([0, 1, 5]))
-    table = network.examination.weight.detach().ravel()
-    torch.testing.assert_close(logits["play"] - logits["play"][0], table[[0, 1, 5]] - table[0])
+    for head, table in (("play", network.examination), ("completion", network.selection)):
+        weight = table.weight.detach().ravel()
+        torch.testing.assert_close(logits[head] - logits[head][0], weight[[0, 1, 5]])
     torch.testing.assert_close(logits["retention"], logits["retention"][:1].expand(3))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.inputs import Standardiser, fit_standardiser
-from models.pieces import NO_PIECES, Pieces, bends, fit_pieces
+from models.pieces import NO_PIECES, Pieces, bends, deviations, fit_pieces
 
 NULL = np.float32("nan")
 
@@ -41,20 +41,20 @@ def test_a_null_is_the_mean_of_every_piece():
     assert pieces.transform(f32(NULL, 0, 0.25, 1)[:, None]).ravel().tolist() == [0, -0.5, 0, 1.5]
 
 
-def training_rows(seed=0, n=4_000):
+def training_rows(seed=0, n=20_000):
     """Noise, a straight line, a bend, a step, a constant, nulls only, and a bend that is null in half of the rows."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 7)).astype(np.float32)
     x[:, 4], x[:, 5] = 3, NULL
-    y = x[:, 1] + np.abs(x[:, 2]) + (x[:, 3] > 1) + 0.5 * np.abs(x[:, 6]) + rng.normal(size=n)
+    z = x[:, 1] + 2 * np.abs(x[:, 2]) + 2 * (x[:, 3] > 1) + np.abs(x[:, 6]) - 3
     x[::2, 6] = NULL
-    return x, y.astype(np.float32)
+    return x, (rng.random(n) < 1 / (1 + np.exp(-z))).astype(np.float32)
 
 
 def fitted(x, outcomes, pieces=4, bent=10):
     straight = fit_standardiser(x)
     read = straight.transform(x)[:, : straight.n_features]
-    return fit_pieces(x, read, outcomes, pieces=pieces, bent=bent)
+    return fit_pieces(x, read, outcomes, np.arange(len(x)), pieces=pieces, bent=bent)
 
 
 def test_features_along_which_an_outcome_bends_are_cut_at_their_quantiles():
@@ -71,7 +71,7 @@ def test_every_piece_has_mean_0_and_deviation_1_over_the_rows_that_are_known():
     x, y = training_rows()
     found = fitted(x, {"play": y})
     made = found.transform(x)
-    assert made[::2, -4:].tolist() == [[0.0] * 4] * 2_000
+    assert made[::2, -4:].tolist() == [[0.0] * 4] * 10_000
     known = np.concatenate([made[:, :8][1::2], made[1::2, -4:]], axis=1)
     np.testing.assert_allclose(made[:, :8].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(known[:, -4:].mean(axis=0), 0, atol=1e-5)
@@ -80,7 +80,7 @@ def test_every_piece_has_mean_0_and_deviation_1_over_the_rows_that_are_known():
 
 def test_each_outcome_has_the_features_that_it_bends_along_most_and_only_known_ones_count():
     x, y = training_rows()
-    other = np.abs(x[:, 0]).copy()
+    other = (np.abs(x[:, 0]) > 1).astype(np.float32)
     other[1::2] = NULL
     assert set(fitted(x, {"play": y}, bent=1).column) == {2}
     assert set(fitted(x, {"play": y, "retention": other}, bent=1).column) == {0, 2}
@@ -91,32 +91,68 @@ def test_each_outcome_has_the_features_that_it_bends_along_most_and_only_known_o
 def test_noise_is_not_cut():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 1_000)).astype(np.float32)
-    assert fitted(x, {"play": rng.normal(size=500).astype(np.float32)}) is NO_PIECES
+    assert fitted(x, {"play": (rng.random(500) < 0.3).astype(np.float32)}) is NO_PIECES
 
 
-def test_a_flag_and_a_constant_have_no_bend():
-    outcome = np.random.default_rng(0).normal(size=100).astype(np.float32)
+def test_a_bend_too_small_to_matter_is_not_cut():
+    x, y = training_rows()
+    straight = fit_standardiser(x)
+    read = straight.transform(x)[:, : straight.n_features]
+    bins = np.searchsorted(np.quantile(x[:, 3], [0.25, 0.5, 0.75]), x[:, 3], side="right")
+    users = np.arange(len(y))
+    share = bends(read[:, 3], bins, y, users)
+    assert (
+        0.001
+        < share
+        < bends(read[:, 2], np.searchsorted(np.quantile(x[:, 2], [0.25, 0.5, 0.75]), x[:, 2]), y, users)
+    )
+    for least, among in ((0.99 * share, True), (1.01 * share, False)):
+        found = fit_pieces(x, read, {"play": y}, np.arange(len(x)), pieces=4, bent=10, least=least)
+        assert (3 in found.column) == among
+
+
+def chances(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def test_a_flag_a_constant_and_an_outcome_that_is_always_the_same_have_no_bend():
+    outcome = (np.random.default_rng(0).random(100) < 0.5).astype(np.float32)
     flag = np.arange(100) % 2
-    assert bends(flag.astype(np.float32), flag, outcome) == 0
-    assert bends(f32(*[3] * 100), np.zeros(100, np.int64), outcome) == 0
     line = np.linspace(0, 1, 100, dtype=np.float32)
-    assert bends(line, np.arange(100) // 25, np.full(100, 2, np.float32)) == 0
+    assert deviations(flag.astype(np.float32), flag, outcome, flag) == 0
+    assert deviations(f32(*[3] * 100), np.zeros(100, np.int64), outcome, flag) == 0
+    assert deviations(line, np.arange(100) // 25, np.full(100, 1, np.float32), flag) == 0
 
 
-def test_how_far_an_outcome_bends_is_counted_in_deviations_of_chance():
+def test_along_a_logistic_line_an_outcome_bends_by_chance_alone():
+    """Over many samples the deviations have mean 0 and deviation 1 or a little less, for a share watched as for a play."""
     rng = np.random.default_rng(0)
     bins = np.repeat(np.arange(8), 100)
     x = np.sort(rng.normal(size=800)).astype(np.float32)
-    found = [bends(x, bins, (3 * x + rng.normal(size=800)).astype(np.float32)) for _ in range(2_000)]
-    assert np.mean(found) == pytest.approx(0, abs=4 / 2_000**0.5)
-    assert np.std(found) == pytest.approx(1, abs=0.1)
+    x = np.array([x[bins == b].mean() for b in bins], np.float32)  # no bend within a bin
+    plays = [
+        deviations(x, bins, (rng.random(800) < chances(2 * x - 1)).astype(np.float32), np.arange(800))
+        for _ in range(2_000)
+    ]
+    shares = [
+        deviations(x, bins, rng.beta(5 * chances(x), 5 * chances(-x)).astype(np.float32), np.arange(800))
+        for _ in range(2_000)
+    ]
+    for found in (plays, shares):
+        assert -0.3 < np.mean(found) < 4 / 2_000**0.5
+        assert 0.7 < np.std(found) < 1.1
 
 
-def test_how_far_it_bends_is_what_the_formula_says():
-    x, y, bins = f32(0, 1, 2, 3, 4, 5), f32(1, 0, 0, 0, 0, 1), np.array([0, 0, 1, 1, 2, 2])
-    rest = y - 1 / 3  # the best line is flat
-    square = sum(rest[2 * b : 2 * b + 2].sum() ** 2 / 2 for b in range(3)) / (rest @ rest / 6)
-    assert bends(x, bins, y) == pytest.approx((square - 1) / 2**0.5, rel=1e-6)
+def test_the_share_by_which_an_outcome_bends_is_what_bins_explain_beyond_the_line():
+    """A play is as likely at both ends and unlikely between: the line is flat, and all that bins explain is bend."""
+    rng = np.random.default_rng(0)
+    bins = np.repeat(np.arange(4), 10_000)
+    y = (rng.random(40_000) < np.array([0.8, 0.2, 0.2, 0.8])[bins]).astype(np.float32)
+    explained = sum(10_000 * (y[bins == b].mean() - y.mean()) ** 2 for b in range(4)) / 40_000
+    within = np.mean([y[bins == b].var() for b in range(4)])
+    assert bends(bins.astype(np.float32), bins, y, np.arange(40_000)) == pytest.approx(
+        explained / within, rel=1e-3
+    )
 
 
 @given(st.sets(st.integers(0, 6)))

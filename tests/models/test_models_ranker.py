@@ -103,6 +103,54 @@ def test_a_position_in_the_log_does_not_pass_for_merit(rows, fit_ranker):
     assert np.array_equal(served.retention, tenth.retention)
 
 
+def test_a_place_where_only_the_wanted_are_played_does_not_pass_for_a_titles_being_completed(fit_ranker):
+    """Who plays and who completes want the same, unseen; so in places that few look at more of the plays are completed."""
+    training, validation = (chosen_and_completed(n, seed, seed) for n, seed in ((30_000, 0), (8_000, 1)))
+    model = fit_ranker(training, validation)
+    rates = [
+        training.completion[(training.play > 0) & (training.position == place)].mean() for place in (0, 9)
+    ]
+    assert rates[1] > rates[0] + 0.1
+    features = np.zeros((2, 12), np.float32)
+    first, tenth = model.score(features, np.array([0, 9], np.float32)).completion
+    assert tenth - first == pytest.approx(rates[1] - rates[0], abs=0.05)
+    assert np.array_equal(model.score(features).completion, [first, first])
+
+
+def chosen_and_completed(n, seed, period):
+    """Plays and completions by one liking that no feature tells, in ten places each of which asks for more of it."""
+    rng = np.random.default_rng(seed)
+    position, liking = rng.integers(0, 10, n), rng.normal(size=n)
+    play = liking + rng.normal(size=n) > 0.25 * position
+    completion = (liking + 0.5 * rng.normal(size=n) > 0).astype(np.float32)
+    unknown = np.full(n, np.nan, np.float32)
+    return RankingSet(
+        rng.normal(size=(n, 12)).astype(np.float32), play.astype(np.float32), np.where(play, completion, unknown), unknown,
+        position.astype(np.float32), rng.integers(0, 50, n), np.arange(n), np.full(n, period),
+    )  # fmt: skip
+
+
+def test_a_ranker_that_was_saved_before_places_said_anything_of_completion_can_be_loaded(
+    ranker, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.nn.Module, "state_dict", _without_selection(torch.nn.Module.state_dict))
+    ranker.save(tmp_path / "old")
+    again = Ranker.load(tmp_path / "old")
+    assert not again.network.selection.weight.any()
+    assert torch.equal(again.network.examination.weight, ranker.network.examination.weight)
+
+
+def _without_selection(state_dict):
+    def before(module, *args, **kwargs):
+        return {
+            name: value
+            for name, value in state_dict(module, *args, **kwargs).items()
+            if name != "selection.weight"
+        }
+
+    return before
+
+
 def examination(model, places):
     """What each place adds to the play logit."""
     return model.network.examination.weight.detach().numpy().ravel()[1 : places + 1]
