@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is import
 import lightgbm
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from matinee.context import Day, fetched
 from matinee.datasets import play_log, ranking_set, retrieval_period
@@ -26,7 +27,6 @@ from matinee.recipes import RANKING_ROWS
 from matinee.session import opened, print_table
 from matinee.training import signature
 from matinee.training_ranker import (
-    JUDGED_USERS,
     AsItWas,
     CandidateLists,
     candidate_lists,
@@ -45,12 +45,16 @@ from models.settings import RankerConfig
 from models.signature import Signature
 from models.threads import use_threads
 from models.train_ranker import Choices, train_ranker
+from models.uncertainty import compare
 
+JUDGED_USERS = 1_200
+"""Users of the test period whose lists of both stages are scored."""
 HEADS = ("play", "completion", "retention")
 MEASURES = ("auc", "user_auc", "ece", "log_loss")
 BY_CHOICE = ObjectiveWeights(play=0, completion=0, retention=0)
 NO_TASK = 1e-9  # a weight so small that a head leaves no trace in what it shares
 Figures = dict[str, float]
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -179,30 +183,36 @@ def _with_position(rows: RankingSet) -> Float32:
     return np.concatenate([rows.features, rows.position[:, None]], axis=1)
 
 
-def two_stage(ranker: Ranker, lists: CandidateLists) -> Figures:
-    """nDCG@20 of candidates ranked for choice, and for the weights that a page has."""
+RANKED_FOR = {"choice": BY_CHOICE, "the page's weights": ObjectiveWeights()}
+
+
+def two_stage(ranker: Ranker, lists: CandidateLists) -> dict[str, Float64]:
+    """nDCG@20 (U,) of each user's candidates ranked for choice, and for the weights that a page has."""
     return {
-        "ranked for choice": lists.measured(lambda m, s: objective(ranker.score(m, retrieval=s), BY_CHOICE))["ndcg_at_20"],
-        "ranked for the page's weights": lists.measured(
-            lambda m, s: objective(ranker.score(m, retrieval=s), ObjectiveWeights())
-        )["ndcg_at_20"],
+        f"ranked for {what}": lists.scored(
+            lambda m, s, weights=weights: objective(ranker.score(m, retrieval=s), weights)
+        ).of_users["ndcg_at_20"]
+        for what, weights in RANKED_FOR.items()
     }  # fmt: skip
 
 
 def compared(
     data: Data, seeds: int, tell: Callable[[str], None]
-) -> tuple[dict[str, list[Figures]], list[Ranker]]:
-    """Figures of every model by seed, and the rankers of the default architecture."""
-    heads, rankers = data.learnable, []
+) -> tuple[dict[str, list[Figures]], list[Ranker], list[dict[str, Float64]]]:
+    """Figures of every model by seed, and of the default architecture the rankers and what they were to each user."""
+    heads, rankers, of_users = data.learnable, [], []
     found: dict[str, list[Figures]] = {}
     for seed in range(seeds):
         for architecture in ("ple", "mmoe", "shared_bottom"):
             shared = 2 if architecture == "ple" else 2 + len(heads) + 1
             config = RankerConfig(architecture=architecture, experts=shared, seed=seed)
             ranker, figures = network(data, config, heads, data.choices)
-            found.setdefault(architecture, []).append(figures | two_stage(ranker, data.lists))
+            by_user = two_stage(ranker, data.lists)
+            means = {how: float(values.mean()) for how, values in by_user.items()}
+            found.setdefault(architecture, []).append(figures | means)
             if architecture == RankerConfig().architecture:
                 rankers.append(ranker)
+                of_users.append(by_user)
             tell(f"{architecture}, seed {seed}")
         alone: Figures = {}
         trees: Figures = {}
@@ -212,7 +222,23 @@ def compared(
             tell(f"{head} alone, seed {seed}")
         found.setdefault("single task", []).append(alone)
         found.setdefault("LightGBM", []).append(trees)
-    return found, rankers
+    return found, rankers, of_users
+
+
+def against_retriever(lists: CandidateLists, of_users: Sequence[Mapping[str, Float64]]) -> dict[str, object]:
+    """Both stages beside the retriever's own order, on the same users; a user counts by the mean over seeds."""
+    own = lists.scored(lambda _, scores: scores).of_users["ndcg_at_20"]
+    said: dict[str, object] = {}
+    for how in of_users[0]:
+        ours = np.mean([one[how] for one in of_users], axis=0)
+        found = compare(ours, own, np.random.default_rng(0))
+        gap = found.difference
+        print(
+            f"{how}: {ours.mean():.4f} against {own.mean():.4f} as retrieved, "
+            f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}], p {found.p_value:.3f}"
+        )
+        said[how] = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": found.p_value}
+    return said
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -302,8 +328,11 @@ def main() -> None:
             data = gathered(day, given.rows)
         tell = lambda what: print(f"{time.perf_counter() - began:6.0f} s  {what}", flush=True)  # noqa: E731, B023
         tell(f"{source} gathered")
-        found, rankers = compared(data, given.seeds, tell)
-        result[source] = report(source, data, found) | {"speed": speed(source, rankers[0], data.lists)}
+        found, rankers, of_users = compared(data, given.seeds, tell)
+        result[source] = report(source, data, found) | {
+            "against_retriever": against_retriever(data.lists, of_users),
+            "speed": speed(source, rankers[0], data.lists),
+        }
     print("RESULT " + json.dumps(result))
 
 

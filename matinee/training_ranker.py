@@ -42,14 +42,15 @@ from matinee.version_documents import documented, noting
 from models import artifact
 from models.data import Candidates, RetrievalPeriod
 from models.evaluate import (
+    ListScores,
     Metrics,
-    evaluate_lists,
     evaluate_popularity,
     evaluate_ranking,
     histories_of,
     judged,
     judged_only,
     rank,
+    score_lists,
 )
 from models.importance import as_numbers, permutation_importance
 from models.objective import ObjectiveWeights, objective
@@ -235,13 +236,17 @@ class CandidateLists:
     relevant: Sequence[Int64]
     catalogue: int
 
-    def measured(self, score: Callable[[Float32, Float32], NDArray[np.floating]]) -> Metrics:
-        """Metrics at 20 of the candidates ordered by a score of features and retrieval scores."""
+    def scored(self, score: Callable[[Float32, Float32], NDArray[np.floating]]) -> ListScores:
+        """Measures at 20 of the candidates ordered by a score of features and retrieval scores, user by user."""
         ranked = [
             rank(one.title_ids, score(features, one.scores))
             for one, features in zip(self.found, self.features, strict=True)
         ]
-        return evaluate_lists(ranked, self.relevant, self.catalogue, (20,))
+        return score_lists(ranked, self.relevant, self.catalogue, (20,))
+
+    def measured(self, score: Callable[[Float32, Float32], NDArray[np.floating]]) -> Metrics:
+        """The means of `scored`."""
+        return self.scored(score).means()
 
 
 def candidate_lists(bench: Bench, retriever: AsItWas, test: RetrievalPeriod) -> CandidateLists:
