@@ -219,9 +219,9 @@ def peers_of(source: str, wanted: Sequence[str]) -> list[Peer]:
         from peers.factors import Als, Bpr, Warp  # noqa: PLC0415  (extras that may be absent)
 
         found += [Als(), Bpr(), Warp()]
-        from peers.sasrec import SAMPLED, SasRec  # noqa: PLC0415
+        from peers.sasrec import ONE_SETTING, SasRec  # noqa: PLC0415
 
-        found.append(SAMPLED if source == "kuairand" else SasRec())
+        found.append(ONE_SETTING if source == "kuairand" else SasRec())
     except ImportError as missing:
         print(f"not measured: {missing}")
     return [peer for peer in found if not wanted or any(name in peer.name for name in wanted)]

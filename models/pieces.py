@@ -93,34 +93,34 @@ def fit_pieces(
     """Cut the columns of training rows (N, F) along which an outcome bends into pieces of equally many rows.
 
     `straight` (N, F) are the same columns as the network reads them otherwise, `outcomes` (N,) by head what it predicts, NaN
-    where unknown, and `user` (N,) whose rows they are. For each head the `bent` columns along which it bends most (`bends`) are cut, those left out
-    where chance may be all, or where it bends by a smaller share than `least`.
+    where unknown, and `user` (N,) whose rows they are. For each head the `bent` columns along which it bends by the largest
+    share of its variance (`Bend`) are cut, but for those where chance may be all or the share is not above `least`.
 
     for each column:
       1. cut at quantiles, equal ones once                 t_0 < … < t_B, B ≤ `pieces`
-      2. ask how far each outcome bends along it           `bends`
+      2. ask how far each outcome bends along it           `bend_of`
     for each column chosen by any head:
       3. one input a piece                                 (x - t_{b-1}) / (t_b - t_{b-1}) within 0..1
     """
     columns, lines = np.ascontiguousarray(features.T), np.ascontiguousarray(straight.T)
     cuts = [_cuts(column, pieces) for column in columns]
     _, who = np.unique(user, return_inverse=True)
-    bent_by = np.array([_bends_of(*parts, outcomes, who) for parts in zip(columns, lines, cuts, strict=True)])
+    shares = np.array([_shares_of(*parts, outcomes, who) for parts in zip(columns, lines, cuts, strict=True)])
     chosen = set[int]()
-    for bend in bent_by.reshape(len(columns), -1).T:
-        order = np.argsort(-bend, kind="stable")[:bent]
-        chosen |= set(order[bend[order] > least].tolist())
+    for share in shares.reshape(len(columns), -1).T:
+        order = np.argsort(-share, kind="stable")[:bent]
+        chosen |= set(order[share[order] > least].tolist())
     return _cut(columns, {column: cuts[column] for column in sorted(chosen)})
 
 
-def _bends_of(
+def _shares_of(
     column: Float32, line: Float32, cuts: Float64, outcomes: Mapping[str, Float32], user: Int64
 ) -> list[float]:
-    """`bends` of each outcome (N,) along one column, (N,) raw and as it is read otherwise."""
+    """The share by which each outcome (N,) bends along one column, (N,) raw and as it is read otherwise."""
     rows = np.flatnonzero(~np.isnan(column))
     bins = np.searchsorted(cuts[1:-1], column[rows], side="right")
     return [
-        bends(line[some], bins[known], outcome[some], user[some])
+        bend_of(line[some], bins[known], outcome[some], user[some]).share
         for outcome in outcomes.values()
         for known in [~np.isnan(outcome[rows])]
         for some in [rows[known]]
@@ -132,27 +132,9 @@ def sampled(rows: int) -> slice:
     return slice(None, None, -(-rows // _ROWS_LOOKED_AT))
 
 
-def bends(x: Float32, bins: Int64, outcome: Float32, user: Int64) -> float:
-    """By which share of its variance an outcome (n,) in 0..1 bends along a column (n,) parted into bins; 0 where it may be chance.
-
-    What bins explain beyond a logistic line counts, less what they explain of noise. `user` (n,) says whose rows they are,
-    from 0 up.
-    """
-    found = _tested(x, bins, outcome, user)
-    if found is None or found.deviations <= _SURE:
-        return 0.0
-    return found.explained * (1 - found.free / found.square)
-
-
-def deviations(x: Float32, bins: Int64, outcome: Float32, user: Int64) -> float:
-    """How many standard deviations more than by chance an outcome bends, as for `bends`; 0 where nothing can be told."""
-    found = _tested(x, bins, outcome, user)
-    return 0.0 if found is None else found.deviations
-
-
 @dataclass(frozen=True)
-class _Tested:
-    """A bend: χ², its degrees of freedom, and the share of variance that bins explain beyond the line."""
+class Bend:
+    """How an outcome bends along a column: χ², its degrees of freedom, and which share of variance bins explain beyond the line."""
 
     square: float
     free: int
@@ -160,29 +142,38 @@ class _Tested:
 
     @property
     def deviations(self) -> float:
+        """How many standard deviations that is more than chance brings."""
         return float((self.square - self.free) / (2 * self.free) ** 0.5)
 
+    @property
+    def share(self) -> float:
+        """What is explained, less what chance explains; 0 where all may be chance."""
+        return self.explained * (1 - self.free / self.square) if self.deviations > _SURE else 0.0
 
-def _tested(x: Float32, bins: Int64, outcome: Float32, user: Int64) -> _Tested | None:
-    """An outcome's mean in each bin against a logistic line through them all, which a network without pieces finds by itself.
+
+STRAIGHT = Bend(1.0, 1, 0.0)
+"""Nothing is explained but what chance brings."""
+
+
+def bend_of(x: Float32, bins: Int64, outcome: Float32, user: Int64) -> Bend:
+    """An outcome (n,) in 0..1 by bins (n,) of a column, against a logistic line in x (n,), which a network finds without pieces.
 
     As Hosmer & Lemeshow (1980), but each bin's sum of residuals is held against its variance over *users* as well (Liang &
-    Zeger 1986), whichever is more: a user's rows share what we do not know of the user. None where there are two bins, or
-    no bin's outcome varies.
+    Zeger 1986), whichever is more: a user's rows share what we do not know of the user. `user` (n,) says whose they are, from
+    0 up. With two bins, or an outcome that varies in none, nothing can be told: it is straight.
     """
     _, place, rows = np.unique(bins, return_inverse=True, return_counts=True)
     mean = np.bincount(place, outcome.astype(np.float64)) / rows
     variance = float(((outcome - mean[place]) ** 2).mean()) if len(rows) > 2 else 0.0
     if variance <= 0:
-        return None
+        return STRAIGHT
     expected = _logistic_line(np.bincount(place, x.astype(np.float64)) / rows, mean, rows)
     by_user = np.bincount(user * len(rows) + place, outcome - expected[place], (user.max() + 1) * len(rows))
     by_user = by_user.reshape(-1, len(rows))
     spread = rows * expected * (1 - expected)
     spread *= variance * rows.sum() / float(spread.sum())
     square = float((by_user.sum(axis=0) ** 2 / np.maximum((by_user**2).sum(axis=0), spread)).sum())
-    explained = float(np.average((mean - expected) ** 2, weights=rows)) / variance
-    return _Tested(square, len(rows) - 2, explained)
+    return Bend(square, len(rows) - 2, float(np.average((mean - expected) ** 2, weights=rows)) / variance)
 
 
 def _logistic_line(x: Float64, mean: Float64, rows: Int64) -> Float64:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.inputs import Standardiser, fit_standardiser
-from models.pieces import NO_PIECES, Pieces, bends, deviations, fit_pieces
+from models.pieces import NO_PIECES, STRAIGHT, Pieces, bend_of, fit_pieces
 
 NULL = np.float32("nan")
 
@@ -39,6 +39,14 @@ def test_a_piece_is_how_much_of_it_lies_behind_a_value(x):
 def test_a_null_is_the_mean_of_every_piece():
     pieces = Pieces(np.array([0]), f32(0), f32(1), f32(0.25), f32(2))
     assert pieces.transform(f32(NULL, 0, 0.25, 1)[:, None]).ravel().tolist() == [0, -0.5, 0, 1.5]
+
+
+def bends(*rows):
+    return bend_of(*rows).share
+
+
+def deviations(*rows):
+    return bend_of(*rows).deviations
 
 
 def training_rows(seed=0, n=20_000):
@@ -119,7 +127,8 @@ def test_a_flag_a_constant_and_an_outcome_that_is_always_the_same_have_no_bend()
     outcome = (np.random.default_rng(0).random(100) < 0.5).astype(np.float32)
     flag = np.arange(100) % 2
     line = np.linspace(0, 1, 100, dtype=np.float32)
-    assert deviations(flag.astype(np.float32), flag, outcome, flag) == 0
+    assert bend_of(flag.astype(np.float32), flag, outcome, flag) == STRAIGHT
+    assert (STRAIGHT.share, STRAIGHT.deviations) == (0, 0)
     assert deviations(f32(*[3] * 100), np.zeros(100, np.int64), outcome, flag) == 0
     assert deviations(line, np.arange(100) // 25, np.full(100, 1, np.float32), flag) == 0
 
