@@ -196,7 +196,7 @@ def _logistic_line(x: Float64, mean: Float64, rows: Int64) -> Float64:
 
 def _cuts(column: Float32, pieces: int) -> Float64:
     """Quantiles that part the known rows evenly, equal ones once; fewer than two where there is nothing to part."""
-    known = column[np.isfinite(column)].astype(np.float64)
+    known = column[~np.isnan(column)].astype(np.float64)
     return np.unique(np.quantile(known, np.linspace(0, 1, pieces + 1))) if len(known) else known
 
 

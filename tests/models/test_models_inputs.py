@@ -67,6 +67,15 @@ def test_tails_that_leave_no_rows_are_refused(tails):
         fit_standardiser(column(1, 2), tails=tails)
 
 
+def test_a_title_with_every_feature_at_its_average_has_inputs_of_zero():
+    rng = np.random.default_rng(0)
+    counts = np.floor(np.exp(2.5 * rng.normal(size=5000)))
+    x = np.stack([counts, 3 + rng.normal(size=5000), -counts], axis=1).astype(np.float32)
+    fitted = fit_standardiser(x)
+    assert fitted.scale.astype(bool).tolist() == [True, False, True]
+    np.testing.assert_allclose(fitted.transform(fitted.average[None]), 0, atol=1e-5)
+
+
 def test_values_far_out_are_clipped():
     fitted = fit_standardiser(column(-1, 0, 1), clip=3)
     assert fitted.transform(column(1e9, -1e9, np.inf, -np.inf)).ravel().tolist() == [3, -3, 3, -3]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.inputs import Standardiser, fit_standardiser
-from models.pieces import NO_PIECES, STRAIGHT, Pieces, bend_of, fit_pieces
+from models.pieces import NO_PIECES, STRAIGHT, Bend, Pieces, bend_of, fit_pieces
 
 NULL = np.float32("nan")
 
@@ -162,6 +162,37 @@ def test_the_share_by_which_an_outcome_bends_is_what_bins_explain_beyond_the_lin
     assert bends(bins.astype(np.float32), bins, y, np.arange(40_000)) == pytest.approx(
         explained / within, rel=1e-3
     )
+
+
+def test_the_rows_of_one_user_are_one_piece_of_evidence():
+    """400 users with ten equal rows each, as members who stay or leave: as sure as their 400 rows alone, and as large."""
+    rng = np.random.default_rng(0)
+    bins = np.repeat(np.arange(4), 100)
+    y = (rng.random(400) < np.array([0.8, 0.2, 0.2, 0.8])[bins]).astype(np.float32)
+    one = bins.astype(np.float32), bins, y
+    ten = tuple(np.repeat(values, 10) for values in one)
+    alone = deviations(*one, np.arange(400))
+    assert deviations(*ten, np.repeat(np.arange(400), 10)) == pytest.approx(alone, rel=0.02)
+    assert deviations(*ten, np.arange(4_000)) > 5 * alone
+    assert bends(*ten, np.repeat(np.arange(400), 10)) == pytest.approx(bends(*one, np.arange(400)), rel=0.02)
+
+
+def test_what_chance_explains_is_not_counted_and_what_may_be_chance_is_nothing():
+    assert Bend(square=40.0, free=2, explained=0.2).share == pytest.approx(0.2 * (1 - 2 / 40))
+    assert Bend(square=26.1, free=2, explained=0.2).share > 0  # (26.1 - 2) / 2 is above twelve deviations
+    assert Bend(square=26.0, free=2, explained=0.2).share == 0
+
+
+def test_values_too_near_for_a_piece_between_them_have_finite_inputs():
+    """The last of eight cuts lies five eighths of the way between the two largest numbers, and is the larger in a float32."""
+    steps = np.repeat(np.arange(4), [1_167, 1_168, 1_168, 501])
+    x = (np.float32(1) + steps * np.spacing(np.float32(1))).astype(np.float32)[:, None]
+    y = (np.random.default_rng(0).random(4_004) < np.array([0.9, 0.1, 0.1, 0.9])[steps]).astype(np.float32)
+    found = fit_pieces(x, x - 1, {"play": y}, np.arange(4_004), pieces=8, bent=1)
+    assert len(found)
+    assert np.isfinite(found.inverse_std).all()
+    assert np.isfinite(found.transform(x)).all()
+    np.testing.assert_allclose(found.transform(x).std(axis=0), 1, atol=1e-5)
 
 
 @given(st.sets(st.integers(0, 6)))
