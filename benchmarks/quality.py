@@ -324,12 +324,11 @@ def run_source(source: str, options: argparse.Namespace) -> dict[str, Any]:
         ]
         rows.append(pooled(peer.name, runs, time.perf_counter() - began))
         tell(source, rows[-1])
-    began = time.perf_counter()
-    grid = OUR_GRID[: options.our_settings]
-    rows.append(
-        pooled(OURS, [run_ours(fold, options.seeds, grid) for fold in folds], time.perf_counter() - began)
-    )
-    tell(source, rows[-1])
+    if grid := OUR_GRID[: options.our_settings]:
+        began = time.perf_counter()
+        runs = [run_ours(fold, options.seeds, grid) for fold in folds]
+        rows.append(pooled(OURS, runs, time.perf_counter() - began))
+        tell(source, rows[-1])
     print_rows(source, rows)
     table = {
         row.name: {m: row.mean("all", m) for m in MEASURES}
