@@ -267,7 +267,7 @@ def report(source: str, data: Data, found: Mapping[str, list[Figures]]) -> dict[
     rows = [[how, f"{value:.4f}"] for how, value in stages.items()]
     rows += [
         [f"{model}, {how}", shown(model, how)]
-        for model in found for how in ("ranked for choice", "ranked for the page's weights") if how in summary[model]
+        for model in found for how in map("ranked for {}".format, RANKED_FOR) if how in summary[model]
     ]  # fmt: skip
     print_table(f"{source}: nDCG@20 of {len(data.lists.found)} users", ("list", "nDCG@20"), rows)
     return {"rows": len(data.train), "heads": summary, "one_stage": stages}
