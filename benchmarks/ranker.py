@@ -146,8 +146,8 @@ def network(
 
 
 def single(data: Data, config: RankerConfig, head: str) -> Figures:
-    """One head alone on one body with as many weights as all experts together."""
-    experts = config.experts + config.own_experts * (len(data.learnable) + 1)
+    """One head alone on one body with as many weights as the bodies of all heads together."""
+    experts = len(data.learnable) + 1
     weights = {f"{name}_weight": 1.0 if name == head else NO_TASK for name in (*HEADS, "choice")}
     alone = config.model_copy(update={"architecture": "shared_bottom", "experts": experts, **weights})
     return network(data, alone, [head])[1]
@@ -196,6 +196,19 @@ def two_stage(ranker: Ranker, lists: CandidateLists) -> dict[str, Float64]:
     }  # fmt: skip
 
 
+def configs(heads: Sequence[str], seed: int) -> list[RankerConfig]:
+    """Every architecture, with first layers of the same size where there are three heads and choice."""
+    every = 2 + len(heads) + 1  # experts of ple
+    mixed = {"ple": 2, "mmoe": every, "shared_bottom": every}
+    return [
+        RankerConfig(seed=seed),
+        *(
+            RankerConfig.model_validate({"architecture": kind, "experts": n, "hidden": 64, "seed": seed})
+            for kind, n in mixed.items()
+        ),
+    ]
+
+
 def compared(
     data: Data, seeds: int, tell: Callable[[str], None]
 ) -> tuple[dict[str, list[Figures]], list[Ranker], list[dict[str, Float64]]]:
@@ -203,9 +216,8 @@ def compared(
     heads, rankers, of_users = data.learnable, [], []
     found: dict[str, list[Figures]] = {}
     for seed in range(seeds):
-        for architecture in ("ple", "mmoe", "shared_bottom"):
-            shared = 2 if architecture == "ple" else 2 + len(heads) + 1
-            config = RankerConfig(architecture=architecture, experts=shared, seed=seed)
+        for config in configs(heads, seed):
+            architecture = config.architecture
             ranker, figures = network(data, config, heads, data.choices)
             by_user = two_stage(ranker, data.lists)
             means = {how: float(values.mean()) for how, values in by_user.items()}

@@ -1,4 +1,4 @@
-"""The ranking network: experts of two layers, mixed for each head by a gate, under a tower for each outcome."""
+"""The ranking network: a tower for each outcome over experts of two layers, the head's own or mixed for it by a gate."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ class Layout:
         """How many experts there are."""
         return len(self.owner)
 
+    @property
+    def only(self) -> list[int]:
+        """The one expert that each reader reads; empty where some reader has several to mix."""
+        single = all(sum(row) == 1 for row in self.reach)
+        return [row.index(True) for row in self.reach] if single else []
+
 
 SHARED = "shared"
 """The reader of every expert: in a level of `ple` that is not the last, what the shared experts above it read."""
@@ -35,10 +41,13 @@ SHARED = "shared"
 def layout_of(heads: Sequence[str], config: RankerConfig, *, last: bool = True) -> Layout:
     """The experts of one level.
 
-    `shared_bottom` (Caruana 1997) has one that all read. `mmoe` (Ma et al., KDD 2018) has `experts` that all read. `ple`
+    `separate` has one for each head, which it reads alone. `shared_bottom` (Caruana 1997) has one that all read. `mmoe` (Ma et al., KDD 2018) has `experts` that all read. `ple`
     (Tang et al., RecSys 2020, section 4) has `experts` that all read and `own_experts` for each head that it reads alone;
     except in the last level there is one more reader, of all experts, for the shared experts above.
     """
+    if config.architecture == "separate":
+        each = range(len(heads))
+        return Layout(tuple(heads), tuple(each), tuple(tuple(k == of for of in each) for k in each))
     if config.architecture != "ple":
         count = config.experts if config.architecture == "mmoe" else 1
         return Layout(tuple(heads), (0,) * count, ((True,) * count,) * len(heads))
@@ -106,7 +115,8 @@ class Entrance(nn.Module):
         super().__init__()
         hidden, output, n = config.hidden * widen, config.output * widen, layout.experts
         self.readers = len(layout.readers)
-        self.sizes = [n * hidden, n * self.readers if n > 1 else 0]
+        self.only = layout.only
+        self.sizes = [n * hidden, 0 if self.only else n * self.readers]
         self.first = nn.Linear(n_inputs, sum(self.sizes))  # all experts side by side, then all gates
         self.second = nn.Parameter(torch.empty(n, hidden, output))
         self.second_bias = nn.Parameter(torch.zeros(n, 1, output))
@@ -120,8 +130,8 @@ class Entrance(nn.Module):
         count, width, _ = self.second.shape
         hidden = self.dropout(torch.relu(hidden)).view(len(projected), count, width).transpose(0, 1)
         experts = torch.relu(torch.baddbmm(self.second_bias, hidden, self.second))  # (E, N, O)
-        if count == 1:
-            return experts.expand(self.readers, -1, -1)
+        if self.only:
+            return experts[self.only]
         gates = gates.view(len(projected), self.readers, count).transpose(0, 1)
         return mixed(experts, gates, self.closed)
 

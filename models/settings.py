@@ -78,17 +78,20 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["shared_bottom", "mmoe", "ple"] = Field(
-        "ple",
-        description="one body for all heads (Caruana 1997), experts mixed per head (Ma et al. 2018), or some of them "
-        "a head's own (Tang et al. 2020)",
+    architecture: Literal["separate", "shared_bottom", "mmoe", "ple"] = Field(
+        "separate",
+        description="a body for each head, one for all (Caruana 1997), experts mixed per head (Ma et al. 2018), or some of "
+        "them a head's own (Tang et al. 2020)",
     )
     experts: int = Field(
-        2, ge=1, le=64, description="that all heads read; shared_bottom has one as wide as all of them"
+        2,
+        ge=1,
+        le=64,
+        description="of mmoe and ple: that all heads read; shared_bottom has one as wide as all of them",
     )
     own_experts: int = Field(1, ge=1, le=16, description="of ple: experts that each head has for itself")
     levels: int = Field(1, ge=1, le=3, description="of ple: extraction layers; the first reads the features")
-    hidden: int = Field(64, ge=1, description="width of an expert's first layer")
+    hidden: int = Field(96, ge=1, description="width of an expert's first layer")
     output: int = Field(32, ge=1, description="width of what an expert hands to the heads")
     tower: int = Field(32, ge=1, description="width of a head's hidden layer")
     dropout: float = Field(0.2, ge=0, lt=1, description="of the experts' hidden layers")

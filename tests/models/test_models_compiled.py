@@ -83,7 +83,12 @@ def assert_equal(compiled, plain, features, title_ids, retrieval):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "settings",
-    [{"architecture": "shared_bottom"}, {"architecture": "mmoe"}, {"architecture": "ple", "levels": 2}],
+    [
+        {"architecture": "separate"},
+        {"architecture": "shared_bottom"},
+        {"architecture": "mmoe"},
+        {"architecture": "ple", "levels": 2},
+    ],
     ids=lambda settings: settings["architecture"],
 )
 def test_the_compiled_ranker_says_what_the_plain_one_says(seed, settings):

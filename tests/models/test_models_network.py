@@ -6,6 +6,7 @@ from models.network import Layout, RankerNetwork, layout_of, places
 from models.settings import RankerConfig
 
 HEADS = ("play", "retention")
+KINDS = ("separate", "shared_bottom", "mmoe", "ple")
 NOWHERE = torch.zeros(7, dtype=torch.long)
 
 
@@ -29,8 +30,8 @@ def by_hand(entrance, x):
         rows = slice(e * hidden, (e + 1) * hidden)
         below = torch.relu(weight[rows] @ x + bias[rows])
         experts.append(torch.relu(entrance.second[e].T @ below + entrance.second_bias[e, 0]))
-    if count == 1:
-        return experts * entrance.readers
+    if entrance.only:
+        return [experts[e] for e in entrance.only]
     mixtures = []
     for k in range(entrance.readers):
         start = count * hidden + k * count
@@ -113,6 +114,28 @@ def test_another_heads_own_expert_has_no_part_in_a_head(levels):
         assert gradient.abs().sum(dim=(1, 2)).gt(0).tolist() == [True, True, True, False]
 
 
+@pytest.mark.parametrize("heads", [HEADS, ("play", "completion", "retention", "choice")])
+def test_of_separate_bodies_each_head_reads_its_own_and_there_are_no_gates(heads):
+    network = made(heads, architecture="separate")
+    assert network.entrance.only == list(range(len(heads)))
+    assert network.entrance.first.out_features == 4 * len(heads)
+    assert_as_by_hand(network)
+
+
+def test_separate_bodies_share_no_weight():
+    network = made(architecture="separate", tower=8)
+    for place, head in enumerate(HEADS):
+        logit = network(torch.randn(200, 6), torch.zeros(200, dtype=torch.long))[head].sum()
+        first, second = torch.autograd.grad(logit, (network.entrance.first.weight, network.entrance.second))
+        reached = first.view(2, 4, 6).abs().sum(dim=(1, 2)).gt(0), second.abs().sum(dim=(1, 2)).gt(0)
+        assert [found.tolist() for found in reached] == [[place == of for of in range(2)]] * 2
+
+
+def test_readers_with_several_experts_mix_them_even_where_another_has_one():
+    assert layout_of(HEADS, RankerConfig(architecture="ple")).only == []
+    assert Layout(HEADS, (0, 1), ((True, True), (False, True))).only == []
+
+
 def test_one_body_is_read_by_all_heads_and_has_no_gates():
     network = made(architecture="shared_bottom")
     assert network.entrance.first.out_features == 3 * 4
@@ -128,12 +151,12 @@ def test_one_body_has_about_as_many_weights_as_the_experts_it_replaces():
 
 
 def test_a_single_head_of_any_kind_can_stand_alone():
-    for architecture in ("shared_bottom", "mmoe", "ple"):
+    for architecture in KINDS:
         network = made(heads=("retention",), architecture=architecture)
         assert network(torch.randn(7, 6), NOWHERE)["retention"].shape == (7,)
 
 
-@pytest.mark.parametrize("architecture", ["shared_bottom", "mmoe", "ple"])
+@pytest.mark.parametrize("architecture", KINDS)
 def test_the_first_layer_and_all_above_it_make_the_whole(architecture):
     network, x = made(architecture=architecture, levels=2), torch.randn(7, 6)
     whole = network(x, NOWHERE)
@@ -152,7 +175,7 @@ def test_a_place_adds_to_the_chances_of_a_play_and_of_its_completion_and_to_noth
 
 
 def test_no_rows_have_no_logits():
-    for architecture in ("shared_bottom", "mmoe", "ple"):
+    for architecture in KINDS:
         logits = made(architecture=architecture, levels=2)(torch.empty(0, 6), NOWHERE[:0])
         assert [len(logit) for logit in logits.values()] == [0, 0]
 
