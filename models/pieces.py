@@ -102,6 +102,8 @@ def fit_pieces(
     for each column chosen by any head:
       3. one input a piece                                 (x - t_{b-1}) / (t_b - t_{b-1}) within 0..1
     """
+    if bent == 0:
+        return NO_PIECES
     columns, lines = np.ascontiguousarray(features.T), np.ascontiguousarray(straight.T)
     cuts = [_cuts(column, pieces) for column in columns]
     _, who = np.unique(user, return_inverse=True)
