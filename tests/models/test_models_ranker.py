@@ -20,6 +20,7 @@ from models.train_ranker import (
     _lists_of,
     _loss,
     batch_loss,
+    inputs_of,
     lesson_of,
     rows_of,
     train_ranker,
@@ -451,3 +452,32 @@ def test_what_places_add_is_learnt_at_its_own_pace_and_does_not_decay(rows):
     assert found == {
         weight: (0.07, 0.0) if weight in places_alone else (0.002, 0.3) for weight in network.parameters()
     }
+
+
+def bent_along_the_first_column(rows):
+    """60 users with 40 equal rows each, who play where the first feature is far from 0."""
+    user = np.repeat(np.arange(60), 40)
+    quarter = user // 15
+    plays = np.random.default_rng(0).random(60) < np.array([0.8, 0.2, 0.2, 0.8])[np.arange(60) // 15]
+    data, unknown = rows(len(user), seed=0), np.full(len(user), np.nan, np.float32)
+    features = data.features.copy()
+    features[:, 0] = quarter - 1.5
+    return replace(
+        data, features=features, play=plays[user].astype(np.float32), completion=unknown, retention=unknown, user_id=user
+    )  # fmt: skip
+
+
+def test_what_is_read_in_pieces_is_told_by_users_and_not_by_their_rows(rows):
+    data, config = bent_along_the_first_column(rows), RankerConfig(least_bend=0.0)
+    assert 0 not in inputs_of(data, config).pieces.column
+    assert 0 in inputs_of(replace(data, user_id=np.arange(len(data))), config).pieces.column
+
+
+def test_a_setting_says_how_far_an_outcome_bends_along_what_is_read_in_pieces(rows):
+    data = bent_along_the_first_column(rows)
+    strangers = replace(data, user_id=np.arange(len(data)))
+    found = [
+        set(inputs_of(strangers, RankerConfig(least_bend=least)).pieces.column.tolist())
+        for least in (0.01, 0.99)
+    ]
+    assert found == [{0}, set()]
