@@ -269,9 +269,13 @@ def test_a_batch_holds_every_play_of_its_users_and_never_asks_against_what_was_p
 def test_a_batchs_plays_count_by_how_many_their_user_has(periods, retriever, evenness):
     """At 0 all plays count alike, at 1 all users; half a team's batch holds the weight of its users' plays."""
     tensors = tensors_of(periods[0], retriever.towers, retriever.towers.coplays)
+    user = tensors.plays[:, 0]
+    place = np.arange(len(user)) - np.searchsorted(user, user)
+    unlike = replace(tensors, plays=tensors.plays[place <= user % 4])  # one to four plays a user
     config = RetrievalConfig(evenness=evenness, users_per_batch=70)
-    for batch in play_batches([tensors], config, np.random.default_rng(0)):
+    for batch in play_batches([unlike], config, np.random.default_rng(0)):
         rows = batch.play_row.tolist()
+        assert {rows.count(row) for row in rows} == {1, 2, 3, 4}
         plain = np.array([rows.count(row) ** -evenness for row in rows])
         np.testing.assert_allclose(batch.play_weight, plain / plain.sum(), rtol=1e-6)
         halves = [share_of(batch, Team(rank, 2)) for rank in (0, 1)]
