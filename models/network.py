@@ -41,8 +41,8 @@ SHARED = "shared"
 def layout_of(heads: Sequence[str], config: RankerConfig, *, last: bool = True) -> Layout:
     """The experts of one level.
 
-    `separate` has one for each head, which it reads alone. `shared_bottom` (Caruana 1997) has one that all read. `mmoe` (Ma et al., KDD 2018) has `experts` that all read. `ple`
-    (Tang et al., RecSys 2020, section 4) has `experts` that all read and `own_experts` for each head that it reads alone;
+    `separate` has one for each head, which it reads alone. `shared_bottom` (Caruana 1997) has one that all read. `mmoe` (Ma
+    et al., KDD 2018) has `experts` that all read. `ple` (Tang et al., RecSys 2020, section 4) has `experts` that all read and `own_experts` for each head that it reads alone;
     except in the last level there is one more reader, of all experts, for the shared experts above.
     """
     if config.architecture == "separate":

@@ -213,17 +213,13 @@ def test_merit_is_ranked_as_if_every_place_were_looked_at_alike(fit_ranker, mode
     blind = [
         replace(rows, position=np.full(len(rows), np.nan, np.float32)) for rows in (training, validation)
     ]
-    sizes = {
-        "hidden": 48,
-        "output": 16,
-        "tower": 16,
-        "rows_per_batch": 1024,
-    }  # the less of the order is chance
+    # wide and in large batches, so that less of the order is chance
+    sizes = {"hidden": 48, "output": 16, "tower": 16, "rows_per_batch": 1024}
     aware, unaware = (
         fit_ranker(*data, dropout=0.0, **sizes).score(fresh.features).play
         for data in ((training, validation), blind)
     )
-    assert spearmanr(aware, merit)[0] > max(0.965, spearmanr(unaware, merit)[0])
+    assert spearmanr(aware, merit)[0] > max(0.97, spearmanr(unaware, merit)[0])
     assert lean(aware, fresh.features) == pytest.approx(1.5, abs=0.2)
     assert lean(unaware, fresh.features) > 1.8
 
@@ -457,11 +453,10 @@ def test_what_places_add_is_learnt_at_its_own_pace_and_does_not_decay(rows):
 def bent_along_the_first_column(rows):
     """60 users with 40 equal rows each, who play where the first feature is far from 0."""
     user = np.repeat(np.arange(60), 40)
-    quarter = user // 15
-    plays = np.random.default_rng(0).random(60) < np.array([0.8, 0.2, 0.2, 0.8])[np.arange(60) // 15]
+    plays = np.random.default_rng(0).random(60) < np.repeat([0.8, 0.2, 0.2, 0.8], 15)
     data, unknown = rows(len(user), seed=0), np.full(len(user), np.nan, np.float32)
     features = data.features.copy()
-    features[:, 0] = quarter - 1.5
+    features[:, 0] = user // 15 - 1.5
     return replace(
         data, features=features, play=plays[user].astype(np.float32), completion=unknown, retention=unknown, user_id=user
     )  # fmt: skip
