@@ -131,6 +131,7 @@ def visit(catalogue: Catalogue, members: Members, visits: Visits, rng: np.random
     play_logit = PLAY_BASE + PLAY_INTEREST * call + PLAY_IMAGE * image
     played = hovered & (rng.random(shown.shape) < expit(play_logit))
     dwell = np.exp(0.8 + 0.25 * call + 0.6 * rng.normal(size=shown.shape)).clip(0.2, 120) * hovered
+    dwell = dwell.round(3)  # milliseconds, as a client reports; the last bit of exp is the processor's own
     enjoyed = 0.7 * liking + 0.6 * catalogue.quality[visits.title] + 0.6 * rng.normal(size=shown.shape)
     minutes, share, begun = watching(catalogue, members, visits, played, enjoyed, rng)
     return Outcome(
