@@ -15,7 +15,10 @@ from experiments.config import Experiment
 from experiments.daily import HISTOGRAMS, MOMENTS, TENURES, TREND, UNITS, DailyStatistics
 from experiments.definitions import Metric, Metrics
 from experiments.metrics import Statistics, exposed_units_in
-from experiments.scan import by_tenure, cut_at, terms_of, unit_values
+from experiments.scan import Pass, Term, by_tenure, cut_at, passes_over, terms_of, unit_values
+
+_BATCH = 131_072
+"""Rows that are handed over at a time."""
 
 
 class NotDefined(ValueError):
@@ -84,15 +87,27 @@ def _prepare(
     con.register("exposed", units)
     con.execute(
         """CREATE OR REPLACE TEMP TABLE units AS SELECT unit_id, arm, epoch_us(first_exposed_at) AS since_us,
-        CAST(first_exposed_at AS DATE) AS day FROM exposed WHERE arms = 1"""
+        CAST(first_exposed_at AS DATE) AS day, row_number() OVER (ORDER BY unit_id) - 1 AS place FROM exposed WHERE arms = 1"""
     )
     until = _literal(as_of)
-    for source in {t.measure.source for m in metrics for t in terms_of(m).values()}:
+    asked = [*passes_over(term for metric in metrics for term in terms_of(metric).values())]
+    for one, _ in asked:
         con.execute(
-            f"""CREATE OR REPLACE TEMP VIEW known_{source} AS SELECT *, epoch_us(event_timestamp) AS at_us FROM {source}
-            WHERE created_timestamp < {until} AND event_timestamp < {until}"""
+            f"""CREATE OR REPLACE TEMP VIEW known_{one.source} AS SELECT *, epoch_us(event_timestamp) AS at_us
+            FROM {one.source} WHERE created_timestamp < {until} AND event_timestamp < {until}"""
         )
-    con.execute(f"CREATE OR REPLACE TEMP TABLE unit_values AS {_sql(unit_values(metrics))}")
+    con.register("unit_terms", _terms(con, asked))
+    con.execute(f"CREATE OR REPLACE TEMP VIEW unit_values AS {_sql(unit_values(metrics))}")
+
+
+def _terms(con: duckdb.DuckDBPyConnection, asked: Sequence[tuple[Pass, Sequence[Term]]]) -> pa.Table:
+    """`unit_id`, `arm`, `day` and each term of each unit, under its key."""
+    who = con.sql("SELECT unit_id, arm, day FROM units ORDER BY place").to_arrow_table()
+    for one, terms in asked:
+        totals = one.totals(con.sql(_sql(one.events(len(who)))).to_arrow_reader(_BATCH), len(who))
+        for term in terms:
+            who = who.append_column(term.key, pa.array(one.term(totals, term)))
+    return pa.Table.from_batches(who.to_batches(_BATCH), who.schema)  # many, so that threads share them
 
 
 def _columns(metrics: Sequence[Metric]) -> dict[str, str]:

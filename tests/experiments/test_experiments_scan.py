@@ -267,6 +267,41 @@ def test_a_cut_is_at_the_quantile_of_units_that_can_be_read(events, by_hand):
     assert daily.caps == {"winsorised": pytest.approx(values[int(np.ceil(0.9 * len(values))) - 1])}
 
 
+def test_a_flag_adds_one_where_it_is_true_and_what_is_unknown_adds_nothing():
+    when = [NOON + k * pd.Timedelta(minutes=1) for k in range(4)]
+    flags, minutes = pd.array([True, None, False, True], "boolean"), [1.5, None, 2.0, None]
+    plays = pd.DataFrame({"user_id": 1, "watch_minutes": minutes, "completed": flags, "event_timestamp": when, "created_timestamp": when})  # fmt: skip
+    finished = {"source": "plays", "sum": "watch_minutes", "where": {"completed": [True]}}
+    flag = defined("flag", of={"source": "plays", "sum": "completed"})
+    metrics = [
+        flag,
+        defined("minutes"),
+        defined("finished", of=finished),
+        defined("plays", of={"source": "plays"}),
+    ]
+    (control, _) = gathered(ONE, plays, metrics).statistics(metrics, ARMS, AS_OF).arms
+    assert control.mean == {"flag": 2.0, "minutes": 3.5, "finished": 1.5, "plays": 4.0}
+
+
+def test_overlapping_windows_of_one_measure_each_hold_their_own_days():
+    """A play of 2^k minutes on day k since exposure: a window's sum says which days it held."""
+    days = range(-3, 6)
+    when = [NOON + k * DAY for k in days]
+    plays = pd.DataFrame({"user_id": 1, "watch_minutes": [2.0 ** (k + 3) for k in days], "completed": True, "event_timestamp": when, "created_timestamp": when})  # fmt: skip
+    windows = {"first": (0, 1), "week": (0, 6), "late": (2, 5), "middle": (1, 3)}
+    metrics = [defined(name, from_day=low, window_days=high) for name, (low, high) in windows.items()]
+    metrics += [defined("before", window_days=1, covariate_days=2)]
+    (control, _) = gathered(ONE, plays, metrics).statistics(metrics, ARMS, AS_OF).arms
+    wanted = {name: float(sum(2 ** (k + 3) for k in range(*ends))) for name, ends in windows.items()}
+    assert control.mean == {**wanted, "before": 8.0, "before__before": 2.0 + 4.0}
+
+
+def test_where_nobody_was_exposed_there_is_nothing_to_read(events):
+    units, plays = events
+    daily = gathered(units[:0], plays, tuple(METRICS.values()))
+    assert (len(daily.units), len(daily.moments), len(daily.histograms), daily.days) == (0, 0, 0, ())
+
+
 def test_units_of_an_undeclared_arm_are_strangers(events):
     units, plays = events
     odd = units.assign(arm=units["arm"].where(units["unit_id"] >= 5, "other"))
