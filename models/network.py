@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from models.settings import RankerConfig
 
@@ -85,6 +86,38 @@ class RankerNetwork(nn.Module):
         nn.init.zeros_(self.examination.weight)
         nn.init.zeros_(self.selection.weight)
 
+    def read_only(self, inputs: Mapping[str, Tensor]) -> None:
+        """Let the body of each head read only some inputs, (I,) True where it does: its weights of others are 0 and stay 0.
+
+        Raises:
+            ValueError: heads share a body.
+        """
+        if not self.parted:
+            raise ValueError(
+                "heads that share a body read the same inputs; only `separate` ones can read their own."
+            )
+        reads = torch.stack([inputs[head] for head in self.heads])
+        self.entrance.first.only(reads.repeat_interleave(self.entrance.second.shape[1], dim=0))
+
+    @property
+    def parted(self) -> bool:
+        """Whether every head has a body of its own, so that what one learns is nothing to the others."""
+        return len(set(self.entrance.only)) == len(self.heads)
+
+    def take(self, head: str, other: RankerNetwork) -> None:
+        """Put a head of another network of the same heads and settings, body and all, in the place of this one's."""
+        k, width = self.heads.index(head), self.entrance.second.shape[1]
+        body = slice(k * width, (k + 1) * width)
+        mine, theirs = self.entrance, other.entrance
+        with torch.no_grad():
+            for into, of in ((mine.first.weight, theirs.first.weight), (mine.first.bias, theirs.first.bias)):
+                into[body] = of[body]
+            mine.second[k], mine.second_bias[k] = theirs.second[k], theirs.second_bias[k]
+        self.towers[head].load_state_dict(other.towers[head].state_dict())
+        if head in _OF_PLACES:
+            table, from_table = getattr(self, _OF_PLACES[head]), getattr(other, _OF_PLACES[head])
+            table.load_state_dict(from_table.state_dict())
+
     def forward(self, inputs: Tensor, place: Tensor) -> dict[str, Tensor]:
         """(N, I) inputs and (N,) places (see `places`) → (N,) logits by head."""
         return self.above(self.entrance.first(inputs), place)
@@ -100,10 +133,35 @@ class RankerNetwork(nn.Module):
         for extraction in self.extractions:
             mixtures = extraction(mixtures)
         logits = {head: self.towers[head](mixtures[k]).squeeze(-1) for k, head in enumerate(self.heads)}
-        for head, table in (("play", self.examination), ("completion", self.selection)):
+        for head, table in _OF_PLACES.items():
             if head in logits:
-                logits[head] = logits[head] + table(place).squeeze(-1)
+                logits[head] = logits[head] + getattr(self, table)(place).squeeze(-1)
         return logits
+
+
+_OF_PLACES = {"play": "examination", "completion": "selection"}
+"""The table of what a place adds to a head's logit."""
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer of which some weights may be kept at 0."""
+
+    reads: Tensor | None
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__(n_inputs, n_outputs)
+        self.register_buffer("reads", None, persistent=False)
+
+    def only(self, reads: Tensor) -> None:
+        """From now on weights (outputs, inputs) are 0 where `reads` is False."""
+        self.reads = reads.to(self.weight)
+        with torch.no_grad():
+            self.weight *= self.reads
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(…, inputs) → (…, outputs)."""
+        weight = self.weight if self.reads is None else self.weight * self.reads
+        return linear(inputs, weight, self.bias)
 
 
 class Entrance(nn.Module):
@@ -117,7 +175,7 @@ class Entrance(nn.Module):
         self.readers = len(layout.readers)
         self.only = layout.only
         self.sizes = [n * hidden, 0 if self.only else n * self.readers]
-        self.first = nn.Linear(n_inputs, sum(self.sizes))  # all experts side by side, then all gates
+        self.first = MaskedLinear(n_inputs, sum(self.sizes))  # all experts side by side, then all gates
         self.second = nn.Parameter(torch.empty(n, hidden, output))
         self.second_bias = nn.Parameter(torch.zeros(n, 1, output))
         nn.init.kaiming_uniform_(self.second.view(n * hidden, output).T, a=5**0.5)

@@ -24,13 +24,15 @@ from models.losses import heads_loss
 from models.network import RankerNetwork, places
 from models.parallel import Team
 from models.pieces import fit_pieces, sampled
-from models.progress import Progress
+from models.progress import Epoch, Progress
 from models.ranker import Ranker
+from models.selection import Rounds, brought, eliminated, told_lists, told_rows
 from models.settings import RankerConfig
 from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
 _ROWS_JUDGED = 4_096  # at once
+_ROWS_ASKED = 4_096  # what features say to them
 _LISTS_AT_ONCE = 256  # so that temporaries stay small
 
 
@@ -101,6 +103,64 @@ class Batch:
     lists: Lists | None = None
 
 
+@dataclass(frozen=True)
+class Study:
+    """All that a network learns from, in one training or in one for each set of features that its heads may read."""
+
+    lesson: Lesson[Batch]
+    train: Rows
+    validation: Rows
+    taught: Lists | None
+    held_out: Lists | None
+    heads: tuple[str, ...]
+    config: RankerConfig
+
+    def network(self, hardware: Hardware, progress: Progress, notebook: Notebook | None) -> RankerNetwork:
+        """A trained one; where heads have bodies of their own, each reads the features that serve it best."""
+        halvings = self.config.halvings if self.made().parted else 0
+
+        def train(network: RankerNetwork, number: int) -> None:
+            tell = partial(_in_round, progress, number, halvings + 1)
+            fit(network, self.lesson, self.config, hardware, tell, notebook and notebook.of(number))
+
+        return eliminated(Rounds(self.made, train, self.loss, self.told, self.train.inputs.owners), halvings)
+
+    def made(self) -> RankerNetwork:
+        """One that has learnt nothing, the same every time."""
+        torch.manual_seed(self.config.seed)
+        return RankerNetwork(self.train.inputs.width, self.heads, self.config)
+
+    def loss(self, network: RankerNetwork) -> dict[str, float]:
+        """Each head's, over all validation rows and lists."""
+        return _losses(network, self.validation, self.held_out, self.heads)
+
+    def told(self, network: RankerNetwork) -> dict[str, Float32]:
+        """How much each feature says to each head, by evenly spaced rows and lists."""
+        owners = self.train.inputs.owners
+        rows = self.train.some(torch.arange(len(self.train))[:: -(-len(self.train) // _ROWS_ASKED)])
+        found = {
+            head: told_rows(parts)
+            for head, parts in brought(network, rows.inputs, rows.place, owners).items()
+        }
+        if self.taught is not None:
+            found["choice"] = self._told_of_choice(network, self.taught)
+        return found
+
+    def _told_of_choice(self, network: RankerNetwork, lists: Lists) -> Float32:
+        count, width = lists.log_inclusion.shape
+        some = lists.some(torch.arange(count)[:: -(-count * width // _ROWS_ASKED)])
+        inputs = some.inputs.flatten(0, 1)
+        parts = brought(
+            network, inputs, torch.zeros(len(inputs), dtype=torch.long), self.train.inputs.owners
+        )["choice"]
+        return told_lists(parts.reshape(len(some), width, -1), ~torch.isposinf(some.log_inclusion).numpy())
+
+
+def _in_round(progress: Progress, number: int, rounds: int, epoch: Epoch) -> None:
+    """Report an epoch of a round, epochs counted through all rounds."""
+    progress(replace(epoch, number=number * epoch.of + epoch.number, of=rounds * epoch.of))
+
+
 @deterministic()
 def train_ranker(
     train: RankingSet,
@@ -140,10 +200,11 @@ def train_ranker(
     notebook = Notebook.at(checkpoint, config, hardware, signature, train, validation, choices)
     with torch.random.fork_rng(devices=hardware.gpus):
         torch.manual_seed(config.seed)
-        network = RankerNetwork(inputs.width, (*heads_in(rows), *(["choice"] if choices else [])), config)
+        heads = (*heads_in(rows), *(["choice"] if choices else []))
         judged = rows_of(validation, inputs, config)
-        lesson = lesson_of(rows, judged, network.heads, config, taught, held_out)
-        fit(network, lesson, config, hardware, progress, notebook)
+        lesson = lesson_of(rows, judged, heads, config, taught, held_out)
+        study = Study(lesson, rows, judged, taught, held_out, heads, config)
+        network = study.network(hardware, progress, notebook)
     known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")
     ranker = Ranker(network, inputs, dict.fromkeys(network.heads, Calibration()), position, config, signature)
@@ -282,15 +343,24 @@ def _labels(data: RankingSet) -> dict[str, NDArray[np.float32]]:
 
 
 def _loss(network: nn.Module, rows: Rows, lists: Lists | None, weights: Mapping[str, float]) -> float:
-    """Over all rows and lists, though no more than a batch is standardised at a time."""
+    """The weighted sum of the heads'."""
+    return sum(weights[head] * loss for head, loss in _losses(network, rows, lists, tuple(weights)).items())
+
+
+def _losses(network: nn.Module, rows: Rows, lists: Lists | None, heads: Sequence[str]) -> dict[str, float]:
+    """Each head's over all rows or lists, though no more than a batch is standardised at a time."""
     network.eval()
     with torch.inference_mode():
         logits = [network(batch.inputs, batch.place) for batch in rows.in_order(_ROWS_JUDGED)]
-        whole = {head: torch.cat([some[head] for some in logits]) for head in weights}
-        loss = _labelled_loss(whole, rows.labels, weights).item()
+        whole = {head: torch.cat([some[head] for some in logits]) for head in heads}
+        found = {
+            head: _labelled_loss({head: logit}, rows.labels, {head: 1.0}).item()
+            for head, logit in whole.items()
+            if head in rows.labels
+        }
         if lists is not None:
-            loss += weights["choice"] * choice_loss(choice_logits(network, lists), lists.log_inclusion).item()
-    return loss
+            found["choice"] = choice_loss(choice_logits(network, lists), lists.log_inclusion).item()
+    return found
 
 
 def choice_logits(network: nn.Module, lists: Lists) -> Tensor:

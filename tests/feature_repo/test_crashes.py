@@ -21,6 +21,7 @@ from feature_repo.record import View, opened, rows_since
 
 ROUNDS = 100
 WRITES = 2.5  # a writer is killed within the time that so many take
+LONGER, SHORTER = 1.12, 1 / 1.08  # that time follows the machine's speed: in balance at WRITES, with two in five killed too soon
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,7 @@ def test_killed_two_hundred_times_no_acknowledged_write_is_lost_and_no_row_is_to
         for action in ("push", "materialize"):
             acks = killed_after(processes, online, action, newest + 1, chance.uniform(0, longest[action]))
             acknowledged += len(acks)
+            longest[action] *= SHORTER if acks else LONGER
             before = served(OnlineReader.open(online))
             assert before >= max(acks, default=owed), "an acknowledged write is not served"
             newest = in_the_record(online)
