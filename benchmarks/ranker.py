@@ -146,11 +146,21 @@ def network(
 
 
 def single(data: Data, config: RankerConfig, head: str) -> Figures:
-    """One head alone on one body with as many weights as the bodies of all heads together."""
-    experts = len(data.learnable) + 1
-    weights = {f"{name}_weight": 1.0 if name == head else NO_TASK for name in (*HEADS, "choice")}
-    alone = config.model_copy(update={"architecture": "shared_bottom", "experts": experts, **weights})
-    return network(data, alone, [head])[1]
+    """One head alone on a body with as many weights as the bodies of all heads together, its features chosen likewise.
+
+    Where it is not play, play, which every training set has, is there as well: with a body of its own and next to no weight.
+    """
+    bodies = len(data.learnable) + 1
+    wider = {"hidden": bodies * config.hidden, "output": bodies * config.output}
+    weights = {f"{name}_weight": 1.0 if name == head else NO_TASK for name in HEADS}
+    train, valid = (_labelled_for(head, rows) for rows in (data.train, data.valid))
+    alone = config.model_copy(update=wider | weights)
+    return network(replace(data, train=train, valid=valid), alone, [head])[1]
+
+
+def _labelled_for(head: str, rows: RankingSet) -> RankingSet:
+    unknown = np.full(len(rows), np.nan, np.float32)
+    return replace(rows, **{name: unknown for name in HEADS if name not in ("play", head)})
 
 
 def boosted(data: Data, head: str, seed: int) -> Figures:
@@ -210,7 +220,7 @@ def configs(heads: Sequence[str], seed: int) -> list[RankerConfig]:
 
 
 def compared(
-    data: Data, seeds: int, tell: Callable[[str], None]
+    data: Data, seeds: int, kinds: Sequence[str], tell: Callable[[str], None]
 ) -> tuple[dict[str, list[Figures]], list[Ranker], list[dict[str, Float64]]]:
     """Figures of every model by seed, and of the default architecture the rankers and what they were to each user."""
     heads, rankers, of_users = data.learnable, [], []
@@ -218,6 +228,8 @@ def compared(
     for seed in range(seeds):
         for config in configs(heads, seed):
             architecture = config.architecture
+            if architecture not in kinds:
+                continue
             ranker, figures = network(data, config, heads, data.choices)
             by_user = two_stage(ranker, data.lists)
             means = {how: float(values.mean()) for how, values in by_user.items()}
@@ -225,7 +237,7 @@ def compared(
             if architecture == RankerConfig().architecture:
                 rankers.append(ranker)
                 of_users.append(by_user)
-            tell(f"{architecture}, seed {seed}")
+            tell(f"{architecture}, seed {seed}: {read_by(ranker)}")
         alone: Figures = {}
         trees: Figures = {}
         for head in heads:
@@ -251,6 +263,19 @@ def against_retriever(lists: CandidateLists, of_users: Sequence[Mapping[str, Flo
         )
         said[how] = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": found.p_value}
     return said
+
+
+def read_by(ranker: Ranker) -> str:
+    """How many features each head reads."""
+    network, owners = ranker.network, ranker.inputs.owners
+    if not network.parted:
+        return f"{ranker.signature.width} features"
+    bodies = network.entrance.first.weight.detach().chunk(len(ranker.heads))
+    counts = {
+        head: len(np.unique(owners[body.any(dim=0).numpy()]))
+        for head, body in zip(ranker.heads, bodies, strict=True)
+    }
+    return ", ".join(f"{head} reads {count}" for head, count in counts.items())
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -330,6 +355,10 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("sources", nargs="*", default=["world", "kuairand", "movielens"])
     asked.add_argument("--seeds", type=int, default=3)
+    kinds = [config.architecture for config in configs(HEADS, 0)]
+    asked.add_argument(
+        "--kinds", nargs="*", default=kinds, choices=kinds, help="of networks, the default kind among them"
+    )
     asked.add_argument("--rows", type=int, default=max(RANKING_ROWS.values()), help="training rows at most")
     given = asked.parse_args()
     use_threads(1)
@@ -340,7 +369,7 @@ def main() -> None:
             data = gathered(day, given.rows)
         tell = lambda what: print(f"{time.perf_counter() - began:6.0f} s  {what}", flush=True)  # noqa: E731, B023
         tell(f"{source} gathered")
-        found, rankers, of_users = compared(data, given.seeds, tell)
+        found, rankers, of_users = compared(data, given.seeds, given.kinds, tell)
         result[source] = report(source, data, found) | {
             "against_retriever": against_retriever(data.lists, of_users),
             "speed": speed(source, rankers[0], data.lists),

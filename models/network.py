@@ -146,22 +146,26 @@ _OF_PLACES = {"play": "examination", "completion": "selection"}
 class MaskedLinear(nn.Linear):
     """A linear layer of which some weights may be kept at 0."""
 
+    inputs: Tensor | None
     reads: Tensor | None
 
     def __init__(self, n_inputs: int, n_outputs: int) -> None:
         super().__init__(n_inputs, n_outputs)
+        self.register_buffer("inputs", None, persistent=False)
         self.register_buffer("reads", None, persistent=False)
 
     def only(self, reads: Tensor) -> None:
-        """From now on weights (outputs, inputs) are 0 where `reads` is False."""
-        self.reads = reads.to(self.weight)
+        """From now on weights (outputs, inputs) are 0 where `reads` is False; inputs that nothing reads cost nothing."""
+        self.inputs = reads.any(dim=0).nonzero().squeeze(1)
+        self.reads = reads[:, self.inputs].to(self.weight)
         with torch.no_grad():
-            self.weight *= self.reads
+            self.weight *= reads
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(…, inputs) → (…, outputs)."""
-        weight = self.weight if self.reads is None else self.weight * self.reads
-        return linear(inputs, weight, self.bias)
+        if self.reads is None:
+            return super().forward(inputs)
+        return linear(inputs[..., self.inputs], self.weight[:, self.inputs] * self.reads, self.bias)
 
 
 class Entrance(nn.Module):

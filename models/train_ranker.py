@@ -117,13 +117,18 @@ class Study:
 
     def network(self, hardware: Hardware, progress: Progress, notebook: Notebook | None) -> RankerNetwork:
         """A trained one; where heads have bodies of their own, each reads the features that serve it best."""
-        halvings = self.config.halvings if self.made().parted else 0
+        first = self.made()
+        halvings = self.config.halvings if first.parted else 0
 
         def train(network: RankerNetwork, number: int) -> None:
             tell = partial(_in_round, progress, number, halvings + 1)
             fit(network, self.lesson, self.config, hardware, tell, notebook and notebook.of(number))
 
-        return eliminated(Rounds(self.made, train, self.loss, self.told, self.train.inputs.owners), halvings)
+        if halvings:
+            owners = self.train.inputs.owners
+            return eliminated(Rounds(self.made, train, self.loss, self.told, owners), halvings)
+        train(first, 0)
+        return first
 
     def made(self) -> RankerNetwork:
         """One that has learnt nothing, the same every time."""

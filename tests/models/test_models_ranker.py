@@ -52,6 +52,43 @@ def test_one_body_for_all_heads_learns_too(rows, fit_ranker, test_rows):
     assert evaluate_ranking(model, test_rows)["play_auc"] > 0.84
 
 
+def test_each_head_reads_the_features_that_serve_it_and_no_others(rows, fit_ranker, test_rows):
+    """Half of 24 features are noise that stands in no outcome; with them played, completed and stayed are told as well."""
+
+    def noisy(n, seed, period=0):
+        data = rows(n, seed=seed, period=period)
+        noise = np.random.default_rng(seed + 90).normal(size=(n, 12)).astype(np.float32)
+        return replace(data, features=np.concatenate([data.features, noise], axis=1))
+
+    parts = noisy(3000, 0), noisy(2000, 1, 1)
+    chosen, every = fit_ranker(*parts, halvings=3), fit_ranker(*parts, halvings=0)
+    test = noisy(4000, 2, 2)
+    losses = [evaluate_ranking(one, test) for one in (chosen, every)]
+    assert losses[0]["play_log_loss"] < losses[1]["play_log_loss"]
+    other = test.features[:300].copy()
+    scores = chosen.score(other)
+    for k, head in enumerate(chosen.heads):
+        read = np.unique(chosen.inputs.owners[_inputs_read(chosen, k)])
+        assert len(read) in (3, 6, 12)
+        changed = np.where(np.isin(np.arange(24), read), other, other + 1)
+        assert np.array_equal(getattr(chosen.score(changed), head), getattr(scores, head))
+    assert 0 in np.unique(
+        chosen.inputs.owners[_inputs_read(chosen, 0)]
+    )  # x₀ decides plays in the rows' world
+
+
+def _inputs_read(ranker, k):
+    body = ranker.network.entrance.first.weight.detach().numpy()[16 * k : 16 * k + 16]
+    return np.flatnonzero(body.any(axis=0))
+
+
+def test_epochs_are_counted_through_all_trainings(rows, sign):
+    told = []
+    config = RankerConfig(hidden=4, output=4, tower=4, epochs=2, patience=2, halvings=2)
+    train_ranker(rows(500, seed=0), rows(500, seed=1, period=1), config, sign(12), told.append)
+    assert [(epoch.number, epoch.of) for epoch in told] == [(n, 6) for n in range(1, 7)]
+
+
 def test_rankers_trained_on_shuffled_labels_score_like_chance(rows, fit_ranker, test_rows):
     def shuffled(data, rng):
         return replace(data, play=rng.permutation(data.play), retention=rng.permutation(data.retention))
@@ -276,7 +313,9 @@ def test_a_title_has_the_same_score_alone_and_among_others(ranker, test_rows):
 def test_the_network_of_the_epoch_with_the_least_validation_loss_is_kept(rows, sign, choices):
     """Sixty rows are learnt by heart at once, and what comes after does harm."""
     few, validation, lists = rows(60, seed=0), rows(1000, seed=1, period=1), choices(n=40)
-    config = RankerConfig(hidden=16, output=8, tower=8, epochs=30, patience=30, learning_rate=2e-2)
+    config = RankerConfig(
+        hidden=16, output=8, tower=8, epochs=30, patience=30, learning_rate=2e-2, halvings=0
+    )
     losses = []
     kept = train_ranker(
         few, validation, config, sign(12), lambda epoch: losses.append(epoch.metrics["loss"]), lists
