@@ -17,6 +17,7 @@ from models.settings import RankerConfig
 from models.train_ranker import (
     Choices,
     Lists,
+    Study,
     _lists_of,
     _loss,
     batch_loss,
@@ -80,6 +81,22 @@ def test_each_head_reads_the_features_that_serve_it_and_no_others(rows, fit_rank
 def _inputs_read(ranker, k):
     body = ranker.network.entrance.first.weight.detach().numpy()[16 * k : 16 * k + 16]
     return np.flatnonzero(body.any(axis=0))
+
+
+def test_what_a_list_shares_tells_less_of_what_is_chosen(rows, choices):
+    """Feature 5 is one value a list, and varies among the rows, as do all others in both."""
+    config, lists = RankerConfig(hidden=16, output=8, tower=8), choices(n=50)
+    lists.train.features[:, :, 5] = lists.train.features[:, :1, 5]
+    data = rows(500, seed=0)
+    inputs = inputs_of(data, config)
+    read = rows_of(data, inputs, config)
+    by_rows = Study(None, read, read, None, None, ("play", "choice"), config)
+    by_lists = replace(by_rows, taught=_lists_of(lists.train, inputs))
+    network = by_rows.made()
+    ratio = by_lists.told(network)["choice"] / by_rows.told(network)["choice"]
+    assert ratio[5] < 0.6
+    assert (np.delete(ratio, 5) > 0.7).all()
+    assert np.array_equal(by_lists.told(network)["play"], by_rows.told(network)["play"])
 
 
 def test_epochs_are_counted_through_all_trainings(rows, sign):

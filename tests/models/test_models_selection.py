@@ -80,6 +80,22 @@ def test_the_parts_of_a_bent_network_add_up_to_what_its_logit_differs_by():
     assert apart.std() < 0.2 * logit.numpy().std()
 
 
+def test_a_feature_that_counts_beyond_half_the_way_brings_half_a_slope():
+    """All units of the first layer are max(0, x₀ - ½); what is above them is straight."""
+    one = straightened(network())
+    with torch.no_grad():
+        one.entrance.first.weight.zero_()
+        one.entrance.first.weight[:, 0] = 1
+        one.entrance.first.bias.fill_(-0.5)
+    x = torch.tensor([[1.0, 0, 0, 0, 0], [2.0, 0, 0, 0, 0]])
+    nowhere = torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        logit, start = one(x, nowhere)["play"], one(0 * x, nowhere)["play"]
+    np.testing.assert_allclose(
+        brought(one, x, nowhere, np.arange(5))["play"][:, 0], (logit - start).numpy(), rtol=1e-3
+    )
+
+
 def test_what_all_titles_of_a_list_share_does_not_tell_which_is_chosen():
     """Two lists of up to three titles by hand: deviations from their own means 0 and 4, 4 and 2 and 6, over five titles."""
     parts = np.array([[[7, 0], [7, 8], [99, 99]], [[1, 6], [1, 4], [1, 8]]], np.float32)
