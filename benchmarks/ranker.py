@@ -1,4 +1,4 @@
-"""The ranker beside single-task networks of as many weights, gradient boosting, the retriever alone and popularity; and its speed.
+"""The ranker beside single-task networks as wide as all its bodies, gradient boosting, the retriever alone and popularity; and its speed.
 
 Needs workspaces whose retriever is trained. Every model is trained here on the same rows, with so many seeds, and measured on
 the test period: mean ± standard error over seeds. What is simulated (source `world`) is so.
@@ -35,7 +35,7 @@ from matinee.training_ranker import (
 )
 from models.calibration import fit_calibration
 from models.compiled import CompiledRanker
-from models.data import Float32, RankingSet
+from models.data import Float32, Int64, RankingSet
 from models.evaluate import COMPLETED_SHARE, evaluate_popularity, judged_only, popularity
 from models.metrics import Undefined, auc, expected_calibration_error, grouped_auc, log_loss
 from models.objective import ObjectiveWeights, objective
@@ -69,6 +69,15 @@ class Data:
     popular: Figures
     signature: Signature
     about: Mapping[str, str]
+
+    def read(self, columns: Int64) -> Data:
+        """The same with some of the features alone, for heads that learn from rows."""
+        train, valid, test = (
+            replace(rows, features=rows.features[:, columns]) for rows in (self.train, self.valid, self.test)
+        )
+        one = self.signature
+        known = Signature(tuple(one.features[n] for n in columns), tuple(one.digests[n] for n in columns))
+        return replace(self, train=train, valid=valid, test=test, signature=known, choices=None)
 
     @property
     def learnable(self) -> tuple[str, ...]:
@@ -145,22 +154,12 @@ def network(
     return ranker, figures
 
 
-def single(data: Data, config: RankerConfig, head: str) -> Figures:
-    """One head alone on a body with as many weights as the bodies of all heads together, its features chosen likewise.
-
-    Where it is not play, play, which every training set has, is there as well: with a body of its own and next to no weight.
-    """
+def single(data: Data, config: RankerConfig, head: str, columns: Int64) -> Figures:
+    """One head alone on one body as wide as the bodies of all heads together, reading the features that ours chose for it."""
     bodies = len(data.learnable) + 1
-    wider = {"hidden": bodies * config.hidden, "output": bodies * config.output}
-    weights = {f"{name}_weight": 1.0 if name == head else NO_TASK for name in HEADS}
-    train, valid = (_labelled_for(head, rows) for rows in (data.train, data.valid))
-    alone = config.model_copy(update=wider | weights)
-    return network(replace(data, train=train, valid=valid), alone, [head])[1]
-
-
-def _labelled_for(head: str, rows: RankingSet) -> RankingSet:
-    unknown = np.full(len(rows), np.nan, np.float32)
-    return replace(rows, **{name: unknown for name in HEADS if name not in ("play", head)})
+    weights = {f"{name}_weight": 1.0 if name == head else NO_TASK for name in (*HEADS, "choice")}
+    alone = config.model_copy(update={"architecture": "shared_bottom", "experts": bodies, **weights})
+    return network(data.read(columns), alone, [head])[1]
 
 
 def boosted(data: Data, head: str, seed: int) -> Figures:
@@ -237,11 +236,12 @@ def compared(
             if architecture == RankerConfig().architecture:
                 rankers.append(ranker)
                 of_users.append(by_user)
-            tell(f"{architecture}, seed {seed}: {read_by(ranker)}")
+            read = ", ".join(f"{head} reads {len(columns)}" for head, columns in features_of(ranker).items())
+            tell(f"{architecture}, seed {seed}: {read}")
         alone: Figures = {}
         trees: Figures = {}
         for head in heads:
-            alone |= single(data, RankerConfig(seed=seed), head)
+            alone |= single(data, RankerConfig(seed=seed), head, features_of(rankers[-1])[head])
             trees |= boosted(data, head, seed)
             tell(f"{head} alone, seed {seed}")
         found.setdefault("single task", []).append(alone)
@@ -265,17 +265,12 @@ def against_retriever(lists: CandidateLists, of_users: Sequence[Mapping[str, Flo
     return said
 
 
-def read_by(ranker: Ranker) -> str:
-    """How many features each head reads."""
+def features_of(ranker: Ranker) -> dict[str, Int64]:
+    """Which features each head reads."""
     network, owners = ranker.network, ranker.inputs.owners
-    if not network.parted:
-        return f"{ranker.signature.width} features"
-    bodies = network.entrance.first.weight.detach().chunk(len(ranker.heads))
-    counts = {
-        head: len(np.unique(owners[body.any(dim=0).numpy()]))
-        for head, body in zip(ranker.heads, bodies, strict=True)
-    }
-    return ", ".join(f"{head} reads {count}" for head, count in counts.items())
+    bodies = network.entrance.first.weight.detach().chunk(len(ranker.heads) if network.parted else 1)
+    read = [np.unique(owners[body.any(dim=0).numpy()]) for body in bodies]
+    return dict(zip(ranker.heads, read if network.parted else read * len(ranker.heads), strict=True))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
