@@ -21,7 +21,10 @@ from feature_repo.record import View, opened, rows_since
 
 ROUNDS = 100
 WRITES = 2.5  # a writer is killed within the time that so many take
-LONGER, SHORTER = 1.12, 1 / 1.08  # that time follows the machine's speed: in balance at WRITES, with two in five killed too soon
+LONGER, SHORTER = (
+    1.12,
+    1 / 1.08,
+)  # that time follows the machine's speed: in balance at WRITES, with two in five killed too soon
 
 
 @pytest.fixture(scope="module")
