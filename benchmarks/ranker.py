@@ -205,12 +205,12 @@ def two_stage(ranker: Ranker, lists: CandidateLists) -> dict[str, Float64]:
     }  # fmt: skip
 
 
-def configs(heads: Sequence[str], seed: int) -> list[RankerConfig]:
+def configs(heads: Sequence[str], seed: int, halvings: int = 0) -> list[RankerConfig]:
     """Every architecture, with first layers of the same size where there are three heads and choice."""
     every = 2 + len(heads) + 1  # experts of ple
     mixed = {"ple": 2, "mmoe": every, "shared_bottom": every}
     return [
-        RankerConfig(seed=seed),
+        RankerConfig(seed=seed, halvings=halvings),
         *(
             RankerConfig.model_validate({"architecture": kind, "experts": n, "hidden": 64, "seed": seed})
             for kind, n in mixed.items()
@@ -219,13 +219,13 @@ def configs(heads: Sequence[str], seed: int) -> list[RankerConfig]:
 
 
 def compared(
-    data: Data, seeds: int, kinds: Sequence[str], tell: Callable[[str], None]
+    data: Data, seeds: int, kinds: Sequence[str], halvings: int, tell: Callable[[str], None]
 ) -> tuple[dict[str, list[Figures]], list[Ranker], list[dict[str, Float64]]]:
     """Figures of every model by seed, and of the default architecture the rankers and what they were to each user."""
     heads, rankers, of_users = data.learnable, [], []
     found: dict[str, list[Figures]] = {}
     for seed in range(seeds):
-        for config in configs(heads, seed):
+        for config in configs(heads, seed, halvings):
             architecture = config.architecture
             if architecture not in kinds:
                 continue
@@ -354,6 +354,7 @@ def main() -> None:
     asked.add_argument(
         "--kinds", nargs="*", default=kinds, choices=kinds, help="of networks, the default kind among them"
     )
+    asked.add_argument("--halvings", type=int, default=RankerConfig().halvings, help="of the default kind")
     asked.add_argument("--rows", type=int, default=max(RANKING_ROWS.values()), help="training rows at most")
     given = asked.parse_args()
     use_threads(1)
@@ -364,7 +365,7 @@ def main() -> None:
             data = gathered(day, given.rows)
         tell = lambda what: print(f"{time.perf_counter() - began:6.0f} s  {what}", flush=True)  # noqa: E731, B023
         tell(f"{source} gathered")
-        found, rankers, of_users = compared(data, given.seeds, given.kinds, tell)
+        found, rankers, of_users = compared(data, given.seeds, given.kinds, given.halvings, tell)
         result[source] = report(source, data, found) | {
             "against_retriever": against_retriever(data.lists, of_users),
             "speed": speed(source, rankers[0], data.lists),

@@ -25,7 +25,7 @@ from matinee.reference import champions, training_references
 from matinee.training import train_retriever_version
 from matinee.training_artwork import train_artwork_version, train_quality_version
 from matinee.training_ranker import train_ranker_version
-from models.settings import RankerConfig, RetrievalConfig
+from models.settings import RetrievalConfig
 from registry import ModelVersion
 from validations.report import GateReport
 
@@ -148,8 +148,7 @@ def train_ranker(day: Day, stage: Stage, retriever: str = "retriever") -> ModelV
     """Train, test and register the ranker behind a retriever."""
     record_declarations(day.registry, day.workspace.declarations)
     behind = day.registry.get(retriever)
-    config = RankerConfig(seed=day.settings.seed)
-    return train_ranker_version(day.bench, behind, fetched(day, behind.ref), config, stage)
+    return train_ranker_version(day.bench, behind, fetched(day, behind.ref), day.settings.ranker, stage)
 
 
 def train_artwork(day: Day, stage: Stage) -> tuple[ModelVersion, ...]:

@@ -14,6 +14,7 @@ from feature_repo.declarations import Declarations, FeatureService, FeatureTable
 from feature_repo.planning import Recorded
 from feature_repo.session import KEPT_IN
 from matinee.datasets import NEGATIVES
+from matinee.settings import Settings
 from models.artwork_settings import ArtworkConfig, CreativeQualityConfig
 from models.settings import RankerConfig, RetrievalConfig
 
@@ -91,9 +92,10 @@ def artwork(config: ArtworkConfig) -> Recipe:
     )  # fmt: skip
 
 
-def recipes(source: Source, seed: int) -> tuple[Recipe, ...]:
+def recipes(source: Source, settings: Settings) -> tuple[Recipe, ...]:
     """The models that a day trains for a source, each behind those before it."""
-    found = (retriever(RetrievalConfig(seed=seed)), ranker(RankerConfig(seed=seed)))
+    seed = settings.seed
+    found = (retriever(RetrievalConfig(seed=seed)), ranker(settings.ranker))
     if not source.has("artworks", "impressions.artwork_id"):
         return found
     return (*found, creative_quality(CreativeQualityConfig(), seed), artwork(ArtworkConfig(seed=seed)))

@@ -25,7 +25,7 @@ def plan_of(day: Day, as_ofs: Sequence[datetime] | None = None) -> Plan:
     """What `matinee day` does now, step by step."""
     moments = tuple(as_ofs or day.split.as_ofs)
     tables = table_steps(day, moments)
-    models = recipes(day.workspace.source, day.settings.seed)
+    models = recipes(day.workspace.source, day.settings)
     return plan_day(
         day.workspace.declarations, day.split.as_ofs, tables, state_of(day, tables, [r.model for r in models]), models
     )  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.settings import RankerConfig
 
 
 class Settings(BaseSettings):
@@ -33,4 +35,18 @@ class Settings(BaseSettings):
         {},
         description="settings of the built-in world (`WorldConfig`) that differ from those of its size; JSON",
     )
+    ranker_settings: dict[str, Any] = Field(
+        {}, description="settings of the ranker (`RankerConfig`) that differ from its defaults; JSON"
+    )
     port: int = Field(3000, ge=1, le=65_535, description="where `bento serve` listens")
+
+    @field_validator("ranker_settings")
+    @classmethod
+    def _settings_of_a_ranker(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        RankerConfig.model_validate(changes)
+        return changes
+
+    @property
+    def ranker(self) -> RankerConfig:
+        """What rankers are trained with."""
+        return RankerConfig.model_validate({"seed": self.seed, **self.ranker_settings})

@@ -114,7 +114,7 @@ class RankerConfig(BaseModel):
         description="share of its variance that an outcome bends by along a feature so read",
     )
     halvings: int = Field(
-        5,
+        0,
         ge=0,
         le=12,
         description="of `separate` bodies: times that each head's features are halved, to those that told it most, and "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
 
 import pytest
+from pydantic import ValidationError
 
 from events.sources import WORLD
 from feature_repo.compute import plan, recorded
@@ -15,11 +17,12 @@ from feature_repo.families import declare
 from matinee.context import Day
 from matinee.planning import State, Version, plan_day
 from matinee.recipes import recipes
+from matinee.settings import Settings
 from matinee.workspace import Workspace
 from validations.expectations import Between
 
 DECLARED = declare(WORLD)
-MODELS = recipes(WORLD, seed=0)
+MODELS = recipes(WORLD, Settings())
 AS_OF = WORLD.latest
 AS_OFS = (AS_OF - WORLD.period, AS_OF)
 
@@ -160,10 +163,25 @@ def test_a_feature_taken_out_writes_its_table_again_and_trains_what_read_it(offl
 
 
 def test_other_settings_train_a_model_and_say_so(offline):
-    made = planned(DECLARED, offline, models=recipes(WORLD, seed=1))
+    made = planned(DECLARED, offline, models=recipes(WORLD, Settings(seed=1)))
     reasons = {str(step): step.reason for step in made.models}
     assert reasons["train retriever"] == "retriever/1 was trained otherwise"
     assert not [step for step in (*made.tables, *made.gate, *made.online) if step.runs]
+
+
+def test_other_settings_of_the_ranker_train_the_ranker_alone(offline):
+    made = planned(DECLARED, offline, models=recipes(WORLD, Settings(ranker_settings={"halvings": 3})))
+    reasons = {str(step): step.reason for step in made.models if step.runs}
+    assert set(reasons) == {"make training set of ranker", "train ranker", "promote the new ranker"}
+    assert reasons["train ranker"] == "ranker/1 was trained otherwise"
+
+
+@pytest.mark.parametrize("changes", [{"halving": 3}, {"halvings": -1}, {"architecture": "wide"}])
+def test_settings_that_no_ranker_has_are_refused_when_they_are_read(changes, monkeypatch):
+    (name,) = changes
+    monkeypatch.setenv("MATINEE_RANKER_SETTINGS", json.dumps(changes))
+    with pytest.raises(ValidationError, match=f"ranker_settings[\\s\\S]*{name}"):
+        Settings()
 
 
 def test_a_table_that_has_not_passed_or_was_not_taken_in_is_done_alone(offline):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -104,6 +105,35 @@ def test_epochs_are_counted_through_all_trainings(rows, sign):
     config = RankerConfig(hidden=4, output=4, tower=4, epochs=2, patience=2, halvings=2)
     train_ranker(rows(500, seed=0), rows(500, seed=1, period=1), config, sign(12), told.append)
     assert [(epoch.number, epoch.of) for epoch in told] == [(n, 6) for n in range(1, 7)]
+
+
+@pytest.mark.parametrize("stops", [(2,), (3, 4), (5,)])
+def test_a_training_stopped_in_any_round_ends_with_the_bytes_of_one_that_was_not(rows, sign, tmp_path, stops):
+    """Rounds of two epochs: one stops after a whole round, one twice within the next, one in the last."""
+    config = RankerConfig(hidden=4, output=4, tower=4, epochs=2, patience=2, halvings=2)
+    arguments = rows(500, seed=0), rows(500, seed=1, period=1), config, sign(12)
+    expected = train_ranker(*arguments).save(tmp_path / "whole")
+    for stop in stops:
+        with pytest.raises(_Stopped):
+            train_ranker(
+                *arguments, partial(_stop_after, stop), checkpoint=tmp_path / "kept" / "c.safetensors"
+            )
+    again = train_ranker(*arguments, checkpoint=tmp_path / "kept" / "c.safetensors")
+    assert again.save(tmp_path / "again") == expected
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "c.safetensors",
+        "c-1.safetensors",
+        "c-2.safetensors",
+    }
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stop_after(number, epoch):
+    if epoch.number == number and not epoch.resumed:
+        raise _Stopped
 
 
 def test_rankers_trained_on_shuffled_labels_score_like_chance(rows, fit_ranker, test_rows):
