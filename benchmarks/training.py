@@ -313,7 +313,7 @@ def memory_case(source: str, where: str) -> dict[str, float]:
         made = max(held)
         features = signature(train.features.shape[1])
         held.clear()
-        train_ranker(train, validation, RankerConfig(epochs=1, halvings=0), features)
+        train_ranker(train, validation, RankerConfig(epochs=1), features)
         return {
             "matrix_mb": (train.features.nbytes + validation.features.nbytes) / 2**20,
             "making_mb": made - began, "training_mb": max(held) - began,

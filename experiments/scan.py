@@ -137,9 +137,8 @@ def by_tenure(metric: Metric) -> ir.Table:
     units = ibis.table(UNITS, name="units")
     events = _since(units, definition.of.source, [definition.of])
     rows = _within(events, 0, definition.window_days)
-    rows = rows.mutate(tenure=rows["after_us"] // MICROSECONDS_A_DAY)
-    value = _total(rows, definition.of, _all((rows.tenure >= 0, *_conditions(rows, definition.of))))
-    return rows.group_by("unit_id", "arm", "tenure").aggregate(value=value.fill_null(0.0))
+    rows = rows.mutate(tenure=rows["after_us"] // MICROSECONDS_A_DAY, adds=_adds(rows, definition.of))
+    return rows.group_by("unit_id", "arm", "tenure").aggregate(value=lambda days: days["adds"].sum())
 
 
 def _since(units: ir.Table, source: str, measures: Iterable[Measure]) -> ir.Table:
@@ -173,23 +172,10 @@ def _adds(rows: ir.Table, measure: Measure) -> ir.Value:
     """What each event adds to a measure: 0 where it does not count."""
     amount = ibis.literal(1) if measure.sum is None else rows[measure.sum]
     amount = amount.cast("float64").fill_null(0.0)
-    conditions = _conditions(rows, measure)
-    return ibis.ifelse(_all(conditions), amount, ibis.literal(0).cast("float64")) if conditions else amount
-
-
-def _total(rows: ir.Table, measure: Measure, where: ir.Value) -> ir.Value:
-    """What the events that satisfy `where` add up to."""
-    if measure.sum is None:
-        return rows.count(where=where).cast("float64")
-    return rows[measure.sum].cast("float64").sum(where=where)
-
-
-def _conditions(rows: ir.Table, measure: Measure) -> list[ir.Value]:
-    return [rows[column].isin(list(values)) for column, values in measure.where.items()]
-
-
-def _all(conditions: Iterable[ir.Value]) -> ir.Value:
-    return reduce(operator.and_, conditions)
+    conditions = [rows[column].isin(list(values)) for column, values in measure.where.items()]
+    if not conditions:
+        return amount
+    return ibis.ifelse(reduce(operator.and_, conditions), amount, ibis.literal(0).cast("float64"))
 
 
 def _shaped(total: ir.Value, definition: Definition) -> ir.Value:

@@ -87,11 +87,10 @@ def test_the_feature_that_decides_a_play_is_named_for_it_and_in_its_direction(ra
     assert np.corrcoef(told.features[:, 0], features[:, 0])[0, 1] > 0.9
 
 
-def test_what_a_missing_value_brings_counts_to_its_feature(fit_ranker, rows, candidates):
-    all_read = fit_ranker(rows(2000, seed=0), rows(1000, seed=1, period=1), halvings=0)
+def test_what_a_missing_value_brings_counts_to_its_feature(ranker, candidates):
     features = candidates[0].copy()
     features[:, 6] = np.nan
-    told = attributions(all_read, features, None, PLAY, np.arange(40))
+    told = attributions(ranker, features, None, PLAY, np.arange(40))
     assert np.abs(told.unexplained).max() < 5e-3
     assert (told.features[:, 6] != 0).all()  # the value itself is the average: only its mark is left
 
