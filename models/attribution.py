@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from models.calibration import Calibration
 from models.data import Float32, Int64
+from models.inputs import by_feature
 from models.objective import NothingToRankBy, ObjectiveWeights
 from models.ranker import Ranker
 
@@ -72,7 +73,10 @@ def attributions(
         baseline = float(value(start, offset, place[:1]))
     parts = ((inputs[chosen] - start) * slopes[0]).numpy()
     return Attributions(
-        ends.numpy(), baseline, _by_feature(ranker, parts), ((scores[chosen] - offset) * slopes[1]).numpy()
+        ends.numpy(),
+        baseline,
+        by_feature(parts, ranker.inputs.owners),
+        ((scores[chosen] - offset) * slopes[1]).numpy(),
     )
 
 
@@ -139,10 +143,3 @@ def _mean_slopes(
 def _average(ranker: Ranker) -> Tensor:
     """(1, I) inputs of a title with every feature at its average."""
     return torch.from_numpy(ranker.inputs.transform(ranker.inputs.average[None]))
-
-
-def _by_feature(ranker: Ranker, parts: Float32) -> Float32:
-    """(m, I) → (m, F): each input's part belongs to the feature that it is made from."""
-    found = np.zeros((len(parts), ranker.inputs.n_features), np.float32)
-    np.add.at(found.T, ranker.inputs.owners, parts.T)
-    return found

@@ -218,6 +218,13 @@ def _log_scale(known: NDArray[np.float64]) -> float:
     return float(np.median(np.abs(known[known != 0])))
 
 
+def by_feature(parts: Float32, owners: Int64) -> Float32:
+    """(n, I) parts of inputs → (n, F): each belongs to the feature that its input is made from (`Standardiser.owners`)."""
+    found = np.zeros((len(parts), int(owners.max()) + 1), np.float32)
+    np.add.at(found.T, owners, parts.T)
+    return found
+
+
 def _squash(values: NDArray[Any], scale: NDArray[Any] | float) -> NDArray[Any]:
     """sign(x) · log(1 + |x|/s), in the precision of `values`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data import Float32, Int64
+from models.inputs import by_feature
 from models.network import RankerNetwork
 
 _STEPS = 8  # of the midpoint rule: features are put in order, not accounted for
@@ -74,19 +75,22 @@ def most(weights: Float32, kept: int) -> Int64:
     return np.sort(np.argsort(-weights, kind="stable")[:kept])
 
 
-def brought(network: RankerNetwork, inputs: Tensor, place: Tensor, owners: Int64) -> dict[str, Float32]:
-    """What each feature brought to each head's logit, (n, F), on the way from inputs of 0, which are the average row.
+def brought(
+    network: RankerNetwork, heads: Sequence[str], inputs: Tensor, place: Tensor, owners: Int64
+) -> dict[str, Float32]:
+    """What each feature brought to the logits of some heads, (n, F), on the way from inputs of 0, which are the average row.
 
     Integrated gradients (Sundararajan et al., ICML 2017, eq. 1) of rows `inputs` (n, I) shown in `place` (n,). What a
     feature's null mark and its pieces bring counts to it.
     """
-    slopes = {head: torch.zeros_like(inputs) for head in network.heads}
+    slopes = {head: torch.zeros_like(inputs) for head in heads}
     for step in range(_STEPS):
         x = (inputs * ((step + 0.5) / _STEPS)).requires_grad_()
-        for head, logit in network(x, place).items():
-            (slope,) = torch.autograd.grad(logit.sum(), x, retain_graph=True)
+        logits = network(x, place)
+        for head in heads:
+            (slope,) = torch.autograd.grad(logits[head].sum(), x, retain_graph=True)
             slopes[head] += slope / _STEPS
-    return {head: _by_feature((slope * inputs).numpy(), owners) for head, slope in slopes.items()}
+    return {head: by_feature((slope * inputs).numpy(), owners) for head, slope in slopes.items()}
 
 
 def told_rows(parts: Float32) -> Float32:
@@ -103,10 +107,3 @@ def told_lists(parts: Float32, there: NDArray[np.bool_]) -> Float32:
     mean = np.where(there[..., None], parts, 0).sum(axis=1) / rows
     apart = np.where(there[..., None], parts - mean[:, None], 0)
     return np.asarray(np.sqrt((apart**2).sum(axis=(0, 1)) / rows.sum()), np.float32)
-
-
-def _by_feature(parts: Float32, owners: Int64) -> Float32:
-    """(n, I) → (n, F)."""
-    found = np.zeros((len(parts), int(owners.max()) + 1), np.float32)
-    np.add.at(found.T, owners, parts.T)
-    return found

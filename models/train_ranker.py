@@ -141,23 +141,19 @@ class Study:
 
     def told(self, network: RankerNetwork) -> dict[str, Float32]:
         """How much each feature says to each head, by evenly spaced rows and lists."""
-        owners = self.train.inputs.owners
+        owners, lists = self.train.inputs.owners, self.taught
         rows = self.train.some(torch.arange(len(self.train))[:: -(-len(self.train) // _ROWS_ASKED)])
-        found = {
-            head: told_rows(parts)
-            for head, parts in brought(network, rows.inputs, rows.place, owners).items()
-        }
-        if self.taught is not None:
-            found["choice"] = self._told_of_choice(network, self.taught)
-        return found
+        by_rows = [head for head in self.heads if head != "choice" or lists is None]
+        parts = brought(network, by_rows, rows.inputs, rows.place, owners)
+        found = {head: told_rows(one) for head, one in parts.items()}
+        return found if lists is None else {**found, "choice": self._told_of_choice(network, lists)}
 
     def _told_of_choice(self, network: RankerNetwork, lists: Lists) -> Float32:
         count, width = lists.log_inclusion.shape
         some = lists.some(torch.arange(count)[:: -(-count * width // _ROWS_ASKED)])
         inputs = some.inputs.flatten(0, 1)
-        parts = brought(
-            network, inputs, torch.zeros(len(inputs), dtype=torch.long), self.train.inputs.owners
-        )["choice"]
+        nowhere = torch.zeros(len(inputs), dtype=torch.long)
+        parts = brought(network, ["choice"], inputs, nowhere, self.train.inputs.owners)["choice"]
         return told_lists(parts.reshape(len(some), width, -1), ~torch.isposinf(some.log_inclusion).numpy())
 
 
@@ -204,7 +200,6 @@ def train_ranker(
     )
     notebook = Notebook.at(checkpoint, config, hardware, signature, train, validation, choices)
     with torch.random.fork_rng(devices=hardware.gpus):
-        torch.manual_seed(config.seed)
         heads = (*heads_in(rows), *(["choice"] if choices else []))
         judged = rows_of(validation, inputs, config)
         lesson = lesson_of(rows, judged, heads, config, taught, held_out)

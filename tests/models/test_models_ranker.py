@@ -360,9 +360,7 @@ def test_a_title_has_the_same_score_alone_and_among_others(ranker, test_rows):
 def test_the_network_of_the_epoch_with_the_least_validation_loss_is_kept(rows, sign, choices):
     """Sixty rows are learnt by heart at once, and what comes after does harm."""
     few, validation, lists = rows(60, seed=0), rows(1000, seed=1, period=1), choices(n=40)
-    config = RankerConfig(
-        hidden=16, output=8, tower=8, epochs=30, patience=30, learning_rate=2e-2, halvings=0
-    )
+    config = RankerConfig(hidden=16, output=8, tower=8, epochs=30, patience=30, learning_rate=2e-2)
     losses = []
     kept = train_ranker(
         few, validation, config, sign(12), lambda epoch: losses.append(epoch.metrics["loss"]), lists

@@ -47,7 +47,7 @@ def slopes(one, head):
 def test_of_a_linear_network_a_feature_is_told_by_its_weight_times_its_deviation():
     one, (x, place) = straightened(network()), rows()
     x[:, 1] *= 3
-    found = brought(one, x, place, np.arange(5))
+    found = brought(one, HEADS, x, place, np.arange(5))
     for head in HEADS:
         wanted = np.abs(slopes(one, head)) * x.numpy().std(axis=0)
         np.testing.assert_allclose(told_rows(found[head]), wanted, rtol=1e-3)
@@ -58,7 +58,7 @@ def test_what_a_features_inputs_bring_is_added_up_before_it_is_compared():
     one, (x, place) = straightened(network()), rows()
     slope = slopes(one, "play")
     x[:, 3] = -x[:, 1] * float(slope[1] / slope[3])
-    found = told_rows(brought(one, x, place, np.array([0, 1, 2, 1, 3]))["play"])
+    found = told_rows(brought(one, HEADS, x, place, np.array([0, 1, 2, 1, 3]))["play"])
     assert found.shape == (4,)
     assert found[1] < 1e-3 * found.max()
 
@@ -66,7 +66,7 @@ def test_what_a_features_inputs_bring_is_added_up_before_it_is_compared():
 def test_what_all_rows_share_tells_nothing():
     one, (x, place) = straightened(network()), rows()
     x[:, 2] = 2.0
-    parts = brought(one, x, place, np.arange(5))["retention"]
+    parts = brought(one, HEADS, x, place, np.arange(5))["retention"]
     assert told_rows(parts)[2] < 1e-4 < told_rows(parts)[1]
 
 
@@ -75,7 +75,7 @@ def test_the_parts_of_a_bent_network_add_up_to_what_its_logit_differs_by():
     one, (x, place) = network(), rows()
     with torch.no_grad():
         logit, start = one(x, place)["play"], one(0 * x, place)["play"]
-    parts = brought(one, x, place, np.arange(5))["play"]
+    parts = brought(one, HEADS, x, place, np.arange(5))["play"]
     apart = parts.sum(axis=1) - (logit - start).numpy()
     assert apart.std() < 0.2 * logit.numpy().std()
 
@@ -92,7 +92,7 @@ def test_a_feature_that_counts_beyond_half_the_way_brings_half_a_slope():
     with torch.no_grad():
         logit, start = one(x, nowhere)["play"], one(0 * x, nowhere)["play"]
     np.testing.assert_allclose(
-        brought(one, x, nowhere, np.arange(5))["play"][:, 0], (logit - start).numpy(), rtol=1e-3
+        brought(one, HEADS, x, nowhere, np.arange(5))["play"][:, 0], (logit - start).numpy(), rtol=1e-3
     )
 
 
