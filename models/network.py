@@ -172,6 +172,7 @@ class Entrance(nn.Module):
     """The first level. All experts and gates read the same inputs, so one matrix does the work of all their first layers."""
 
     closed: Tensor
+    single: Tensor
 
     def __init__(self, n_inputs: int, layout: Layout, config: RankerConfig, widen: int) -> None:
         super().__init__()
@@ -185,6 +186,7 @@ class Entrance(nn.Module):
         nn.init.kaiming_uniform_(self.second.view(n * hidden, output).T, a=5**0.5)
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("closed", _closed(layout), persistent=False)
+        self.register_buffer("single", torch.tensor(self.only, dtype=torch.long), persistent=False)
 
     def mixtures(self, projected: Tensor) -> Tensor:
         """What each reader reads, (readers, N, output), from what `first` gave."""
@@ -193,7 +195,7 @@ class Entrance(nn.Module):
         hidden = self.dropout(torch.relu(hidden)).view(len(projected), count, width).transpose(0, 1)
         experts = torch.relu(torch.baddbmm(self.second_bias, hidden, self.second))  # (E, N, O)
         if self.only:
-            return experts[self.only]
+            return experts[self.single]
         gates = gates.view(len(projected), self.readers, count).transpose(0, 1)
         return mixed(experts, gates, self.closed)
 
@@ -202,16 +204,17 @@ class Extraction(nn.Module):
     """A level of `ple` above the first: every expert and every gate reads the mixture of its own reader below."""
 
     closed: Tensor
+    owner: Tensor
 
     def __init__(self, n_inputs: int, layout: Layout, config: RankerConfig) -> None:
         super().__init__()
         n, readers = layout.experts, len(layout.readers)
-        self.owner = list(layout.owner)
         self.first, self.first_bias = _layer(n, n_inputs, config.hidden)
         self.second, self.second_bias = _layer(n, config.hidden, config.output)
         self.gates, self.gates_bias = _layer(readers, n_inputs, n)
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("closed", _closed(layout), persistent=False)
+        self.register_buffer("owner", torch.tensor(layout.owner), persistent=False)
 
     def forward(self, below: Tensor) -> Tensor:
         """(readers below, N, I) → (readers, N, output)."""

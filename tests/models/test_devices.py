@@ -1,4 +1,4 @@
-"""Where training computes. There is no GPU in the machines that run these tests: what needs one is not tested here."""
+"""Where training computes. There is no GPU in the machines that run these tests: what needs one is not tested here (but see `test_fitting_elsewhere.py`)."""
 
 from dataclasses import dataclass, field
 
