@@ -35,7 +35,7 @@ from matinee.training_ranker import (
 )
 from models.calibration import fit_calibration
 from models.compiled import CompiledRanker
-from models.data import Float32, Int64, RankingSet
+from models.data import Float32, RankingSet
 from models.evaluate import COMPLETED_SHARE, evaluate_popularity, judged_only, popularity
 from models.metrics import Undefined, auc, expected_calibration_error, grouped_auc, log_loss
 from models.objective import ObjectiveWeights, objective
@@ -70,14 +70,14 @@ class Data:
     signature: Signature
     about: Mapping[str, str]
 
-    def read(self, columns: Int64) -> Data:
-        """The same with some of the features alone, for heads that learn from rows."""
-        train, valid, test = (
-            replace(rows, features=rows.features[:, columns]) for rows in (self.train, self.valid, self.test)
-        )
-        one = self.signature
-        known = Signature(tuple(one.features[n] for n in columns), tuple(one.digests[n] for n in columns))
-        return replace(self, train=train, valid=valid, test=test, signature=known, choices=None)
+    def alone(self, head: str) -> Data:
+        """The same with labels of one head, and of plays, and nothing to choose from."""
+        others = {"completion", "retention"} - {head}
+
+        def told(rows: RankingSet) -> RankingSet:
+            return replace(rows, **{other: np.full_like(rows.play, np.nan) for other in others})
+
+        return replace(self, train=told(self.train), valid=told(self.valid), choices=None)
 
     @property
     def learnable(self) -> tuple[str, ...]:
@@ -154,12 +154,15 @@ def network(
     return ranker, figures
 
 
-def single(data: Data, config: RankerConfig, head: str, columns: Int64) -> Figures:
-    """One head alone on one body as wide as the bodies of all heads together, reading the features that ours chose for it."""
+def single(data: Data, config: RankerConfig, head: str) -> Figures:
+    """One head alone on one body as wide as the bodies of all heads together, learnt in the same way.
+
+    Where it is not the head of plays, that one is there with a weight of nothing, as rows without plays are no ranking rows.
+    """
     bodies = len(data.learnable) + 1
-    weights = {f"{name}_weight": 1.0 if name == head else NO_TASK for name in (*HEADS, "choice")}
-    alone = config.model_copy(update={"architecture": "shared_bottom", "experts": bodies, **weights})
-    return network(data.read(columns), alone, [head])[1]
+    weights = {} if head == "play" else {"play_weight": NO_TASK}
+    alone = config.model_copy(update={"hidden": config.hidden * bodies, **weights})
+    return network(data.alone(head), alone, [head])[1]
 
 
 def boosted(data: Data, head: str, seed: int) -> Figures:
@@ -205,12 +208,12 @@ def two_stage(ranker: Ranker, lists: CandidateLists) -> dict[str, Float64]:
     }  # fmt: skip
 
 
-def configs(heads: Sequence[str], seed: int, halvings: int = 0) -> list[RankerConfig]:
+def configs(heads: Sequence[str], seed: int, shadow_weight: float) -> list[RankerConfig]:
     """Every architecture, with first layers of the same size where there are three heads and choice."""
     every = 2 + len(heads) + 1  # experts of ple
     mixed = {"ple": 2, "mmoe": every, "shared_bottom": every}
     return [
-        RankerConfig(seed=seed, halvings=halvings),
+        RankerConfig(seed=seed, shadow_weight=shadow_weight),
         *(
             RankerConfig.model_validate({"architecture": kind, "experts": n, "hidden": 64, "seed": seed})
             for kind, n in mixed.items()
@@ -219,13 +222,13 @@ def configs(heads: Sequence[str], seed: int, halvings: int = 0) -> list[RankerCo
 
 
 def compared(
-    data: Data, seeds: int, kinds: Sequence[str], halvings: int, tell: Callable[[str], None]
+    data: Data, seeds: int, kinds: Sequence[str], shadow_weight: float, tell: Callable[[str], None]
 ) -> tuple[dict[str, list[Figures]], list[Ranker], list[dict[str, Float64]]]:
     """Figures of every model by seed, and of the default architecture the rankers and what they were to each user."""
     heads, rankers, of_users = data.learnable, [], []
     found: dict[str, list[Figures]] = {}
     for seed in range(seeds):
-        for config in configs(heads, seed, halvings):
+        for config in configs(heads, seed, shadow_weight):
             architecture = config.architecture
             if architecture not in kinds:
                 continue
@@ -236,12 +239,11 @@ def compared(
             if architecture == RankerConfig().architecture:
                 rankers.append(ranker)
                 of_users.append(by_user)
-            read = ", ".join(f"{head} reads {len(columns)}" for head, columns in features_of(ranker).items())
-            tell(f"{architecture}, seed {seed}: {read}")
+            tell(f"{architecture}, seed {seed}")
         alone: Figures = {}
         trees: Figures = {}
         for head in heads:
-            alone |= single(data, RankerConfig(seed=seed), head, features_of(rankers[-1])[head])
+            alone |= single(data, rankers[-1].config, head)
             trees |= boosted(data, head, seed)
             tell(f"{head} alone, seed {seed}")
         found.setdefault("single task", []).append(alone)
@@ -263,14 +265,6 @@ def against_retriever(lists: CandidateLists, of_users: Sequence[Mapping[str, Flo
         )
         said[how] = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": found.p_value}
     return said
-
-
-def features_of(ranker: Ranker) -> dict[str, Int64]:
-    """Which features each head reads."""
-    network, owners = ranker.network, ranker.inputs.owners
-    bodies = network.entrance.first.weight.detach().chunk(len(ranker.heads) if network.parted else 1)
-    read = [np.unique(owners[body.any(dim=0).numpy()]) for body in bodies]
-    return dict(zip(ranker.heads, read if network.parted else read * len(ranker.heads), strict=True))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -350,11 +344,13 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("sources", nargs="*", default=["world", "kuairand", "movielens"])
     asked.add_argument("--seeds", type=int, default=3)
-    kinds = [config.architecture for config in configs(HEADS, 0)]
+    kinds = [config.architecture for config in configs(HEADS, 0, 0.0)]
     asked.add_argument(
         "--kinds", nargs="*", default=kinds, choices=kinds, help="of networks, the default kind among them"
     )
-    asked.add_argument("--halvings", type=int, default=RankerConfig().halvings, help="of the default kind")
+    asked.add_argument(
+        "--shadow-weight", type=float, default=RankerConfig().shadow_weight, help="of the default kind"
+    )
     asked.add_argument("--rows", type=int, default=max(RANKING_ROWS.values()), help="training rows at most")
     given = asked.parse_args()
     use_threads(1)
@@ -365,7 +361,7 @@ def main() -> None:
             data = gathered(day, given.rows)
         tell = lambda what: print(f"{time.perf_counter() - began:6.0f} s  {what}", flush=True)  # noqa: E731, B023
         tell(f"{source} gathered")
-        found, rankers, of_users = compared(data, given.seeds, given.kinds, given.halvings, tell)
+        found, rankers, of_users = compared(data, given.seeds, given.kinds, given.shadow_weight, tell)
         result[source] = report(source, data, found) | {
             "against_retriever": against_retriever(data.lists, of_users),
             "speed": speed(source, rankers[0], data.lists),

@@ -86,37 +86,31 @@ class RankerNetwork(nn.Module):
         nn.init.zeros_(self.examination.weight)
         nn.init.zeros_(self.selection.weight)
 
-    def read_only(self, inputs: Mapping[str, Tensor]) -> None:
-        """Let the body of each head read only some inputs, (I,) True where it does: its weights of others are 0 and stay 0.
+    def heed(self, shares: Mapping[str, Tensor]) -> None:
+        """Let the body of each head heed its inputs by shares (I,) in 0..1, until `settle`: those of 0 it never reads.
 
         Raises:
             ValueError: heads share a body.
         """
         if not self.parted:
             raise ValueError(
-                "heads that share a body read the same inputs; only `separate` ones can read their own."
+                "heads that share a body heed the same inputs; only `separate` ones have shares of their own."
             )
-        reads = torch.stack([inputs[head] for head in self.heads])
-        self.entrance.first.only(reads.repeat_interleave(self.entrance.second.shape[1], dim=0))
+        by_head = torch.stack([shares[head] for head in self.heads])
+        self.entrance.first.share = by_head.repeat_interleave(self.entrance.second.shape[1], dim=0)
+
+    def settle(self) -> None:
+        """Take the shares that inputs are heeded by into the weights: the logits stay as they are."""
+        first = self.entrance.first
+        if first.share is not None:
+            with torch.no_grad():
+                first.weight *= first.share
+            first.share = None
 
     @property
     def parted(self) -> bool:
         """Whether every head has a body of its own, so that what one learns is nothing to the others."""
         return len(set(self.entrance.only)) == len(self.heads)
-
-    def take(self, head: str, other: RankerNetwork) -> None:
-        """Put a head of another network of the same heads and settings, body and all, in the place of this one's."""
-        k, width = self.heads.index(head), self.entrance.second.shape[1]
-        body = slice(k * width, (k + 1) * width)
-        mine, theirs = self.entrance, other.entrance
-        with torch.no_grad():
-            for into, of in ((mine.first.weight, theirs.first.weight), (mine.first.bias, theirs.first.bias)):
-                into[body] = of[body]
-            mine.second[k], mine.second_bias[k] = theirs.second[k], theirs.second_bias[k]
-        self.towers[head].load_state_dict(other.towers[head].state_dict())
-        if head in _OF_PLACES:
-            table, from_table = getattr(self, _OF_PLACES[head]), getattr(other, _OF_PLACES[head])
-            table.load_state_dict(from_table.state_dict())
 
     def forward(self, inputs: Tensor, place: Tensor) -> dict[str, Tensor]:
         """(N, I) inputs and (N,) places (see `places`) → (N,) logits by head."""
@@ -143,29 +137,21 @@ _OF_PLACES = {"play": "examination", "completion": "selection"}
 """The table of what a place adds to a head's logit."""
 
 
-class MaskedLinear(nn.Linear):
-    """A linear layer of which some weights may be kept at 0."""
+class HeedingLinear(nn.Linear):
+    """A linear layer whose weights, while there is a `share` (outputs, inputs), count by it.
 
-    inputs: Tensor | None
-    reads: Tensor | None
+    A weight then moves by so much less in a step of AdamW, whose steps have one length whatever the gradient's.
+    """
+
+    share: Tensor | None
 
     def __init__(self, n_inputs: int, n_outputs: int) -> None:
         super().__init__(n_inputs, n_outputs)
-        self.register_buffer("inputs", None, persistent=False)
-        self.register_buffer("reads", None, persistent=False)
-
-    def only(self, reads: Tensor) -> None:
-        """From now on weights (outputs, inputs) are 0 where `reads` is False; inputs that nothing reads cost nothing."""
-        self.inputs = reads.any(dim=0).nonzero().squeeze(1)
-        self.reads = reads[:, self.inputs].to(self.weight)
-        with torch.no_grad():
-            self.weight *= reads
+        self.register_buffer("share", None, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(…, inputs) → (…, outputs)."""
-        if self.reads is None:
-            return super().forward(inputs)
-        return linear(inputs[..., self.inputs], self.weight[:, self.inputs] * self.reads, self.bias)
+        return linear(inputs, self.weight if self.share is None else self.weight * self.share, self.bias)
 
 
 class Entrance(nn.Module):
@@ -180,7 +166,7 @@ class Entrance(nn.Module):
         self.readers = len(layout.readers)
         self.only = layout.only
         self.sizes = [n * hidden, 0 if self.only else n * self.readers]
-        self.first = MaskedLinear(n_inputs, sum(self.sizes))  # all experts side by side, then all gates
+        self.first = HeedingLinear(n_inputs, sum(self.sizes))  # all experts side by side, then all gates
         self.second = nn.Parameter(torch.empty(n, hidden, output))
         self.second_bias = nn.Parameter(torch.zeros(n, 1, output))
         nn.init.kaiming_uniform_(self.second.view(n * hidden, output).T, a=5**0.5)

@@ -113,12 +113,11 @@ class RankerConfig(BaseModel):
         le=1,
         description="share of its variance that an outcome bends by along a feature so read",
     )
-    halvings: int = Field(
-        0,
+    shadow_weight: float = Field(
+        8.0,
         ge=0,
-        le=12,
-        description="of `separate` bodies: times that each head's features are halved, to those that told it most, and "
-        "training begins anew; a head keeps the training with the least validation loss",
+        description="of `separate` bodies: how much less a head heeds features that say no more than shadows do, the same "
+        "features of another user; 0 heeds all alike, and trains once instead of twice",
     )
     positions: int = Field(64, ge=1, description="positions told apart; those further down count as the last")
     examination_learning_rate: float = Field(

@@ -26,8 +26,8 @@ from models.parallel import Team
 from models.pieces import fit_pieces, sampled
 from models.progress import Epoch, Progress
 from models.ranker import Ranker
-from models.selection import Rounds, brought, eliminated, told_lists, told_rows
 from models.settings import RankerConfig
+from models.shadows import brought, heeded, shadows_of, told_lists, told_rows
 from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
@@ -38,17 +38,37 @@ _LISTS_AT_ONCE = 256  # so that temporaries stay small
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists to choose from as tensors: inputs (L, W, I) and log inclusions (L, W), the title played in column 0."""
+    """Lists to choose from as tensors: inputs (L, W, I) and log inclusions (L, W), the title played in column 0.
+
+    `shadow` (L, W), where there are shadows, says which of the L · W titles is read as each one's.
+    """
 
     inputs: Tensor
     log_inclusion: Tensor
+    shadow: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.log_inclusion)
 
+    @property
+    def there(self) -> Tensor:
+        """(L, W) False where a list has no more titles."""
+        return ~torch.isposinf(self.log_inclusion)
+
     def some(self, lists: Tensor) -> Lists:
-        """The lists with these numbers."""
-        return Lists(self.inputs[lists], self.log_inclusion[lists])
+        """The lists with these numbers, inputs of shadows behind their own: (n, W, 2I)."""
+        inputs = self.inputs[lists]
+        if self.shadow is not None:
+            inputs = torch.cat([inputs, self.inputs.flatten(0, 1)[self.shadow[lists]]], dim=2)
+        return Lists(inputs, self.log_inclusion[lists])
+
+    def shadowed(self, rng: np.random.Generator) -> Lists:
+        """The same with shadows: each title's is one of another list, whichever place that is in."""
+        there = self.there.numpy()
+        titles = np.flatnonzero(there)
+        shadow = np.zeros(there.shape, np.int64)
+        shadow[there] = titles[shadows_of(titles // there.shape[1], rng)]
+        return replace(self, shadow=torch.from_numpy(shadow))
 
 
 @dataclass(frozen=True)
@@ -61,22 +81,37 @@ class Choices:
 
 @dataclass(frozen=True)
 class Rows:
-    """Ranking rows, standardised only when a batch asks for them: the features may lie in a file."""
+    """Ranking rows, standardised only when a batch asks for them: the features may lie in a file.
+
+    `shadow` (N,), where there are shadows, says which row of the data set is read as each row's.
+    """
 
     features: Float32  # raw, of the whole data set
     numbers: Int64  # (N,) which of its rows these are
     inputs: Standardiser
     place: Tensor  # (N,)
     labels: dict[str, Tensor]  # (N,) by head, NaN where unknown
+    shadow: Int64 | None = None
 
     def __len__(self) -> int:
         return len(self.place)
 
+    @property
+    def owners(self) -> Int64:
+        """The feature that each input of `some` is made from; shadows are features F … 2F - 1."""
+        mine = self.inputs.owners
+        return mine if self.shadow is None else np.concatenate([mine, mine + self.inputs.n_features])
+
     def some(self, rows: Tensor) -> Batch:
-        """The rows with these numbers, in their order."""
-        raw = np.asarray(self.features[self.numbers[rows.numpy()]])
+        """The rows with these numbers, in their order, inputs of shadows behind their own."""
+        read = [numbers[rows.numpy()] for numbers in (self.numbers, self.shadow) if numbers is not None]
+        inputs = [self.inputs.transform(np.asarray(self.features[numbers])) for numbers in read]
         labels = {head: label[rows] for head, label in self.labels.items()}
-        return Batch(torch.from_numpy(self.inputs.transform(raw)), self.place[rows], labels)
+        return Batch(torch.from_numpy(np.concatenate(inputs, axis=1)), self.place[rows], labels)
+
+    def shadowed(self, user: Int64, rng: np.random.Generator) -> Rows:
+        """The same with shadows; `user` (N,) says whose the rows are."""
+        return replace(self, shadow=self.numbers[shadows_of(user, rng)])
 
     def share_of(self, rows: Tensor, team: Team) -> Batch:
         """A team member's share of a batch, each head weighted by the share of the batch's known labels that it holds."""
@@ -105,43 +140,58 @@ class Batch:
 
 @dataclass(frozen=True)
 class Study:
-    """All that a network learns from, in one training or in one for each set of features that its heads may read."""
+    """All that a network learns from. `user` (N,) says whose the rows of `train` are.
 
-    lesson: Lesson[Batch]
+    Without `validation` the last epoch is the best.
+    """
+
     train: Rows
-    validation: Rows
     taught: Lists | None
-    held_out: Lists | None
+    user: Int64
     heads: tuple[str, ...]
     config: RankerConfig
+    validation: Rows | None = None
+    held_out: Lists | None = None
 
     def network(self, hardware: Hardware, progress: Progress, notebook: Notebook | None) -> RankerNetwork:
-        """A trained one; where heads have bodies of their own, each reads the features that serve it best."""
-        first = self.made()
-        halvings = self.config.halvings if first.parted else 0
+        """A trained one; where heads have bodies of their own, each heeds features by how much more they say than shadows."""
+        network = self.made()
+        weight = self.config.shadow_weight if network.parted else 0.0
+        trainings = 2 if weight else 1
 
-        def train(network: RankerNetwork, number: int) -> None:
-            tell = partial(_in_round, progress, number, halvings + 1)
-            fit(network, self.lesson, self.config, hardware, tell, notebook and notebook.of(number))
+        def train(study: Study, network: RankerNetwork, number: int) -> None:
+            tell = partial(_counted_through, progress, number, trainings)
+            fit(network, study.lesson, self.config, hardware, tell, notebook and notebook.of(number))
 
-        if halvings:
-            owners = self.train.inputs.owners
-            return eliminated(Rounds(self.made, train, self.loss, self.told, owners), halvings)
-        train(first, 0)
-        return first
+        if weight:
+            beside = self.shadowed(np.random.default_rng([self.config.seed, 0, 0]))
+            other = beside.made()
+            train(beside, other, 0)
+            shares = {head: heeded(told, weight) for head, told in beside.told(other).items()}
+            owners = self.train.owners
+            network.heed({head: torch.from_numpy(share[owners]) for head, share in shares.items()})
+        train(self, network, trainings - 1)
+        network.settle()
+        return network
 
     def made(self) -> RankerNetwork:
         """One that has learnt nothing, the same every time."""
         torch.manual_seed(self.config.seed)
-        return RankerNetwork(self.train.inputs.width, self.heads, self.config)
+        return RankerNetwork(len(self.train.owners), self.heads, self.config)
 
-    def loss(self, network: RankerNetwork) -> dict[str, float]:
-        """Each head's, over all validation rows and lists."""
-        return _losses(network, self.validation, self.held_out, self.heads)
+    @property
+    def lesson(self) -> Lesson[Batch]:
+        """What the loop of `models.fitting` needs."""
+        return lesson_of(self.train, self.validation, self.heads, self.config, self.taught, self.held_out)
+
+    def shadowed(self, rng: np.random.Generator) -> Study:
+        """The same of features and a shadow of each; nothing of a later period is asked."""
+        taught = self.taught and self.taught.shadowed(rng)
+        return Study(self.train.shadowed(self.user, rng), taught, self.user, self.heads, self.config)
 
     def told(self, network: RankerNetwork) -> dict[str, Float32]:
         """How much each feature says to each head, by evenly spaced rows and lists."""
-        owners, lists = self.train.inputs.owners, self.taught
+        owners, lists = self.train.owners, self.taught
         rows = self.train.some(torch.arange(len(self.train))[:: -(-len(self.train) // _ROWS_ASKED)])
         by_rows = [head for head in self.heads if head != "choice" or lists is None]
         parts = brought(network, by_rows, rows.inputs, rows.place, owners)
@@ -153,13 +203,13 @@ class Study:
         some = lists.some(torch.arange(count)[:: -(-count * width // _ROWS_ASKED)])
         inputs = some.inputs.flatten(0, 1)
         nowhere = torch.zeros(len(inputs), dtype=torch.long)
-        parts = brought(network, ["choice"], inputs, nowhere, self.train.inputs.owners)["choice"]
-        return told_lists(parts.reshape(len(some), width, -1), ~torch.isposinf(some.log_inclusion).numpy())
+        parts = brought(network, ["choice"], inputs, nowhere, self.train.owners)["choice"]
+        return told_lists(parts.reshape(len(some), width, -1), some.there.numpy())
 
 
-def _in_round(progress: Progress, number: int, rounds: int, epoch: Epoch) -> None:
-    """Report an epoch of a round, epochs counted through all rounds."""
-    progress(replace(epoch, number=number * epoch.of + epoch.number, of=rounds * epoch.of))
+def _counted_through(progress: Progress, number: int, trainings: int, epoch: Epoch) -> None:
+    """Report an epoch of a training, epochs counted through all trainings."""
+    progress(replace(epoch, number=number * epoch.of + epoch.number, of=trainings * epoch.of))
 
 
 @deterministic()
@@ -202,8 +252,7 @@ def train_ranker(
     with torch.random.fork_rng(devices=hardware.gpus):
         heads = (*heads_in(rows), *(["choice"] if choices else []))
         judged = rows_of(validation, inputs, config)
-        lesson = lesson_of(rows, judged, heads, config, taught, held_out)
-        study = Study(lesson, rows, judged, taught, held_out, heads, config)
+        study = Study(rows, taught, train.user_id[rows.numbers], heads, config, judged, held_out)
         network = study.network(hardware, progress, notebook)
     known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")
@@ -215,7 +264,7 @@ def train_ranker(
 
 def lesson_of(
     train: Rows,
-    validation: Rows,
+    validation: Rows | None,
     heads: Sequence[str],
     config: RankerConfig,
     taught: Lists | None = None,
@@ -240,11 +289,8 @@ def lesson_of(
             return batch.inputs.new_zeros(())
         return batch_loss(network, batch, weights)  # 1, 2
 
-    def judge(network: nn.Module) -> Verdict:
-        value = _loss(network, validation, held_out, weights)
-        return Verdict(-value, {"loss": value})
-
     steps = -(-len(train) // config.rows_per_batch)
+    judge = partial(_judged, rows=validation, lists=held_out, weights=weights) if validation else None
     return Lesson(partial(_optimizer, config=config), batches, steps, loss, judge)
 
 
@@ -342,25 +388,16 @@ def _labels(data: RankingSet) -> dict[str, NDArray[np.float32]]:
     return {"play": data.play, "completion": completion, "retention": data.retention}
 
 
-def _loss(network: nn.Module, rows: Rows, lists: Lists | None, weights: Mapping[str, float]) -> float:
-    """The weighted sum of the heads'."""
-    return sum(weights[head] * loss for head, loss in _losses(network, rows, lists, tuple(weights)).items())
-
-
-def _losses(network: nn.Module, rows: Rows, lists: Lists | None, heads: Sequence[str]) -> dict[str, float]:
-    """Each head's over all rows or lists, though no more than a batch is standardised at a time."""
+def _judged(network: nn.Module, rows: Rows, lists: Lists | None, weights: Mapping[str, float]) -> Verdict:
+    """The weighted sum of heads' losses over all rows and lists, though no more than a batch is standardised at a time."""
     network.eval()
     with torch.inference_mode():
         logits = [network(batch.inputs, batch.place) for batch in rows.in_order(_ROWS_JUDGED)]
-        whole = {head: torch.cat([some[head] for some in logits]) for head in heads}
-        found = {
-            head: _labelled_loss({head: logit}, rows.labels, {head: 1.0}).item()
-            for head, logit in whole.items()
-            if head in rows.labels
-        }
+        whole = {head: torch.cat([some[head] for some in logits]) for head in logits[0]}
+        loss = _labelled_loss(whole, rows.labels, weights).item()
         if lists is not None:
-            found["choice"] = choice_loss(choice_logits(network, lists), lists.log_inclusion).item()
-    return found
+            loss += weights["choice"] * choice_loss(choice_logits(network, lists), lists.log_inclusion).item()
+    return Verdict(-loss, {"loss": loss})
 
 
 def choice_logits(network: nn.Module, lists: Lists) -> Tensor:

@@ -170,13 +170,13 @@ def test_other_settings_train_a_model_and_say_so(offline):
 
 
 def test_other_settings_of_the_ranker_train_the_ranker_alone(offline):
-    made = planned(DECLARED, offline, models=recipes(WORLD, Settings(ranker_settings={"halvings": 3})))
+    made = planned(DECLARED, offline, models=recipes(WORLD, Settings(ranker_settings={"shadow_weight": 3})))
     reasons = {str(step): step.reason for step in made.models if step.runs}
     assert set(reasons) == {"make training set of ranker", "train ranker", "promote the new ranker"}
     assert reasons["train ranker"] == "ranker/1 was trained otherwise"
 
 
-@pytest.mark.parametrize("changes", [{"halving": 3}, {"halvings": -1}, {"architecture": "wide"}])
+@pytest.mark.parametrize("changes", [{"halvings": 3}, {"shadow_weight": -1}, {"architecture": "wide"}])
 def test_settings_that_no_ranker_has_are_refused_when_they_are_read(changes, monkeypatch):
     (name,) = changes
     monkeypatch.setenv("MATINEE_RANKER_SETTINGS", json.dumps(changes))

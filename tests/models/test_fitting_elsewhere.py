@@ -115,8 +115,8 @@ def ranked(hardware, rows, choices, config):
     torch.manual_seed(0)
     network = RankerNetwork(standardiser.width, heads, config)
     if network.parted:
-        some = torch.arange(standardiser.width) % 3 > 0
-        network.read_only({**dict.fromkeys(heads, some), "play": ~some})
+        shares = torch.arange(standardiser.width) % 3 / 2
+        network.heed({**dict.fromkeys(heads, shares), "play": 1 - shares})
     taught, held_out = (_lists_of(part, standardiser) for part in (lists.train, lists.validation))
     lesson = ranking_lesson(read, judged, heads, config, taught, held_out)
     return network, fit(network, replace(lesson, optimizer=unfused), config, hardware, lambda _: None)

@@ -3,10 +3,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.network import RankerNetwork
-from models.selection import Rounds, brought, eliminated, halved, most, told_lists, told_rows
 from models.settings import RankerConfig
+from models.shadows import brought, heeded, shadows_of, told_lists, told_rows
 
 HEADS = ("play", "retention")
 
@@ -104,82 +106,55 @@ def test_what_all_titles_of_a_list_share_does_not_tell_which_is_chosen():
     np.testing.assert_allclose(told_lists(parts, there), wanted, rtol=1e-6)
 
 
-def test_the_most_are_kept_and_of_equals_the_first():
-    weights = np.array([0.1, 3, 2, 3, 2], np.float32)
-    assert most(weights, 3).tolist() == [1, 2, 3]
-    assert most(weights, 9).tolist() == [0, 1, 2, 3, 4]
+def test_a_feature_is_heeded_by_what_it_says_beyond_what_shadows_say():
+    """The mean square of the shadows 1, 1, 3, 5 is 9; with a weight of 4 a feature that says 6 is heeded half."""
+    told = np.array([0, 6, 3, 18, 1, 1, 3, 5], np.float32)
+    np.testing.assert_allclose(heeded(told, 4.0), [0, 36 / 72, 9 / 45, 324 / 360], rtol=1e-6)
 
 
-def test_each_heads_features_are_halved_by_what_tells_it_until_one_is_left():
-    told = {"play": np.array([5, 4, 3, 2, 1], np.float32), "retention": np.array([1, 2, 3, 4, 5], np.float32)}
-    reads = {}
-    for play, retention in (([0, 1], [3, 4]), ([0], [4]), ([0], [4])):
-        reads = halved(told, reads)
-        assert {head: kept.tolist() for head, kept in reads.items()} == {"play": play, "retention": retention}
+def test_where_shadows_say_nothing_all_that_says_something_is_heeded():
+    assert heeded(np.array([0, 1e-8, 2, 0, 0, 0], np.float32), 8.0).tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize(("losses", "kept"), [
-    ({"play": [3, 1, 2], "retention": [3, 2, 1]}, {"play": 1, "retention": 2}),
-    ({"play": [1, 1, 1], "retention": [1, 2, 0.5]}, {"play": 0, "retention": 2}),
-])  # fmt: skip
-def test_a_head_is_that_of_the_round_with_its_least_loss(losses, kept):
-    """Feature k owns inputs k and k + 2. Training puts the round's number into every weight that may be other than 0."""
-    seen = []
-
-    def train(one, number):
-        seen.append({head: _inputs_read(one, k) for k, head in enumerate(HEADS)})
-        with torch.no_grad():
-            for weight in one.parameters():
-                weight[weight != 0] = 10.0 + number
-
-    rounds = Rounds(
-        lambda: network(4), train, lambda one: {head: losses[head][len(seen) - 1] for head in HEADS},
-        lambda one: {"play": np.array([2, 1], np.float32), "retention": np.array([1, 2], np.float32)},
-        np.array([0, 1, 0, 1]),
-    )  # fmt: skip
-    found = eliminated(rounds, 2)
-    everything, halves = {head: [0, 1, 2, 3] for head in HEADS}, {"play": [0, 2], "retention": [1, 3]}
-    assert seen == [everything, halves, halves]
-    for k, head in enumerate(HEADS):
-        body = found.entrance.first.weight[4 * k : 4 * k + 4]
-        assert set(body[body != 0].tolist()) == {10.0 + kept[head]}
-        assert _inputs_read(found, k) == (everything if kept[head] == 0 else halves)[head]
-        assert set(found.entrance.second[k].flatten().tolist()) == {10.0 + kept[head]}
-        assert set(found.towers[head][2].weight.flatten().tolist()) == {10.0 + kept[head]}
-    assert not found.training
+def test_where_no_feature_says_anything_all_are_heeded():
+    assert heeded(np.array([0, 0, 1, 2], np.float32), 8.0).tolist() == [1, 1]
 
 
-def _inputs_read(one, k):
-    return one.entrance.first.weight[4 * k : 4 * k + 4].any(dim=0).nonzero().squeeze(1).tolist()
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 9))
+def test_the_shadows_of_an_owners_rows_are_those_of_one_other_as_evenly_as_can_be(owner, seed):
+    owner = np.array(owner)
+    shadow = shadows_of(owner, np.random.default_rng(seed))
+    others = {one: set(owner[shadow[owner == one]]) for one in set(owner.tolist())}
+    assert all(len(other) == 1 for other in others.values())
+    assert {other for (other,) in others.values()} == set(others)  # each is the shadow of one
+    for one, (other,) in others.items():
+        assert one != other or len(others) == 1
+        rows, used = np.flatnonzero(owner == other), np.bincount(shadow[owner == one], minlength=len(owner))
+        assert used[rows].max() - used[rows].min() <= 1
 
 
-def test_a_head_is_taken_with_its_table_of_places():
-    one, other = network(), network()
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight.add_(1)
-    x, place = rows()
-    before = one(x, place + 1)["retention"]
-    one.take("play", other)
-    assert torch.equal(one(x, place + 1)["play"], other(x, place + 1)["play"])
-    assert torch.equal(one(x, place + 1)["retention"], before)
+def test_whose_shadow_is_whose_and_in_which_order_is_chance():
+    owner = np.repeat(np.arange(40), 5)
+    one, other = (shadows_of(owner, np.random.default_rng(seed)) for seed in (0, 1))
+    assert (owner[one] != owner[other]).any()
+    assert len(np.unique(one % 5, return_counts=True)[1]) == 5
+    assert np.abs(np.corrcoef(one % 5, np.arange(200) % 5)[0, 1]) < 0.3
+    assert np.array_equal(one, shadows_of(owner, np.random.default_rng(0)))
 
 
-def test_a_body_that_reads_some_inputs_never_learns_of_the_others():
+def test_what_a_head_does_not_heed_its_body_never_learns_of():
     one, (x, place) = straightened(network()), rows()
-    reads = {"play": torch.tensor([1, 1, 0, 0, 1]) > 0, "retention": torch.tensor([0, 0, 1, 1, 0]) > 0}
-    one.read_only(reads)
+    shares = {"play": torch.tensor([1, 1, 0, 0, 0.5]), "retention": torch.tensor([0, 0, 1, 0.2, 0])}
+    one.heed(shares)
     optimizer = torch.optim.AdamW(one.parameters(), lr=0.001, weight_decay=0.1)
-    before = one.entrance.first.weight.detach().clone()
     for _ in range(3):
         optimizer.zero_grad()
         logits = one(x, place)
         (logits["play"] ** 2 + logits["retention"] ** 2).sum().backward()
         optimizer.step()
-    weight = one.entrance.first.weight.detach()
-    whole = torch.stack([reads[head] for head in HEADS]).repeat_interleave(4, dim=0)
-    assert (weight[~whole] == 0).all()
-    assert (weight[whole] != before[whole]).all()
+    one.settle()
+    heeds = torch.stack([shares[head] for head in HEADS]).repeat_interleave(4, dim=0)
+    assert torch.equal(one.entrance.first.weight.detach() != 0, heeds > 0)
     other = x.clone()
     other[:, 2:4] += 5
     with torch.no_grad():
@@ -187,7 +162,34 @@ def test_a_body_that_reads_some_inputs_never_learns_of_the_others():
         assert not torch.equal(one(other, place)["retention"], one(x, place)["retention"])
 
 
+def test_settling_leaves_the_logits_as_they_are_and_nothing_to_heed_by():
+    one, (x, place) = network(), rows()
+    plain = one(x, place)["play"]
+    one.heed(dict.fromkeys(HEADS, torch.tensor([1, 0.5, 0.1, 0.9, 0])))
+    heeded_by, names = one(x, place)["play"], set(one.state_dict())
+    one.settle()
+    assert torch.equal(one(x, place)["play"], heeded_by)
+    assert not torch.equal(plain, heeded_by)
+    assert set(one.state_dict()) == names == set(network().state_dict())
+    one.settle()
+    assert torch.equal(one(x, place)["play"], heeded_by)
+
+
+def test_a_weight_moves_by_its_share_of_a_step():
+    """The first step of AdamW is as long as the rate, whatever the gradient."""
+    one, (x, place) = straightened(network()), rows()
+    shares = torch.tensor([1, 0.5, 0.1, 0.9, 0.7])
+    one.heed(dict.fromkeys(HEADS, shares))
+    start = (one.entrance.first.weight * shares).detach()
+    optimizer = torch.optim.AdamW(one.parameters(), lr=0.01, weight_decay=0.0, eps=1e-30)
+    (one(x, place)["play"] + one(x, place)["retention"]).sum().backward()
+    optimizer.step()
+    one.settle()
+    moved = (one.entrance.first.weight.detach() - start).abs()
+    np.testing.assert_allclose(moved.numpy(), np.tile(0.01 * shares.numpy(), (8, 1)), rtol=1e-3)
+
+
 @pytest.mark.parametrize("architecture", ["shared_bottom", "mmoe", "ple"])
-def test_heads_that_share_a_body_cannot_read_features_of_their_own(architecture):
+def test_heads_that_share_a_body_cannot_heed_features_of_their_own(architecture):
     with pytest.raises(ValueError, match="only `separate` ones"):
-        network(architecture=architecture).read_only(dict.fromkeys(HEADS, torch.ones(5, dtype=torch.bool)))
+        network(architecture=architecture).heed(dict.fromkeys(HEADS, torch.ones(5)))
