@@ -207,7 +207,7 @@ def _retriever(day: Day, version: ModelVersion, stage: Stage) -> Fitted:
 
 def _ranker(day: Day, version: ModelVersion, stage: Stage) -> Fitted:
     behind, folder = _upstream(day, version, "retriever")
-    return fit_ranker(_bench(day), behind, folder, RankerConfig.model_validate(version.config), stage)
+    return fit_ranker(_bench(day), behind, folder, RankerConfig.recorded(version.config), stage)
 
 
 def _quality(day: Day, version: ModelVersion, _: Stage) -> Fitted:

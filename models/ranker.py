@@ -115,7 +115,7 @@ class Ranker:
         """
         found = artifact.load(folder, KIND)
         documents = found.documents
-        config = RankerConfig.model_validate(documents["config"])
+        config = RankerConfig.recorded(documents["config"])
         signature = Signature.from_json(documents["signature"])
         inputs = Standardiser.from_arrays(found.arrays["inputs"], "inputs")
         if signature.width != inputs.n_features:

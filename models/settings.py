@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -140,3 +141,19 @@ class RankerConfig(BaseModel):
     epochs: int = Field(3, ge=1, description="passes over the training rows at most")
     patience: int = Field(1, ge=1, description="epochs without a better validation score before stopping")
     seed: int = Field(0, description="initial weights, sampled rows, the order of batches, dropout")
+
+    @classmethod
+    def recorded(cls, document: Mapping[str, Any]) -> RankerConfig:
+        """The settings that a version was trained with, as it recorded them; those it does not name came after it and are off.
+
+        >>> RankerConfig.recorded({"hidden": 64}).shadow_weight
+        0.0
+        """
+        known = {name: value for name, value in document.items() if (name, value) not in _LEFT}
+        return cls.model_validate({**_CAME_AFTER, **known})
+
+
+_CAME_AFTER = {"tails": 0.0, "bent": 0, "shadow_weight": 0.0}
+"""Settings of rankers by which a version that does not name them was not trained."""
+_LEFT = {("halvings", 0)}
+"""Settings that rankers had, where they were off."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.calibration import Calibration, fit_calibration
@@ -21,13 +20,14 @@ from models.evaluate import evaluate_ranking
 from models.fitting import Lesson, Notebook, Verdict, fit
 from models.inputs import Standardiser, fit_standardiser
 from models.losses import heads_loss
-from models.network import RankerNetwork, places
+from models.network import RankerNetwork
 from models.parallel import Team
 from models.pieces import fit_pieces, sampled
 from models.progress import Epoch, Progress
 from models.ranker import Ranker
+from models.ranking_batches import Batch, Lists, Rows, labels_of, lists_of, ranking_batches, rows_of
 from models.settings import RankerConfig
-from models.shadows import brought, heeded, shadows_of, told_lists, told_rows
+from models.shadows import brought, heeded, told_lists, told_rows
 from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
@@ -37,105 +37,11 @@ _LISTS_AT_ONCE = 256  # so that temporaries stay small
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Lists to choose from as tensors: inputs (L, W, I) and log inclusions (L, W), the title played in column 0.
-
-    `shadow` (L, W), where there are shadows, says which of the L · W titles is read as each one's.
-    """
-
-    inputs: Tensor
-    log_inclusion: Tensor
-    shadow: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.log_inclusion)
-
-    @property
-    def there(self) -> Tensor:
-        """(L, W) False where a list has no more titles."""
-        return ~torch.isposinf(self.log_inclusion)
-
-    def some(self, lists: Tensor) -> Lists:
-        """The lists with these numbers, inputs of shadows behind their own: (n, W, 2I)."""
-        inputs = self.inputs[lists]
-        if self.shadow is not None:
-            inputs = torch.cat([inputs, self.inputs.flatten(0, 1)[self.shadow[lists]]], dim=2)
-        return Lists(inputs, self.log_inclusion[lists])
-
-    def shadowed(self, rng: np.random.Generator) -> Lists:
-        """The same with shadows: each title's is one of another list, whichever place that is in."""
-        there = self.there.numpy()
-        titles = np.flatnonzero(there)
-        shadow = np.zeros(there.shape, np.int64)
-        shadow[there] = titles[shadows_of(titles // there.shape[1], rng)]
-        return replace(self, shadow=torch.from_numpy(shadow))
-
-
-@dataclass(frozen=True)
 class Choices:
     """What teaches the choice head: sampled lists to train on, and of a later period every candidate that was retrieved."""
 
     train: ChoiceSet
     validation: ChoiceSet
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Ranking rows, standardised only when a batch asks for them: the features may lie in a file.
-
-    `shadow` (N,), where there are shadows, says which row of the data set is read as each row's.
-    """
-
-    features: Float32  # raw, of the whole data set
-    numbers: Int64  # (N,) which of its rows these are
-    inputs: Standardiser
-    place: Tensor  # (N,)
-    labels: dict[str, Tensor]  # (N,) by head, NaN where unknown
-    shadow: Int64 | None = None
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-    @property
-    def owners(self) -> Int64:
-        """The feature that each input of `some` is made from; shadows are features F … 2F - 1."""
-        mine = self.inputs.owners
-        return mine if self.shadow is None else np.concatenate([mine, mine + self.inputs.n_features])
-
-    def some(self, rows: Tensor) -> Batch:
-        """The rows with these numbers, in their order, inputs of shadows behind their own."""
-        read = [numbers[rows.numpy()] for numbers in (self.numbers, self.shadow) if numbers is not None]
-        inputs = [self.inputs.transform(np.asarray(self.features[numbers])) for numbers in read]
-        labels = {head: label[rows] for head, label in self.labels.items()}
-        return Batch(torch.from_numpy(np.concatenate(inputs, axis=1)), self.place[rows], labels)
-
-    def shadowed(self, user: Int64, rng: np.random.Generator) -> Rows:
-        """The same with shadows; `user` (N,) says whose the rows are."""
-        return replace(self, shadow=self.numbers[shadows_of(user, rng)])
-
-    def share_of(self, rows: Tensor, team: Team) -> Batch:
-        """A team member's share of a batch, each head weighted by the share of the batch's known labels that it holds."""
-        mine, held = team.share(rows), self.labels.items()
-        shares = {head: _known(label[mine]) / max(_known(label[rows]), 1) for head, label in held}
-        return replace(self.some(mine), shares=shares)
-
-    def in_order(self, at_once: int) -> Iterator[Batch]:
-        """All rows, `at_once` at a time."""
-        return map(self.some, torch.split(torch.arange(len(self)), at_once))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows: inputs (n, I), places (n,), labels (n,) by head, and each head's share of its batch's known labels.
-
-    With them go lists to choose from; the share of head `choice` is that of the batch's lists.
-    """
-
-    inputs: Tensor
-    place: Tensor
-    labels: dict[str, Tensor]
-    shares: dict[str, float] = field(default_factory=dict)
-    lists: Lists | None = None
 
 
 @dataclass(frozen=True)
@@ -246,7 +152,7 @@ def train_ranker(
     inputs = inputs_of(train, config)
     rows = rows_of(train, inputs, config, chosen)
     taught, held_out = (
-        (_lists_of(choices.train, inputs), _lists_of(choices.validation, inputs)) if choices else (None, None)
+        (lists_of(choices.train, inputs), lists_of(choices.validation, inputs)) if choices else (None, None)
     )
     notebook = Notebook.at(checkpoint, config, hardware, signature, train, validation, choices)
     with torch.random.fork_rng(devices=hardware.gpus):
@@ -279,10 +185,7 @@ def lesson_of(
     weights = {head: float(getattr(config, f"{head}_weight")) for head in heads}
 
     def batches(rng: np.random.Generator, team: Team) -> Iterator[Batch]:
-        parts = torch.split(torch.from_numpy(rng.permutation(len(train))), config.rows_per_batch)
-        for rows, lists in zip(parts, _list_parts(taught, len(parts), rng), strict=True):
-            batch = train.share_of(rows, team)
-            yield batch if taught is None else _with_lists(batch, taught, lists, team)
+        return ranking_batches(train, taught, config.rows_per_batch, rng, team)
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         if not len(batch.place):  # fewer rows in the batch than members of the team
@@ -306,19 +209,6 @@ def batch_loss(network: nn.Module, batch: Batch, weights: Mapping[str, float]) -
     choice = logits["choice"][n:].view_as(lists.log_inclusion)
     labelled = _labelled_loss({head: logit[:n] for head, logit in logits.items()}, batch.labels, parts)
     return labelled + parts["choice"] * choice_loss(choice, lists.log_inclusion)
-
-
-def _list_parts(lists: Lists | None, count: int, rng: np.random.Generator) -> Sequence[Tensor]:
-    """Numbers of lists for each of `count` batches, so that an epoch sees all of them once."""
-    order = np.arange(0) if lists is None else rng.permutation(len(lists))
-    return torch.from_numpy(order).tensor_split(count)
-
-
-def _with_lists(batch: Batch, lists: Lists, numbers: Tensor, team: Team) -> Batch:
-    """A member's rows with its share of the batch's lists."""
-    mine = team.share(numbers)
-    shares = {**batch.shares, "choice": len(mine) / max(len(numbers), 1)}
-    return replace(batch, shares=shares, lists=lists.some(mine))
 
 
 def _labelled_loss(
@@ -351,7 +241,7 @@ def inputs_of(train: RankingSet, config: RankerConfig) -> Standardiser:
     straight = fit_standardiser(train.features, tails=config.tails)
     rows = sampled(len(train))
     sample = np.asarray(train.features[rows])
-    outcomes = {head: label[rows] for head, label in _labels(train).items()}
+    outcomes = {head: label[rows] for head, label in labels_of(train).items()}
     read = straight.transform(sample)[:, : straight.n_features]
     pieces = fit_pieces(
         sample,
@@ -363,29 +253,6 @@ def inputs_of(train: RankingSet, config: RankerConfig) -> Standardiser:
         least=config.least_bend,
     )
     return replace(straight, pieces=pieces)
-
-
-def rows_of(
-    data: RankingSet, inputs: Standardiser, config: RankerConfig, chosen: Int64 | None = None
-) -> Rows:
-    """What the network reads of a data set, or of the rows `chosen` from it."""
-    numbers = np.arange(len(data)) if chosen is None else chosen
-    return Rows(
-        data.features,
-        numbers,
-        inputs,
-        places(torch.from_numpy(data.position[numbers]), config.positions),
-        {head: torch.from_numpy(label[numbers]) for head, label in _labels(data).items()},
-    )
-
-
-def _known(label: Tensor) -> int:
-    return int((~label.isnan()).sum())
-
-
-def _labels(data: RankingSet) -> dict[str, NDArray[np.float32]]:
-    completion = np.where(data.play > 0, data.completion, np.float32("nan"))
-    return {"play": data.play, "completion": completion, "retention": data.retention}
 
 
 def _judged(network: nn.Module, rows: Rows, lists: Lists | None, weights: Mapping[str, float]) -> Verdict:
@@ -418,17 +285,11 @@ def _fuse(network: nn.Module, lists: Lists, choices: ChoiceSet) -> Fusion:
     return fit_fusion(np.where(choices.there, logits, np.float32("nan")), choices.retrieval)
 
 
-def _lists_of(choices: ChoiceSet, inputs: Standardiser) -> Lists:
-    count, width = choices.log_inclusion.shape
-    flat = inputs.transform(choices.features.reshape(count * width, -1))
-    return Lists(torch.from_numpy(flat).view(count, width, -1), torch.from_numpy(choices.log_inclusion))
-
-
 def _calibrate(ranker: Ranker, validation: RankingSet) -> dict[str, Calibration]:
     """Each head fitted to its validation labels, at the positions they were seen at."""
     logits = ranker.logits(validation.features, validation.position)
     fitted: dict[str, Calibration] = {}
-    for head, label in _labels(validation).items():
+    for head, label in labels_of(validation).items():
         known = ~np.isnan(label)
         if head in logits:
             fitted[head] = (

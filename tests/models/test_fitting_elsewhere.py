@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from models.devices import Hardware
 from models.fitting import Verdict, fit
 from models.network import RankerNetwork
-from models.train_ranker import _lists_of, heads_in, inputs_of, rows_of
+from models.ranking_batches import lists_of, rows_of
+from models.train_ranker import heads_in, inputs_of
 from models.train_ranker import lesson_of as ranking_lesson
 from models.train_retrieval import lesson_of as retrieval_lesson
 from models.train_retrieval import new_towers
@@ -117,7 +118,7 @@ def ranked(hardware, rows, choices, config):
     if network.parted:
         shares = torch.arange(standardiser.width) % 3 / 2
         network.heed({**dict.fromkeys(heads, shares), "play": 1 - shares})
-    taught, held_out = (_lists_of(part, standardiser) for part in (lists.train, lists.validation))
+    taught, held_out = (lists_of(part, standardiser) for part in (lists.train, lists.validation))
     lesson = ranking_lesson(read, judged, heads, config, taught, held_out)
     return network, fit(network, replace(lesson, optimizer=unfused), config, hardware, lambda _: None)
 

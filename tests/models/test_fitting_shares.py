@@ -12,7 +12,8 @@ from models.fitting import Verdict
 from models.inputs import fit_standardiser
 from models.network import RankerNetwork
 from models.parallel import Team
-from models.train_ranker import heads_in, rows_of
+from models.ranking_batches import rows_of
+from models.train_ranker import heads_in
 from models.train_ranker import lesson_of as ranking_lesson
 from models.train_retrieval import lesson_of as retrieval_lesson
 from models.train_retrieval import new_towers

@@ -1,11 +1,14 @@
+import shutil
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.stats import spearmanr
 
+from models import artifact
 from models.artifact import ArtifactError, digest
 from models.choice import choice_loss
 from models.data import MalformedData, RankingSet
@@ -14,17 +17,15 @@ from models.inputs import WrongWidth, fit_standardiser
 from models.network import RankerNetwork
 from models.parallel import Team
 from models.ranker import Ranker
+from models.ranking_batches import Lists, lists_of, rows_of
 from models.settings import RankerConfig
 from models.train_ranker import (
     Choices,
-    Lists,
     Study,
     _judged,
-    _lists_of,
     batch_loss,
     inputs_of,
     lesson_of,
-    rows_of,
     train_ranker,
 )
 
@@ -87,7 +88,7 @@ def test_what_a_list_shares_tells_less_of_what_is_chosen(rows, choices):
     inputs = inputs_of(data, config)
     read = rows_of(data, inputs, config)
     by_rows = Study(read, None, data.user_id, ("play", "choice"), config)
-    by_lists = replace(by_rows, taught=_lists_of(lists.train, inputs))
+    by_lists = replace(by_rows, taught=lists_of(lists.train, inputs))
     network = by_rows.made().eval()
     ratio = by_lists.told(network)["choice"] / by_rows.told(network)["choice"]
     assert ratio[5] < 0.6
@@ -256,6 +257,30 @@ def chosen_and_completed(n, seed, period):
     )  # fmt: skip
 
 
+def test_a_ranker_saved_when_there_were_other_settings_can_be_loaded_and_trained_again(ranker, tmp_path):
+    """What a recorded config does not name came later, and that training went without it."""
+    now = ranker.config.model_dump(mode="json")
+    then = {name: value for name, value in now.items() if name not in {"bent", "tails", "shadow_weight"}}
+    config = RankerConfig.recorded({**then, "halvings": 0})
+    assert config == ranker.config.model_copy(update={"bent": 0, "tails": 0.0, "shadow_weight": 0.0})
+    assert RankerConfig.recorded(now) == ranker.config
+    with pytest.raises(ValidationError, match="halvings"):
+        RankerConfig.recorded({**then, "halvings": 3})
+    ranker.save(tmp_path / "old")
+    _rewritten(tmp_path / "old", {**then, "halvings": 0})
+    again = Ranker.load(tmp_path / "old")
+    assert again.config == config
+    features = np.ones((3, 12), np.float32)
+    assert np.array_equal(again.score(features).play, ranker.score(features).play)
+
+
+def _rewritten(folder, config):
+    """The artifact with another config, as another version of this library would have written it."""
+    found = artifact.load(folder, "ranker")
+    shutil.rmtree(folder)
+    artifact.save(replace(found, documents={**found.documents, "config": config}), folder)
+
+
 def test_a_ranker_that_was_saved_before_places_said_anything_of_completion_can_be_loaded(
     ranker, tmp_path, monkeypatch
 ):
@@ -408,7 +433,7 @@ def test_the_network_of_the_epoch_with_the_least_validation_loss_is_kept(rows, s
         few, validation, config, sign(12), lambda epoch: losses.append(epoch.metrics["loss"]), lists
     )
     weights = {head: getattr(config, f"{head}_weight") for head in kept.heads}
-    held_out, choose_from = rows_of(validation, kept.inputs, config), _lists_of(lists.validation, kept.inputs)
+    held_out, choose_from = rows_of(validation, kept.inputs, config), lists_of(lists.validation, kept.inputs)
     assert -_judged(kept.network, held_out, choose_from, weights).score == pytest.approx(
         min(losses), rel=1e-5
     )
@@ -526,7 +551,7 @@ def test_with_lists_too_the_same_seed_trains_the_same_bits(rows, fit_ranker, cho
     assert digests[0] == digests[1]
 
 
-def test_lists_of_another_width_are_refused(rows, fit_ranker, choices):
+def testlists_of_another_width_are_refused(rows, fit_ranker, choices):
     lists = choices(n=10)
     narrow = replace(lists.validation, features=lists.validation.features[:, :, :5])
     with pytest.raises(MalformedData, match="validation lists"):
@@ -558,7 +583,7 @@ def test_rows_and_lists_go_through_the_network_together_as_they_would_apart(
     )
     shares = dict.fromkeys(weights, 1.0)
     some = replace(rows_of(data, model.inputs, model.config).some(torch.arange(40)), shares=shares)
-    together = replace(some, lists=_lists_of(lists, model.inputs))
+    together = replace(some, lists=lists_of(lists, model.inputs))
     apart = batch_loss(model.network, some, weights)
     logits = torch.from_numpy(np.stack([model.logits(x)["choice"] for x in lists.features]))
     expected = apart + 0.7 * choice_loss(logits, torch.from_numpy(lists.log_inclusion))

@@ -1,0 +1,167 @@
+"""Ranking rows and lists to choose from as the network reads them, and the batches that training meets them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.choice import ChoiceSet
+from models.data import Float32, Int64, RankingSet
+from models.inputs import Standardiser
+from models.network import places
+from models.parallel import Team
+from models.settings import RankerConfig
+from models.shadows import shadows_of
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists to choose from as tensors: inputs (L, W, I) and log inclusions (L, W), the title played in column 0.
+
+    `shadow` (L, W), where there are shadows, says which of the L · W titles is read as each one's.
+    """
+
+    inputs: Tensor
+    log_inclusion: Tensor
+    shadow: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.log_inclusion)
+
+    @property
+    def there(self) -> Tensor:
+        """(L, W) False where a list has no more titles."""
+        return ~torch.isposinf(self.log_inclusion)
+
+    def some(self, lists: Tensor) -> Lists:
+        """The lists with these numbers, inputs of shadows behind their own: (n, W, 2I)."""
+        inputs = self.inputs[lists]
+        if self.shadow is not None:
+            inputs = torch.cat([inputs, self.inputs.flatten(0, 1)[self.shadow[lists]]], dim=2)
+        return Lists(inputs, self.log_inclusion[lists])
+
+    def shadowed(self, rng: np.random.Generator) -> Lists:
+        """The same with shadows: each title's is one of another list, whichever place that is in."""
+        there = self.there.numpy()
+        titles = np.flatnonzero(there)
+        shadow = np.zeros(there.shape, np.int64)
+        shadow[there] = titles[shadows_of(titles // there.shape[1], rng)]
+        return replace(self, shadow=torch.from_numpy(shadow))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Ranking rows, standardised only when a batch asks for them: the features may lie in a file.
+
+    `shadow` (N,), where there are shadows, says which row of the data set is read as each row's.
+    """
+
+    features: Float32  # raw, of the whole data set
+    numbers: Int64  # (N,) which of its rows these are
+    inputs: Standardiser
+    place: Tensor  # (N,)
+    labels: dict[str, Tensor]  # (N,) by head, NaN where unknown
+    shadow: Int64 | None = None
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    @property
+    def owners(self) -> Int64:
+        """The feature that each input of `some` is made from; shadows are features F … 2F - 1."""
+        mine = self.inputs.owners
+        return mine if self.shadow is None else np.concatenate([mine, mine + self.inputs.n_features])
+
+    def some(self, rows: Tensor) -> Batch:
+        """The rows with these numbers, in their order, inputs of shadows behind their own."""
+        read = [numbers[rows.numpy()] for numbers in (self.numbers, self.shadow) if numbers is not None]
+        inputs = [self.inputs.transform(np.asarray(self.features[numbers])) for numbers in read]
+        labels = {head: label[rows] for head, label in self.labels.items()}
+        return Batch(torch.from_numpy(np.concatenate(inputs, axis=1)), self.place[rows], labels)
+
+    def shadowed(self, user: Int64, rng: np.random.Generator) -> Rows:
+        """The same with shadows; `user` (N,) says whose the rows are."""
+        return replace(self, shadow=self.numbers[shadows_of(user, rng)])
+
+    def share_of(self, rows: Tensor, team: Team) -> Batch:
+        """A team member's share of a batch, each head weighted by the share of the batch's known labels that it holds."""
+        mine, held = team.share(rows), self.labels.items()
+        shares = {head: _known(label[mine]) / max(_known(label[rows]), 1) for head, label in held}
+        return replace(self.some(mine), shares=shares)
+
+    def in_order(self, at_once: int) -> Iterator[Batch]:
+        """All rows, `at_once` at a time."""
+        return map(self.some, torch.split(torch.arange(len(self)), at_once))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows: inputs (n, I), places (n,), labels (n,) by head, and each head's share of its batch's known labels.
+
+    With them go lists to choose from; the share of head `choice` is that of the batch's lists.
+    """
+
+    inputs: Tensor
+    place: Tensor
+    labels: dict[str, Tensor]
+    shares: dict[str, float] = field(default_factory=dict)
+    lists: Lists | None = None
+
+
+def rows_of(
+    data: RankingSet, inputs: Standardiser, config: RankerConfig, chosen: Int64 | None = None
+) -> Rows:
+    """What the network reads of a data set, or of the rows `chosen` from it."""
+    numbers = np.arange(len(data)) if chosen is None else chosen
+    return Rows(
+        data.features,
+        numbers,
+        inputs,
+        places(torch.from_numpy(data.position[numbers]), config.positions),
+        {head: torch.from_numpy(label[numbers]) for head, label in labels_of(data).items()},
+    )
+
+
+def _known(label: Tensor) -> int:
+    return int((~label.isnan()).sum())
+
+
+def labels_of(data: RankingSet) -> dict[str, NDArray[np.float32]]:
+    """Labels (N,) by head, NaN where unknown: how far a title was watched is known of plays alone."""
+    completion = np.where(data.play > 0, data.completion, np.float32("nan"))
+    return {"play": data.play, "completion": completion, "retention": data.retention}
+
+
+def lists_of(choices: ChoiceSet, inputs: Standardiser) -> Lists:
+    """What the network reads of lists to choose from."""
+    count, width = choices.log_inclusion.shape
+    flat = inputs.transform(choices.features.reshape(count * width, -1))
+    return Lists(torch.from_numpy(flat).view(count, width, -1), torch.from_numpy(choices.log_inclusion))
+
+
+def ranking_batches(
+    rows: Rows, lists: Lists | None, size: int, rng: np.random.Generator, team: Team
+) -> Iterator[Batch]:
+    """One member's share of every row once, `size` at a time in random order, each with its part of the lists."""
+    parts = torch.split(torch.from_numpy(rng.permutation(len(rows))), size)
+    for some, numbers in zip(parts, _list_parts(lists, len(parts), rng), strict=True):
+        batch = rows.share_of(some, team)
+        yield batch if lists is None else _with_lists(batch, lists, numbers, team)
+
+
+def _list_parts(lists: Lists | None, count: int, rng: np.random.Generator) -> Sequence[Tensor]:
+    """Numbers of lists for each of `count` batches, so that an epoch sees all of them once."""
+    order = np.arange(0) if lists is None else rng.permutation(len(lists))
+    return torch.from_numpy(order).tensor_split(count)
+
+
+def _with_lists(batch: Batch, lists: Lists, numbers: Tensor, team: Team) -> Batch:
+    """A member's rows with its share of the batch's lists."""
+    mine = team.share(numbers)
+    shares = {**batch.shares, "choice": len(mine) / max(len(numbers), 1)}
+    return replace(batch, shares=shares, lists=lists.some(mine))
