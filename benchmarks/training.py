@@ -46,10 +46,11 @@ from models.inputs import fit_standardiser
 from models.network import RankerNetwork
 from models.parallel import Team
 from models.progress import Epoch
+from models.ranking_batches import rows_of
 from models.settings import RankerConfig, RetrievalConfig
 from models.signature import Signature
 from models.threads import use_threads
-from models.train_ranker import heads_in, rows_of, train_ranker
+from models.train_ranker import heads_in, train_ranker
 from models.train_ranker import lesson_of as ranking_lesson
 from models.train_retrieval import lesson_of as retrieval_lesson
 from models.train_retrieval import new_towers, train_retrieval

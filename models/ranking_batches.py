@@ -63,6 +63,7 @@ class Rows:
 
     features: Float32  # raw, of the whole data set
     numbers: Int64  # (N,) which of its rows these are
+    user: Int64  # (N,) whose they are
     inputs: Standardiser
     place: Tensor  # (N,)
     labels: dict[str, Tensor]  # (N,) by head, NaN where unknown
@@ -84,9 +85,9 @@ class Rows:
         labels = {head: label[rows] for head, label in self.labels.items()}
         return Batch(torch.from_numpy(np.concatenate(inputs, axis=1)), self.place[rows], labels)
 
-    def shadowed(self, user: Int64, rng: np.random.Generator) -> Rows:
-        """The same with shadows; `user` (N,) says whose the rows are."""
-        return replace(self, shadow=self.numbers[shadows_of(user, rng)])
+    def shadowed(self, rng: np.random.Generator) -> Rows:
+        """The same with shadows: each row's is one of another user."""
+        return replace(self, shadow=self.numbers[shadows_of(self.user, rng)])
 
     def share_of(self, rows: Tensor, team: Team) -> Batch:
         """A team member's share of a batch, each head weighted by the share of the batch's known labels that it holds."""
@@ -121,6 +122,7 @@ def rows_of(
     return Rows(
         data.features,
         numbers,
+        data.user_id[numbers],
         inputs,
         places(torch.from_numpy(data.position[numbers]), config.positions),
         {head: torch.from_numpy(label[numbers]) for head, label in labels_of(data).items()},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.calibration import Calibration, fit_calibration
 from models.choice import ChoiceSet, Fusion, choice_loss, fit_fusion
-from models.data import Float32, Int64, MalformedData, RankingSet
+from models.data import Float32, MalformedData, RankingSet
 from models.determinism import deterministic
 from models.devices import Hardware
 from models.evaluate import evaluate_ranking
@@ -46,14 +46,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Study:
-    """All that a network learns from. `user` (N,) says whose the rows of `train` are.
-
-    Without `validation` the last epoch is the best.
-    """
+    """All that a network learns from; without `validation` the last epoch is the best."""
 
     train: Rows
     taught: Lists | None
-    user: Int64
     heads: tuple[str, ...]
     config: RankerConfig
     validation: Rows | None = None
@@ -93,7 +89,7 @@ class Study:
     def shadowed(self, rng: np.random.Generator) -> Study:
         """The same of features and a shadow of each; nothing of a later period is asked."""
         taught = self.taught and self.taught.shadowed(rng)
-        return Study(self.train.shadowed(self.user, rng), taught, self.user, self.heads, self.config)
+        return Study(self.train.shadowed(rng), taught, self.heads, self.config)
 
     def told(self, network: RankerNetwork) -> dict[str, Float32]:
         """How much each feature says to each head, by evenly spaced rows and lists."""
@@ -158,7 +154,7 @@ def train_ranker(
     with torch.random.fork_rng(devices=hardware.gpus):
         heads = (*heads_in(rows), *(["choice"] if choices else []))
         judged = rows_of(validation, inputs, config)
-        study = Study(rows, taught, train.user_id[rows.numbers], heads, config, judged, held_out)
+        study = Study(rows, taught, heads, config, judged, held_out)
         network = study.network(hardware, progress, notebook)
     known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")

@@ -87,7 +87,7 @@ def test_what_a_list_shares_tells_less_of_what_is_chosen(rows, choices):
     data = rows(500, seed=0)
     inputs = inputs_of(data, config)
     read = rows_of(data, inputs, config)
-    by_rows = Study(read, None, data.user_id, ("play", "choice"), config)
+    by_rows = Study(read, None, ("play", "choice"), config)
     by_lists = replace(by_rows, taught=lists_of(lists.train, inputs))
     network = by_rows.made().eval()
     ratio = by_lists.told(network)["choice"] / by_rows.told(network)["choice"]
@@ -101,7 +101,7 @@ def test_a_rows_shadow_is_another_users_row_behind_its_own(rows, ranker_config):
     inputs = inputs_of(data, ranker_config)
     chosen = np.arange(5, 60)
     read = rows_of(data, inputs, ranker_config, chosen)
-    beside = read.shadowed(data.user_id[chosen], np.random.default_rng(0))
+    beside = read.shadowed(np.random.default_rng(0))
     both, alone = beside.some(some).inputs, read.some(some).inputs
     assert torch.equal(both[:, : inputs.width], alone)
     of = beside.shadow[some.numpy()]
