@@ -4,7 +4,7 @@ The first layer is linear in standardised inputs, and standardisation goes colum
 three: of the user's columns, the same for all candidates; of the title's, the same in every request until the title's
 features change; and of user × title's, new each time. The squashing, the clip, the null indicators and the pieces are not linear,
 so nothing of them can go into the weights: the columns are standardised as they are in the plain module, each part where
-it is computed. Columns that no head reads are left out.
+it is computed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ class Side:
 
     @classmethod
     def of(cls, ranker: Ranker, columns: Int64) -> Side:
-        """The share of those of the columns that a ranker reads."""
-        read = ranker.inputs.owners[ranker.network.entrance.first.weight.detach().any(dim=0).numpy()]
-        columns = columns[np.isin(columns, read)]
+        """The columns' share of a ranker."""
         inputs, rows = ranker.inputs.of(columns)
         weight = ranker.network.entrance.first.weight.detach()[:, torch.from_numpy(rows)].T.contiguous()
         return cls(_in_place(columns), inputs, weight)
@@ -82,7 +80,7 @@ class CompiledRanker:
         user, title = np.flatnonzero(sides == USER), np.flatnonzero(sides == TITLE)
         pair = np.flatnonzero((sides != USER) & (sides != TITLE))
         parts = Side.of(ranker, user), Side.of(ranker, title), Side.of(ranker, pair)
-        nothing = parts[1].of_all(np.empty((0, len(features)), np.float32))
+        nothing = np.empty((0, len(title)), np.float32)
         products = torch.empty(0, ranker.network.entrance.first.out_features)
         return cls(ranker, *parts, TitleProducts(np.empty(0, np.int64), nothing, products))
 

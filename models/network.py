@@ -87,7 +87,7 @@ class RankerNetwork(nn.Module):
         nn.init.zeros_(self.selection.weight)
 
     def heed(self, shares: Mapping[str, Tensor]) -> None:
-        """Let the body of each head heed its inputs by shares (I,) in 0..1, until `settle`: those of 0 it never reads.
+        """Let the bodies of some heads heed their inputs by shares (I,) in 0..1, until `settle`: those of 0 they never read.
 
         Raises:
             ValueError: heads share a body.
@@ -96,7 +96,8 @@ class RankerNetwork(nn.Module):
             raise ValueError(
                 "heads that share a body heed the same inputs; only `separate` ones have shares of their own."
             )
-        by_head = torch.stack([shares[head] for head in self.heads])
+        whole = torch.ones(self.entrance.first.in_features)
+        by_head = torch.stack([shares.get(head, whole) for head in self.heads])
         self.entrance.first.share = by_head.repeat_interleave(self.entrance.second.shape[1], dim=0)
 
     def settle(self) -> None:

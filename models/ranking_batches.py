@@ -21,37 +21,17 @@ from models.shadows import shadows_of
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists to choose from as tensors: inputs (L, W, I) and log inclusions (L, W), the title played in column 0.
-
-    `shadow` (L, W), where there are shadows, says which of the L · W titles is read as each one's.
-    """
+    """Lists to choose from as tensors: inputs (L, W, I) and log inclusions (L, W), the title played in column 0."""
 
     inputs: Tensor
     log_inclusion: Tensor
-    shadow: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.log_inclusion)
 
-    @property
-    def there(self) -> Tensor:
-        """(L, W) False where a list has no more titles."""
-        return ~torch.isposinf(self.log_inclusion)
-
     def some(self, lists: Tensor) -> Lists:
-        """The lists with these numbers, inputs of shadows behind their own: (n, W, 2I)."""
-        inputs = self.inputs[lists]
-        if self.shadow is not None:
-            inputs = torch.cat([inputs, self.inputs.flatten(0, 1)[self.shadow[lists]]], dim=2)
-        return Lists(inputs, self.log_inclusion[lists])
-
-    def shadowed(self, rng: np.random.Generator) -> Lists:
-        """The same with shadows: each title's is one of another list, whichever place that is in."""
-        there = self.there.numpy()
-        titles = np.flatnonzero(there)
-        shadow = np.zeros(there.shape, np.int64)
-        shadow[there] = titles[shadows_of(titles // there.shape[1], rng)]
-        return replace(self, shadow=torch.from_numpy(shadow))
+        """The lists with these numbers."""
+        return Lists(self.inputs[lists], self.log_inclusion[lists])
 
 
 @dataclass(frozen=True)

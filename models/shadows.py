@@ -5,11 +5,8 @@ A shadow is a feature as another user has it. It says nothing of any outcome, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data import Float32, Int64
@@ -56,35 +53,22 @@ def shadows_of(owner: Int64, rng: np.random.Generator) -> Int64:
     return order[starts[theirs] + place % rows[theirs]]
 
 
-def brought(
-    network: RankerNetwork, heads: Sequence[str], inputs: Tensor, place: Tensor, owners: Int64
-) -> dict[str, Float32]:
-    """What each feature brought to the logits of some heads, (n, F), on the way from inputs of 0, which are the average row.
+def told(network: RankerNetwork, inputs: Tensor, place: Tensor, owners: Int64) -> dict[str, Float32]:
+    """How much each feature says to each head, (F,): the deviation over rows of what it brings to the logit."""
+    parts = brought(network, inputs, place, owners)
+    return {head: np.asarray(part.std(axis=0), np.float32) for head, part in parts.items()}
+
+
+def brought(network: RankerNetwork, inputs: Tensor, place: Tensor, owners: Int64) -> dict[str, Float32]:
+    """What each feature brought to the logits, (n, F) by head, on the way from inputs of 0, which are the average row.
 
     Integrated gradients (Sundararajan et al., ICML 2017, eq. 1) of rows `inputs` (n, I) shown in `place` (n,). What a
     feature's null mark and its pieces bring counts to it: `owners` (I,) says which feature an input is made from.
     """
-    slopes = {head: torch.zeros_like(inputs) for head in heads}
+    slopes = {head: torch.zeros_like(inputs) for head in network.heads}
     for step in range(_STEPS):
         x = (inputs * ((step + 0.5) / _STEPS)).requires_grad_()
-        logits = network(x, place)
-        for head in heads:
-            (slope,) = torch.autograd.grad(logits[head].sum(), x, retain_graph=True)
+        for head, logit in network(x, place).items():
+            (slope,) = torch.autograd.grad(logit.sum(), x, retain_graph=True)
             slopes[head] += slope / _STEPS
     return {head: by_feature((slope * inputs).numpy(), owners) for head, slope in slopes.items()}
-
-
-def told_rows(parts: Float32) -> Float32:
-    """How much each feature says: the deviation over rows of what it brought, (n, F) → (F,)."""
-    return np.asarray(parts.std(axis=0), np.float32)
-
-
-def told_lists(parts: Float32, there: NDArray[np.bool_]) -> Float32:
-    """The same of lists to choose from, (L, W, F) → (F,): the deviation within a list, as what all its titles share chooses none.
-
-    `there` (L, W) is False where a list has no more titles.
-    """
-    rows = there.sum(axis=1)[:, None]
-    mean = np.where(there[..., None], parts, 0).sum(axis=1) / rows
-    apart = np.where(there[..., None], parts - mean[:, None], 0)
-    return np.asarray(np.sqrt((apart**2).sum(axis=(0, 1)) / rows.sum()), np.float32)

@@ -27,7 +27,7 @@ from models.progress import Epoch, Progress
 from models.ranker import Ranker
 from models.ranking_batches import Batch, Lists, Rows, labels_of, lists_of, ranking_batches, rows_of
 from models.settings import RankerConfig
-from models.shadows import brought, heeded, told_lists, told_rows
+from models.shadows import heeded, told
 from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
@@ -56,7 +56,10 @@ class Study:
     held_out: Lists | None = None
 
     def network(self, hardware: Hardware, progress: Progress, notebook: Notebook | None) -> RankerNetwork:
-        """A trained one; where heads have bodies of their own, each heeds features by how much more they say than shadows."""
+        """A trained one; where heads have bodies of their own, each heeds features by how much more they say than shadows.
+
+        But for `choice`, which reads all features alike.
+        """
         network = self.made()
         weight = self.config.shadow_weight if network.parted else 0.0
         trainings = 2 if weight else 1
@@ -87,26 +90,14 @@ class Study:
         return lesson_of(self.train, self.validation, self.heads, self.config, self.taught, self.held_out)
 
     def shadowed(self, rng: np.random.Generator) -> Study:
-        """The same of features and a shadow of each; nothing of a later period is asked."""
-        taught = self.taught and self.taught.shadowed(rng)
-        return Study(self.train.shadowed(rng), taught, self.heads, self.config)
+        """The outcomes of rows, with features and a shadow of each; nothing of a later period is asked."""
+        heads = tuple(head for head in self.heads if head != "choice")
+        return Study(self.train.shadowed(rng), None, heads, self.config)
 
     def told(self, network: RankerNetwork) -> dict[str, Float32]:
-        """How much each feature says to each head, by evenly spaced rows and lists."""
-        owners, lists = self.train.owners, self.taught
+        """How much each feature says to each head, by evenly spaced rows."""
         rows = self.train.some(torch.arange(len(self.train))[:: -(-len(self.train) // _ROWS_ASKED)])
-        by_rows = [head for head in self.heads if head != "choice" or lists is None]
-        parts = brought(network, by_rows, rows.inputs, rows.place, owners)
-        found = {head: told_rows(one) for head, one in parts.items()}
-        return found if lists is None else {**found, "choice": self._told_of_choice(network, lists)}
-
-    def _told_of_choice(self, network: RankerNetwork, lists: Lists) -> Float32:
-        count, width = lists.log_inclusion.shape
-        some = lists.some(torch.arange(count)[:: -(-count * width // _ROWS_ASKED)])
-        inputs = some.inputs.flatten(0, 1)
-        nowhere = torch.zeros(len(inputs), dtype=torch.long)
-        parts = brought(network, ["choice"], inputs, nowhere, self.train.owners)["choice"]
-        return told_lists(parts.reshape(len(some), width, -1), some.there.numpy())
+        return told(network, rows.inputs, rows.place, self.train.owners)
 
 
 def _counted_through(progress: Progress, number: int, trainings: int, epoch: Epoch) -> None:

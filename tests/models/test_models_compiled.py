@@ -100,27 +100,6 @@ def test_the_compiled_ranker_says_what_the_plain_one_says(seed, settings):
         assert_equal(compiled, plain, features, title_ids, world.rng.normal(size=n).astype(np.float32))
 
 
-def test_columns_that_no_head_reads_are_left_out():
-    plain, world = ranker(3), Features(3)
-    read = np.array([0, 4, 6, 9, 13, 14, 19])  # of every table
-    reads = {head: np.isin(plain.inputs.owners, read[k:]) for k, head in enumerate(HEADS)}
-    plain.network.read_only({head: torch.from_numpy(inputs) for head, inputs in reads.items()})
-    compiled = CompiledRanker.of(plain).over(TITLES, world.candidates(TITLES))
-    assert [side.inputs.n_features for side in (compiled.user, compiled.title, compiled.pair)] == [3, 2, 2]
-    features = world.candidates(TITLES)
-    assert_equal(compiled, plain, features, TITLES, np.ones(40, np.float32))
-    features[:, np.setdiff1d(np.arange(len(COLUMNS)), read)] += 1
-    assert_equal(compiled, plain, features, TITLES, np.ones(40, np.float32))
-
-
-def test_a_ranker_that_reads_nothing_of_one_side_is_compiled_too():
-    plain, world = ranker(3), Features(3)
-    inputs = torch.from_numpy(np.isin(plain.inputs.owners, [6, 9]))
-    plain.network.read_only(dict.fromkeys(HEADS, inputs))
-    compiled = CompiledRanker.of(plain).over(TITLES, world.candidates(TITLES))
-    assert_equal(compiled, plain, world.candidates(TITLES), TITLES, np.ones(40, np.float32))
-
-
 def test_it_says_so_of_infinities_too():
     plain, world = ranker(0), Features(0)
     features = world.candidates(TITLES)

@@ -12,6 +12,7 @@ from models import artifact
 from models.artifact import ArtifactError, digest
 from models.choice import choice_loss
 from models.data import MalformedData, RankingSet
+from models.devices import Hardware
 from models.evaluate import evaluate_ranking
 from models.inputs import WrongWidth, fit_standardiser
 from models.network import RankerNetwork
@@ -80,22 +81,6 @@ def _reading(ranker, k):
     return np.linalg.norm(body, axis=0)
 
 
-def test_what_a_list_shares_tells_less_of_what_is_chosen(rows, choices):
-    """Feature 5 is one value a list, and varies among the rows, as do all others in both."""
-    config, lists = RankerConfig(hidden=16, output=8, tower=8), choices(n=50)
-    lists.train.features[:, :, 5] = lists.train.features[:, :1, 5]
-    data = rows(500, seed=0)
-    inputs = inputs_of(data, config)
-    read = rows_of(data, inputs, config)
-    by_rows = Study(read, None, ("play", "choice"), config)
-    by_lists = replace(by_rows, taught=lists_of(lists.train, inputs))
-    network = by_rows.made().eval()
-    ratio = by_lists.told(network)["choice"] / by_rows.told(network)["choice"]
-    assert ratio[5] < 0.6
-    assert (np.delete(ratio, 5) > 0.7).all()
-    assert np.array_equal(by_lists.told(network)["play"], by_rows.told(network)["play"])
-
-
 def test_a_rows_shadow_is_another_users_row_behind_its_own(rows, ranker_config):
     data, some = rows(60, seed=0), torch.tensor([3, 50, 7])
     inputs = inputs_of(data, ranker_config)
@@ -111,22 +96,16 @@ def test_a_rows_shadow_is_another_users_row_behind_its_own(rows, ranker_config):
     assert (beside.owners // 12).tolist() == [0] * inputs.width + [1] * inputs.width
 
 
-def test_a_titles_shadow_is_one_of_another_list_and_says_not_which_was_chosen(rows, choices, ranker_config):
-    """Titles are numbered by their only input; the last list has two of the eight."""
-    lists = choices(n=200).train
-    flat = torch.arange(1600.0).reshape(200, 8, 1)
-    log_inclusion = torch.from_numpy(lists.log_inclusion.copy())
-    log_inclusion[-1, 2:] = torch.inf
-    whole = Lists(flat, log_inclusion).shadowed(np.random.default_rng(0))
-    found = whole.some(torch.arange(200))
-    own, shadow = found.inputs[..., 0].long(), found.inputs[..., 1].long()
-    assert torch.equal(own, torch.arange(1600).reshape(200, 8))
-    of = (shadow // 8)[found.there]
-    assert (of != (own // 8)[found.there]).all()
-    assert found.there.flatten()[shadow[found.there]].all()  # none is a title that is not there
-    assert all(len(set(one.tolist())) == 1 for one in (shadow // 8)[:-1])
-    chosen = (shadow % 8)[:, 0]  # chosen titles stand in column 0; their shadows are of any
-    assert np.bincount(chosen, minlength=8).max() < 50
+def test_what_is_chosen_is_told_by_all_features_alike(rows, choices, ranker_config):
+    """Beside shadows nothing of choosing is learnt, so nothing is known of it to heed features by."""
+    data = rows(300, seed=0)
+    inputs = inputs_of(data, ranker_config)
+    read = rows_of(data, inputs, ranker_config)
+    study = Study(read, lists_of(choices(n=40).train, inputs), ("play", "choice"), ranker_config, read)
+    beside = study.shadowed(np.random.default_rng(0))
+    assert (beside.heads, beside.taught, beside.validation) == (("play",), None, None)
+    assert list(beside.told(beside.made())) == ["play"]
+    assert study.network(Hardware(), lambda _: None, None).entrance.first.share is None
 
 
 def test_shadows_are_asked_nothing_of_a_later_period(rows, choices, sign):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.network import RankerNetwork
 from models.settings import RankerConfig
-from models.shadows import brought, heeded, shadows_of, told_lists, told_rows
+from models.shadows import brought, heeded, shadows_of, told
 
 HEADS = ("play", "retention")
 
@@ -49,10 +49,10 @@ def slopes(one, head):
 def test_of_a_linear_network_a_feature_is_told_by_its_weight_times_its_deviation():
     one, (x, place) = straightened(network()), rows()
     x[:, 1] *= 3
-    found = brought(one, HEADS, x, place, np.arange(5))
+    found = told(one, x, place, np.arange(5))
     for head in HEADS:
         wanted = np.abs(slopes(one, head)) * x.numpy().std(axis=0)
-        np.testing.assert_allclose(told_rows(found[head]), wanted, rtol=1e-3)
+        np.testing.assert_allclose(found[head], wanted, rtol=1e-3)
 
 
 def test_what_a_features_inputs_bring_is_added_up_before_it_is_compared():
@@ -60,7 +60,7 @@ def test_what_a_features_inputs_bring_is_added_up_before_it_is_compared():
     one, (x, place) = straightened(network()), rows()
     slope = slopes(one, "play")
     x[:, 3] = -x[:, 1] * float(slope[1] / slope[3])
-    found = told_rows(brought(one, HEADS, x, place, np.array([0, 1, 2, 1, 3]))["play"])
+    found = told(one, x, place, np.array([0, 1, 2, 1, 3]))["play"]
     assert found.shape == (4,)
     assert found[1] < 1e-3 * found.max()
 
@@ -68,8 +68,8 @@ def test_what_a_features_inputs_bring_is_added_up_before_it_is_compared():
 def test_what_all_rows_share_tells_nothing():
     one, (x, place) = straightened(network()), rows()
     x[:, 2] = 2.0
-    parts = brought(one, HEADS, x, place, np.arange(5))["retention"]
-    assert told_rows(parts)[2] < 1e-4 < told_rows(parts)[1]
+    found = told(one, x, place, np.arange(5))["retention"]
+    assert found[2] < 1e-4 < found[1]
 
 
 def test_the_parts_of_a_bent_network_add_up_to_what_its_logit_differs_by():
@@ -77,7 +77,7 @@ def test_the_parts_of_a_bent_network_add_up_to_what_its_logit_differs_by():
     one, (x, place) = network(), rows()
     with torch.no_grad():
         logit, start = one(x, place)["play"], one(0 * x, place)["play"]
-    parts = brought(one, HEADS, x, place, np.arange(5))["play"]
+    parts = brought(one, x, place, np.arange(5))["play"]
     apart = parts.sum(axis=1) - (logit - start).numpy()
     assert apart.std() < 0.2 * logit.numpy().std()
 
@@ -94,16 +94,8 @@ def test_a_feature_that_counts_beyond_half_the_way_brings_half_a_slope():
     with torch.no_grad():
         logit, start = one(x, nowhere)["play"], one(0 * x, nowhere)["play"]
     np.testing.assert_allclose(
-        brought(one, HEADS, x, nowhere, np.arange(5))["play"][:, 0], (logit - start).numpy(), rtol=1e-3
+        brought(one, x, nowhere, np.arange(5))["play"][:, 0], (logit - start).numpy(), rtol=1e-3
     )
-
-
-def test_what_all_titles_of_a_list_share_does_not_tell_which_is_chosen():
-    """Two lists of up to three titles by hand: deviations from their own means 0 and 4, 4 and 2 and 6, over five titles."""
-    parts = np.array([[[7, 0], [7, 8], [99, 99]], [[1, 6], [1, 4], [1, 8]]], np.float32)
-    there = np.array([[True, True, False], [True, True, True]])
-    wanted = [0.0, np.sqrt((2 * 4**2 + 2 * 2**2) / 5)]
-    np.testing.assert_allclose(told_lists(parts, there), wanted, rtol=1e-6)
 
 
 def test_a_feature_is_heeded_by_what_it_says_beyond_what_shadows_say():
@@ -187,6 +179,14 @@ def test_a_weight_moves_by_its_share_of_a_step():
     one.settle()
     moved = (one.entrance.first.weight.detach() - start).abs()
     np.testing.assert_allclose(moved.numpy(), np.tile(0.01 * shares.numpy(), (8, 1)), rtol=1e-3)
+
+
+def test_a_head_of_which_nothing_is_said_heeds_all_alike():
+    one, (x, place) = network(), rows()
+    before = one(x, place)
+    one.heed({"play": torch.full((5,), 0.5)})
+    assert torch.equal(one(x, place)["retention"], before["retention"])
+    assert not torch.equal(one(x, place)["play"], before["play"])
 
 
 @pytest.mark.parametrize("architecture", ["shared_bottom", "mmoe", "ple"])
