@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from registry.dispatch import Dispatcher, in_background
@@ -47,18 +46,15 @@ def main() -> None:
     backend = open_backend(os.environ[URL], asked.artifacts, limits=limits, imports=asked.import_root)
     poster, rng = Poster(), random.SystemRandom()
     dispatcher = Dispatcher(backend.database, poster, backend.clock, rng)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that both ends close what is open
-    with (
-        suppress(KeyboardInterrupt),
-        backend,
-        bind(asked.host, asked.port) as listening,
-        in_background(dispatcher),
-    ):
+    serving = server(backend, public_url=asked.public_url)
+    for number in (signal.SIGTERM, signal.SIGINT):  # raised as an exception, one in a callback would be lost
+        signal.signal(number, serving.handle_exit)
+    with backend, bind(asked.host, asked.port) as listening, in_background(dispatcher):
         if not any(token.revoked_at is None for token in backend.tokens.all()):
             sys.stderr.write("nobody can call yet: matinee registry token create NAME --role viewer\n")
         sys.stdout.write(f"registry at {url_of(listening)}\n")
         sys.stdout.flush()
-        server(backend, public_url=asked.public_url).run(sockets=[listening])
+        serving.run(sockets=[listening])
 
 
 if __name__ == "__main__":
