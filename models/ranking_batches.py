@@ -60,10 +60,14 @@ class Rows:
 
     def some(self, rows: Tensor) -> Batch:
         """The rows with these numbers, in their order, inputs of shadows behind their own."""
-        read = [numbers[rows.numpy()] for numbers in (self.numbers, self.shadow) if numbers is not None]
-        inputs = [self.inputs.transform(np.asarray(self.features[numbers])) for numbers in read]
+        inputs = self._read(self.numbers[rows.numpy()])
+        if self.shadow is not None:
+            inputs = np.concatenate([inputs, self._read(self.shadow[rows.numpy()])], axis=1)
         labels = {head: label[rows] for head, label in self.labels.items()}
-        return Batch(torch.from_numpy(np.concatenate(inputs, axis=1)), self.place[rows], labels)
+        return Batch(torch.from_numpy(inputs), self.place[rows], labels)
+
+    def _read(self, numbers: Int64) -> Float32:
+        return self.inputs.transform(np.asarray(self.features[numbers]))
 
     def shadowed(self, rng: np.random.Generator) -> Rows:
         """The same with shadows: each row's is one of another user."""

@@ -72,7 +72,7 @@ class Study:
             beside = self.shadowed(np.random.default_rng([self.config.seed, 0, 0]))
             other = beside.made()
             train(beside, other, 0)
-            shares = {head: heeded(told, weight) for head, told in beside.told(other).items()}
+            shares = {head: heeded(said, weight) for head, said in beside.told(other).items()}
             owners = self.train.owners
             network.heed({head: torch.from_numpy(share[owners]) for head, share in shares.items()})
         train(self, network, trainings - 1)
