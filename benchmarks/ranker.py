@@ -52,6 +52,8 @@ JUDGED_USERS = 1_200
 HEADS = ("play", "completion", "retention")
 MEASURES = ("auc", "user_auc", "ece", "log_loss")
 BY_CHOICE = ObjectiveWeights(play=0, completion=0, retention=0)
+LEAVES = (4, 8, 31)
+"""Of a tree of LightGBM, one of which is chosen by the loss on validation."""
 NO_TASK = 1e-9  # a weight so small that a head leaves no trace in what it shares
 Figures = dict[str, float]
 Float64 = NDArray[np.float64]
@@ -166,29 +168,30 @@ def single(data: Data, config: RankerConfig, head: str) -> Figures:
 
 
 def boosted(data: Data, head: str, seed: int) -> Figures:
-    """LightGBM on the same rows, features and position, its rounds chosen and its chances calibrated on validation."""
+    """LightGBM on the same rows, features and position, its leaves and rounds chosen and its chances calibrated on validation."""
     parts = {}
     for name, rows in (("train", data.train), ("valid", data.valid)):
         known = ~np.isnan(labels(head, rows))
         parts[name] = lightgbm.Dataset(
             _with_position(rows.take(known)), labels(head, rows)[known], free_raw_data=False
         )
-    settings = {
-        "objective": "cross_entropy", "learning_rate": 0.1, "num_leaves": 31, "min_data_in_leaf": 50, "feature_fraction": 0.5,
-        "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0, "num_threads": 1, "verbose": -1, "seed": seed,
-    }  # fmt: skip
-    trees = lightgbm.train(
-        settings,
-        parts["train"],
-        300,
-        valid_sets=[parts["valid"]],
-        callbacks=[lightgbm.early_stopping(20, verbose=False)],
-    )
+    every = [_forest(parts["train"], parts["valid"], leaves, seed) for leaves in LEAVES]
+    trees = min(every, key=lambda trees: trees.best_score["valid_0"]["cross_entropy"])
     known = ~np.isnan(labels(head, data.valid))
     margins = [
         trees.predict(_with_position(rows), raw_score=True) for rows in (data.valid.take(known), data.test)
     ]
-    return measured(head, data.test, fit_calibration(margins[0], labels(head, data.valid)[known])(margins[1]))
+    chance = fit_calibration(margins[0], labels(head, data.valid)[known])
+    return measured(head, data.test, chance(margins[1])) | {f"{head}_leaves": trees.params["num_leaves"]}
+
+
+def _forest(train: lightgbm.Dataset, valid: lightgbm.Dataset, leaves: int, seed: int) -> lightgbm.Booster:
+    settings = {
+        "objective": "cross_entropy", "learning_rate": 0.1, "num_leaves": leaves, "min_data_in_leaf": 50, "feature_fraction": 0.5,
+        "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0, "num_threads": 1, "verbose": -1, "seed": seed,
+    }  # fmt: skip
+    stop = lightgbm.early_stopping(20, verbose=False)
+    return lightgbm.train(settings, train, 400, valid_sets=[valid], callbacks=[stop])
 
 
 def _with_position(rows: RankingSet) -> Float32:

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from models.calibration import Calibration
 from models.data import Float32, Int64
-from models.inputs import by_feature
+from models.inputs import added_up
 from models.objective import NothingToRankBy, ObjectiveWeights
 from models.ranker import Ranker
 
@@ -75,7 +75,7 @@ def attributions(
     return Attributions(
         ends.numpy(),
         baseline,
-        by_feature(parts, ranker.inputs.owners),
+        added_up(parts, ranker.inputs.owners, ranker.inputs.n_features),
         ((scores[chosen] - offset) * slopes[1]).numpy(),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -69,6 +69,12 @@ class Standardiser:
         return np.concatenate([np.arange(self.n_features), self.indicators, self.pieces.column])
 
     @property
+    def readings(self) -> Int64:
+        """(F + M + C,) the reading that each input belongs to: of column c as one number, c, with its null's mark; in pieces, F + c."""
+        in_pieces = self.n_features + self.pieces.column
+        return np.concatenate([np.arange(self.n_features), self.indicators, in_pieces])
+
+    @property
     def average(self) -> Float32:
         """(F,) raw features, each at the mean of what it is read as: inputs of 0, but for the pieces."""
         squashed = self.scale > 0
@@ -86,6 +92,12 @@ class Standardiser:
         )  # fmt: skip
         after = self.n_features + len(self.indicators)
         return found, np.concatenate([columns, self.n_features + marked, after + cut])
+
+    def in_pieces(self, columns: Int64) -> tuple[Standardiser, Int64]:
+        """The same with no other columns in pieces than these, and which of the inputs here are those."""
+        pieces, cut = self.pieces.only(columns)
+        after = self.n_features + len(self.indicators)
+        return replace(self, pieces=pieces), np.concatenate([np.arange(after), after + cut])
 
     def transform(self, features: Float32) -> Float32:
         """(n, F) with NaN for null → (n, F + M + C) without.
@@ -218,10 +230,10 @@ def _log_scale(known: NDArray[np.float64]) -> float:
     return float(np.median(np.abs(known[known != 0])))
 
 
-def by_feature(parts: Float32, owners: Int64) -> Float32:
-    """(n, I) parts of inputs → (n, F): each belongs to the feature that its input is made from (`Standardiser.owners`)."""
-    found = np.zeros((len(parts), int(owners.max()) + 1), np.float32)
-    np.add.at(found.T, owners, parts.T)
+def added_up(parts: Float32, of: Int64, count: int) -> Float32:
+    """(n, I) parts of inputs → (n, `count`): the sums of those that belong together, as `of` (I,) says (`Standardiser.owners`)."""
+    found = np.zeros((len(parts), count), np.float32)
+    np.add.at(found.T, of, parts.T)
     return found
 
 

@@ -58,6 +58,11 @@ class Pieces:
         column = np.searchsorted(columns, self.column[mine])
         return Pieces(column, *(values[mine] for values in self._numbers())), mine
 
+    def only(self, columns: Int64) -> tuple[Pieces, Int64]:
+        """The pieces of some columns, numbered as they were; and which pieces those are."""
+        mine = np.flatnonzero(np.isin(self.column, columns))
+        return Pieces(self.column[mine], *(values[mine] for values in self._numbers())), mine
+
     def _numbers(self) -> tuple[Float32, Float32, Float32, Float32]:
         return self.start, self.inverse_width, self.mean, self.inverse_std
 

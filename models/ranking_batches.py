@@ -16,7 +16,7 @@ from models.inputs import Standardiser
 from models.network import places
 from models.parallel import Team
 from models.settings import RankerConfig
-from models.shadows import shadows_of
+from models.shadows import READINGS, shadows_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Lists:
     def some(self, lists: Tensor) -> Lists:
         """The lists with these numbers."""
         return Lists(self.inputs[lists], self.log_inclusion[lists])
+
+    def reading(self, inputs: Int64) -> Lists:
+        """The same lists with some of the inputs."""
+        return replace(self, inputs=self.inputs[..., torch.from_numpy(inputs)])
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,11 @@ class Rows:
         return len(self.place)
 
     @property
-    def owners(self) -> Int64:
-        """The feature that each input of `some` is made from; shadows are features F … 2F - 1."""
-        mine = self.inputs.owners
-        return mine if self.shadow is None else np.concatenate([mine, mine + self.inputs.n_features])
+    def readings(self) -> Int64:
+        """The reading that each input of `some` belongs to (`Standardiser.readings`); those of shadows are numbered behind."""
+        mine = self.inputs.readings
+        behind = READINGS * self.inputs.n_features
+        return mine if self.shadow is None else np.concatenate([mine, behind + mine])
 
     def some(self, rows: Tensor) -> Batch:
         """The rows with these numbers, in their order, inputs of shadows behind their own."""

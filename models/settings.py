@@ -106,10 +106,13 @@ class RankerConfig(BaseModel):
         8, ge=2, le=64, description="straight pieces that a feature along which an outcome bends is read in"
     )
     bent: int = Field(
-        20, ge=0, description="features so read for each outcome at most, those along which it bends most"
+        60,
+        ge=0,
+        description="features so read for each outcome at most, those along which it bends most; where there are shadows, of "
+        "these those whose pieces say more",
     )
     least_bend: float = Field(
-        0.005,
+        0.0,
         ge=0,
         le=1,
         description="share of its variance that an outcome bends by along a feature so read",

@@ -1,36 +1,50 @@
 """How much each head heeds each feature: the less, the less it says beyond what shadows of features say.
 
-A shadow is a feature as another user has it. It says nothing of any outcome, so what a network makes of it is chance.
+A shadow is a feature as another user has it. It says nothing of any outcome, so what a network makes of it is chance. A feature
+has two readings, as one number and in pieces, and each is heeded by itself: pieces are more numbers to find chance in.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.data import Float32, Int64
-from models.inputs import by_feature
+from models.inputs import added_up
 from models.network import RankerNetwork
 
 _STEPS = 8  # of the midpoint rule: features are put in order, not accounted for
 
 
-def heeded(told: Float32, weight: float) -> Float32:
-    """How much to heed each feature (F,), in 0..1: t² / (t² + `weight` · mean s²), with what shadows say (s) as the size of chance.
+_HEEDED = 0.5  # by how much pieces are to be heeded to be worth reading for every candidate
+READINGS = 2  # of a feature: as one number, and in pieces
 
-    `told` (2F,) is what the F features say (t), then what their shadows do. A feature that says nothing is not heeded; where
-    none says anything all are.
+
+def heeded(told: Float32, weight: float) -> Float32:
+    """How much to heed each reading (R, F), in 0..1: t² / (t² + `weight` · mean s²), with what shadows say (s) as the size of chance.
+
+    `told` (2, R, F) is what the readings of F features say (t), then what their shadows do; the mean is over one reading's
+    shadows that say anything, as not every feature is read in pieces. What says nothing is not heeded; where nothing does all is.
 
     A Wiener filter (Wiener 1949) has (t² - s²) / t² in its place, which drops what says less than chance; here nothing that says
     something is dropped. The trick of the shadows is Boruta's (Kursa & Rudnicki, J. Stat. Softw. 2010, section 2).
     """
-    features, shadows = np.split(told.astype(np.float64) ** 2, 2)
+    features, shadows = told.astype(np.float64) ** 2
     if not features.any():
-        return np.ones(len(features), np.float32)
-    among = features + weight * shadows.mean()
+        return np.ones(features.shape, np.float32)
+    chance = shadows.sum(axis=1, keepdims=True) / np.maximum((shadows > 0).sum(axis=1, keepdims=True), 1)
+    among = features + weight * chance
     shares = np.divide(features, among, out=np.zeros_like(features), where=among > 0)
     return np.asarray(shares, np.float32)
+
+
+def bends_heeded(shares: Iterable[Float32]) -> Int64:
+    """The features that some head heeds by half or more in pieces, of how much it heeds each reading (R, F)."""
+    in_pieces = np.max([share[1] for share in shares], axis=0)
+    return np.flatnonzero(in_pieces >= _HEEDED)
 
 
 def shadows_of(owner: Int64, rng: np.random.Generator) -> Int64:
@@ -53,17 +67,21 @@ def shadows_of(owner: Int64, rng: np.random.Generator) -> Int64:
     return order[starts[theirs] + place % rows[theirs]]
 
 
-def told(network: RankerNetwork, inputs: Tensor, place: Tensor, owners: Int64) -> dict[str, Float32]:
-    """How much each feature says to each head, (F,): the deviation over rows of what it brings to the logit."""
-    parts = brought(network, inputs, place, owners)
+def told(
+    network: RankerNetwork, inputs: Tensor, place: Tensor, readings: Int64, count: int
+) -> dict[str, Float32]:
+    """How much each reading says to each head, (`count`,): the deviation over rows of what it brings to the logit."""
+    parts = brought(network, inputs, place, readings, count)
     return {head: np.asarray(part.std(axis=0), np.float32) for head, part in parts.items()}
 
 
-def brought(network: RankerNetwork, inputs: Tensor, place: Tensor, owners: Int64) -> dict[str, Float32]:
-    """What each feature brought to the logits, (n, F) by head, on the way from inputs of 0, which are the average row.
+def brought(
+    network: RankerNetwork, inputs: Tensor, place: Tensor, readings: Int64, count: int
+) -> dict[str, Float32]:
+    """What each reading brought to the logits, (n, `count`) by head, on the way from inputs of 0, which are the average row.
 
-    Integrated gradients (Sundararajan et al., ICML 2017, eq. 1) of rows `inputs` (n, I) shown in `place` (n,). What a
-    feature's null mark and its pieces bring counts to it: `owners` (I,) says which feature an input is made from.
+    Integrated gradients (Sundararajan et al., ICML 2017, eq. 1) of rows `inputs` (n, I) shown in `place` (n,). What the
+    inputs of one reading bring is added up: `readings` (I,) says which an input belongs to.
     """
     slopes = {head: torch.zeros_like(inputs) for head in network.heads}
     for step in range(_STEPS):
@@ -71,4 +89,4 @@ def brought(network: RankerNetwork, inputs: Tensor, place: Tensor, owners: Int64
         for head, logit in network(x, place).items():
             (slope,) = torch.autograd.grad(logit.sum(), x, retain_graph=True)
             slopes[head] += slope / _STEPS
-    return {head: by_feature((slope * inputs).numpy(), owners) for head, slope in slopes.items()}
+    return {head: added_up((slope * inputs).numpy(), readings, count) for head, slope in slopes.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.calibration import Calibration, fit_calibration
 from models.choice import ChoiceSet, Fusion, choice_loss, fit_fusion
-from models.data import Float32, MalformedData, RankingSet
+from models.data import Float32, Int64, MalformedData, RankingSet
 from models.determinism import deterministic
 from models.devices import Hardware
 from models.evaluate import evaluate_ranking
@@ -27,7 +27,7 @@ from models.progress import Epoch, Progress
 from models.ranker import Ranker
 from models.ranking_batches import Batch, Lists, Rows, labels_of, lists_of, ranking_batches, rows_of
 from models.settings import RankerConfig
-from models.shadows import heeded, told
+from models.shadows import READINGS, bends_heeded, heeded, told
 from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
@@ -55,34 +55,48 @@ class Study:
     validation: Rows | None = None
     held_out: Lists | None = None
 
-    def network(self, hardware: Hardware, progress: Progress, notebook: Notebook | None) -> RankerNetwork:
-        """A trained one; where heads have bodies of their own, each heeds features by how much more they say than shadows.
+    def learnt(
+        self, hardware: Hardware, progress: Progress, notebook: Notebook | None
+    ) -> tuple[Study, RankerNetwork]:
+        """A trained network, and the study with the inputs it reads.
 
-        But for `choice`, which reads all features alike.
+        Where heads have bodies of their own, but for `choice`, which reads all alike, each heeds features by how much more they
+        say than shadows; and no feature is read in pieces but where some head heeds these.
         """
-        network = self.made()
-        weight = self.config.shadow_weight if network.parted else 0.0
+        weight = self.config.shadow_weight if self.made().parted else 0.0
         trainings = 2 if weight else 1
 
-        def train(study: Study, network: RankerNetwork, number: int) -> None:
+        def trained(study: Study, network: RankerNetwork, number: int) -> RankerNetwork:
             tell = partial(_counted_through, progress, number, trainings)
             fit(network, study.lesson, self.config, hardware, tell, notebook and notebook.of(number))
+            return network
 
-        if weight:
-            beside = self.shadowed(np.random.default_rng([self.config.seed, 0, 0]))
-            other = beside.made()
-            train(beside, other, 0)
-            shares = {head: heeded(said, weight) for head, said in beside.told(other).items()}
-            owners = self.train.owners
-            network.heed({head: torch.from_numpy(share[owners]) for head, share in shares.items()})
-        train(self, network, trainings - 1)
-        network.settle()
-        return network
+        if not weight:
+            return self, trained(self, self.made(), 0)
+        beside = self.shadowed(np.random.default_rng([self.config.seed, 0, 0]))
+        said = beside.told(trained(beside, beside.made(), 0))
+        shares = {head: heeded(told, weight) for head, told in said.items()}
+        study = self.in_pieces(bends_heeded(shares.values()))
+        network, readings = study.made(), study.train.readings
+        network.heed({head: torch.from_numpy(share.ravel()[readings]) for head, share in shares.items()})
+        trained(study, network, 1).settle()
+        return study, network
+
+    def in_pieces(self, columns: Int64) -> Study:
+        """The same with no other features read in pieces than these."""
+        inputs, left = self.train.inputs.in_pieces(columns)
+        return replace(
+            self,
+            train=replace(self.train, inputs=inputs),
+            taught=None if self.taught is None else self.taught.reading(left),
+            validation=None if self.validation is None else replace(self.validation, inputs=inputs),
+            held_out=None if self.held_out is None else self.held_out.reading(left),
+        )
 
     def made(self) -> RankerNetwork:
         """One that has learnt nothing, the same every time."""
         torch.manual_seed(self.config.seed)
-        return RankerNetwork(len(self.train.owners), self.heads, self.config)
+        return RankerNetwork(len(self.train.readings), self.heads, self.config)
 
     @property
     def lesson(self) -> Lesson[Batch]:
@@ -95,9 +109,11 @@ class Study:
         return Study(self.train.shadowed(rng), None, heads, self.config)
 
     def told(self, network: RankerNetwork) -> dict[str, Float32]:
-        """How much each feature says to each head, by evenly spaced rows."""
+        """How much each reading of each feature says to each head, then what its shadow does: (2, R, F), by evenly spaced rows."""
         rows = self.train.some(torch.arange(len(self.train))[:: -(-len(self.train) // _ROWS_ASKED)])
-        return told(network, rows.inputs, rows.place, self.train.owners)
+        shape = (2, READINGS, self.train.inputs.n_features)
+        said = told(network, rows.inputs, rows.place, self.train.readings, int(np.prod(shape)))
+        return {head: deviations.reshape(shape) for head, deviations in said.items()}
 
 
 def _counted_through(progress: Progress, number: int, trainings: int, epoch: Epoch) -> None:
@@ -146,11 +162,12 @@ def train_ranker(
         heads = (*heads_in(rows), *(["choice"] if choices else []))
         judged = rows_of(validation, inputs, config)
         study = Study(rows, taught, heads, config, judged, held_out)
-        network = study.network(hardware, progress, notebook)
+        study, network = study.learnt(hardware, progress, notebook)
     known = bool(rows.place.any())
     position = float(config.serving_position) if known else float("nan")
-    ranker = Ranker(network, inputs, dict.fromkeys(network.heads, Calibration()), position, config, signature)
-    fusion = _fuse(network, held_out, choices.validation) if choices and held_out else None
+    calibration = dict.fromkeys(network.heads, Calibration())
+    ranker = Ranker(network, study.train.inputs, calibration, position, config, signature)
+    fusion = _fuse(network, study.held_out, choices.validation) if choices and study.held_out else None
     ranker = replace(ranker, calibration=_calibrate(ranker, validation), fusion=fusion)
     return replace(ranker, metrics=evaluate_ranking(ranker, validation))
 

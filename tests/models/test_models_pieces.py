@@ -1,5 +1,6 @@
 """Features in pieces: what a piece is, and which features get any."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -207,6 +208,29 @@ def test_the_inputs_of_some_columns_are_those_of_the_whole(columns):
     assert np.array_equal(part.transform(x[:50, some]), whole.transform(x[:50])[:, rows])
     assert np.array_equal(np.isin(whole.owners, some).nonzero()[0], np.sort(rows))
     assert np.array_equal(some[part.owners], whole.owners[rows])
+
+
+@given(st.sets(st.integers(0, 6)))
+def test_read_in_no_other_pieces_all_else_is_as_it_was(columns):
+    x, y = training_rows()
+    straight = fit_standardiser(x)
+    whole = replace(straight, pieces=fitted(x, {"play": y}))
+    part, left = whole.in_pieces(np.array(sorted(columns), dtype=np.int64))
+    assert np.array_equal(part.transform(x[:50]), whole.transform(x[:50])[:, left])
+    assert set(part.pieces.column) == set(whole.pieces.column) & columns
+    assert part.width == straight.width + len(part.pieces)
+    assert np.array_equal(part.owners, whole.owners[left])
+
+
+def test_what_a_column_is_read_as_in_pieces_is_a_reading_of_its_own():
+    x, y = training_rows()
+    x[::9, 1] = np.nan
+    whole = replace(fit_standardiser(x), pieces=fitted(x, {"play": y}))
+    n = whole.n_features
+    marked = n + len(whole.indicators)
+    assert np.array_equal(whole.readings[:marked], whole.owners[:marked])
+    assert len(whole.pieces)
+    assert np.array_equal(whole.readings[marked:], n + whole.owners[marked:])
 
 
 def test_pieces_travel_with_the_standardisation_and_old_artifacts_have_none():

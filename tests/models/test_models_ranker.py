@@ -92,8 +92,8 @@ def test_a_rows_shadow_is_another_users_row_behind_its_own(rows, ranker_config):
     of = beside.shadow[some.numpy()]
     assert np.array_equal(both[:, inputs.width :].numpy(), inputs.transform(data.features[of]))
     assert (data.user_id[of] != data.user_id[chosen[some.numpy()]]).all()
-    assert np.array_equal(beside.owners % 12, np.concatenate([inputs.owners, inputs.owners]))
-    assert (beside.owners // 12).tolist() == [0] * inputs.width + [1] * inputs.width
+    assert np.array_equal(beside.readings % 24, np.concatenate([inputs.readings, inputs.readings]))
+    assert (beside.readings // 24).tolist() == [0] * inputs.width + [1] * inputs.width
 
 
 def test_what_is_chosen_is_told_by_all_features_alike(rows, choices, ranker_config):
@@ -105,7 +105,31 @@ def test_what_is_chosen_is_told_by_all_features_alike(rows, choices, ranker_conf
     beside = study.shadowed(np.random.default_rng(0))
     assert (beside.heads, beside.taught, beside.validation) == (("play",), None, None)
     assert list(beside.told(beside.made())) == ["play"]
-    assert study.network(Hardware(), lambda _: None, None).entrance.first.share is None
+    (said,) = beside.told(beside.made()).values()
+    assert said.shape == (2, 2, 12)
+    _, network = study.learnt(Hardware(), lambda _: None, None)
+    assert network.entrance.first.share is None
+    chooses = network.entrance.first.weight[ranker_config.hidden :]
+    assert bool((chooses[:, :12] != 0).all())
+
+
+def test_pieces_in_which_no_head_finds_more_than_chance_are_not_read(rows, fit_ranker, choices):
+    """Feature 0 decides plays by its size alone, which no straight line says; completion goes by another, straight."""
+
+    def bent(n, seed, period=0):
+        data = rows(n, seed=seed, period=period)
+        play = (np.abs(data.features[:, 0]) > 0.7).astype(np.float32)
+        return replace(data, play=play, retention=np.full(n, np.nan, np.float32))
+
+    parts, lists = (bent(4_000, 0), bent(2_000, 1, 1)), choices(n=60)
+    every = fit_ranker(*parts, choices=lists, shadow_weight=0.0)
+    some = fit_ranker(*parts, choices=lists)
+    assert 0 in some.inputs.pieces.column
+    assert set(some.inputs.pieces.column) <= set(every.inputs.pieces.column)
+    assert some.network.entrance.first.in_features == some.inputs.width
+    none = fit_ranker(*parts, choices=lists, shadow_weight=1e12)
+    assert len(none.inputs.pieces) == 0
+    assert none.network.entrance.first.in_features == none.inputs.width < some.inputs.width
 
 
 def test_shadows_are_asked_nothing_of_a_later_period(rows, choices, sign):

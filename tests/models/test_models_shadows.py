@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.network import RankerNetwork
 from models.settings import RankerConfig
-from models.shadows import brought, heeded, shadows_of, told
+from models.shadows import bends_heeded, brought, heeded, shadows_of, told
 
 HEADS = ("play", "retention")
 
@@ -49,26 +49,28 @@ def slopes(one, head):
 def test_of_a_linear_network_a_feature_is_told_by_its_weight_times_its_deviation():
     one, (x, place) = straightened(network()), rows()
     x[:, 1] *= 3
-    found = told(one, x, place, np.arange(5))
+    found = told(one, x, place, np.arange(5), 5)
     for head in HEADS:
         wanted = np.abs(slopes(one, head)) * x.numpy().std(axis=0)
         np.testing.assert_allclose(found[head], wanted, rtol=1e-3)
 
 
-def test_what_a_features_inputs_bring_is_added_up_before_it_is_compared():
-    """Inputs 1 and 3 are of feature 1, and cancel."""
+def test_what_a_readings_inputs_bring_is_added_up_before_it_is_compared():
+    """Inputs 1 and 3 are of reading 1, and cancel; readings without inputs say nothing."""
     one, (x, place) = straightened(network()), rows()
     slope = slopes(one, "play")
     x[:, 3] = -x[:, 1] * float(slope[1] / slope[3])
-    found = told(one, x, place, np.array([0, 1, 2, 1, 3]))["play"]
-    assert found.shape == (4,)
+    found = told(one, x, place, np.array([0, 1, 2, 1, 5]), 7)["play"]
+    assert found.shape == (7,)
     assert found[1] < 1e-3 * found.max()
+    assert (found[[0, 2, 5]] > 0).all()
+    assert not found[[3, 4, 6]].any()
 
 
 def test_what_all_rows_share_tells_nothing():
     one, (x, place) = straightened(network()), rows()
     x[:, 2] = 2.0
-    found = told(one, x, place, np.arange(5))["retention"]
+    found = told(one, x, place, np.arange(5), 5)["retention"]
     assert found[2] < 1e-4 < found[1]
 
 
@@ -77,7 +79,7 @@ def test_the_parts_of_a_bent_network_add_up_to_what_its_logit_differs_by():
     one, (x, place) = network(), rows()
     with torch.no_grad():
         logit, start = one(x, place)["play"], one(0 * x, place)["play"]
-    parts = brought(one, x, place, np.arange(5))["play"]
+    parts = brought(one, x, place, np.arange(5), 5)["play"]
     apart = parts.sum(axis=1) - (logit - start).numpy()
     assert apart.std() < 0.2 * logit.numpy().std()
 
@@ -94,22 +96,36 @@ def test_a_feature_that_counts_beyond_half_the_way_brings_half_a_slope():
     with torch.no_grad():
         logit, start = one(x, nowhere)["play"], one(0 * x, nowhere)["play"]
     np.testing.assert_allclose(
-        brought(one, x, nowhere, np.arange(5))["play"][:, 0], (logit - start).numpy(), rtol=1e-3
+        brought(one, x, nowhere, np.arange(5), 5)["play"][:, 0], (logit - start).numpy(), rtol=1e-3
     )
 
 
 def test_a_feature_is_heeded_by_what_it_says_beyond_what_shadows_say():
     """The mean square of the shadows 1, 1, 3, 5 is 9; with a weight of 4 a feature that says 6 is heeded half."""
-    told = np.array([0, 6, 3, 18, 1, 1, 3, 5], np.float32)
-    np.testing.assert_allclose(heeded(told, 4.0), [0, 36 / 72, 9 / 45, 324 / 360], rtol=1e-6)
+    told = np.array([[[0, 6, 3, 18]], [[1, 1, 3, 5]]], np.float32)
+    np.testing.assert_allclose(heeded(told, 4.0), [[0, 36 / 72, 9 / 45, 324 / 360]], rtol=1e-6)
+
+
+def test_each_reading_is_held_against_shadows_of_its_own_kind():
+    """Features 0 and 2 are read in pieces; the mean square of their pieces' shadows is 5, of the numbers' 2."""
+    own, shadows = [[2, 4, 0], [5, 0, 10]], [[1, 1, 2], [3, 0, 1]]
+    found = heeded(np.array([own, shadows], np.float32), 1.0)
+    np.testing.assert_allclose(found, [[4 / 6, 16 / 18, 0], [25 / 30, 0, 100 / 105]], rtol=1e-6)
 
 
 def test_where_shadows_say_nothing_all_that_says_something_is_heeded():
-    assert heeded(np.array([0, 1e-8, 2, 0, 0, 0], np.float32), 8.0).tolist() == [0, 1, 1]
+    assert heeded(np.array([[[0, 1e-8, 2]], [[0, 0, 0]]], np.float32), 8.0).tolist() == [[0, 1, 1]]
 
 
 def test_where_no_feature_says_anything_all_are_heeded():
-    assert heeded(np.array([0, 0, 1, 2], np.float32), 8.0).tolist() == [1, 1]
+    assert heeded(np.array([[[0, 0]], [[1, 2]]], np.float32), 8.0).tolist() == [[1, 1]]
+
+
+def test_pieces_are_read_where_some_head_heeds_them_by_half():
+    play = np.array([[0.9, 0.9, 0.9, 0.9], [0.2, 0.5, 0.49, 0.0]], np.float32)
+    retention = np.array([[0.1, 0.1, 0.1, 0.1], [0.6, 0.0, 0.49, 0.0]], np.float32)
+    assert bends_heeded([play, retention]).tolist() == [0, 1]
+    assert bends_heeded([play]).tolist() == [1]
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 9))
