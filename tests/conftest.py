@@ -2,5 +2,6 @@
 
 from hypothesis import settings
 
-settings.register_profile("untimed", deadline=None)  # machines are shared: how long an example takes says nothing
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
