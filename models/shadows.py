@@ -41,6 +41,11 @@ def heeded(told: Float32, weight: float) -> Float32:
     return np.asarray(shares, np.float32)
 
 
+def of_inputs(shares: Float32, readings: Int64) -> Float32:
+    """How much to heed each input (I,): as the reading, of (R, F), that it belongs to (`Standardiser.readings`)."""
+    return np.asarray(shares.ravel()[readings])
+
+
 def bends_heeded(shares: Iterable[Float32]) -> Int64:
     """The features that some head heeds by half or more in pieces, of how much it heeds each reading (R, F)."""
     in_pieces = np.max([share[1] for share in shares], axis=0)

@@ -27,7 +27,7 @@ from models.progress import Epoch, Progress
 from models.ranker import Ranker
 from models.ranking_batches import Batch, Lists, Rows, labels_of, lists_of, ranking_batches, rows_of
 from models.settings import RankerConfig
-from models.shadows import READINGS, bends_heeded, heeded, told
+from models.shadows import READINGS, bends_heeded, heeded, of_inputs, told
 from models.signature import Signature
 
 HEADS = ("play", "completion", "retention")
@@ -78,7 +78,7 @@ class Study:
         shares = {head: heeded(told, weight) for head, told in said.items()}
         study = self.in_pieces(bends_heeded(shares.values()))
         network, readings = study.made(), study.train.readings
-        network.heed({head: torch.from_numpy(share.ravel()[readings]) for head, share in shares.items()})
+        network.heed({head: torch.from_numpy(of_inputs(share, readings)) for head, share in shares.items()})
         trained(study, network, 1).settle()
         return study, network
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.network import RankerNetwork
 from models.settings import RankerConfig
-from models.shadows import bends_heeded, brought, heeded, shadows_of, told
+from models.shadows import bends_heeded, brought, heeded, of_inputs, shadows_of, told
 
 HEADS = ("play", "retention")
 
@@ -119,6 +119,13 @@ def test_where_shadows_say_nothing_all_that_says_something_is_heeded():
 
 def test_where_no_feature_says_anything_all_are_heeded():
     assert heeded(np.array([[[0, 0]], [[1, 2]]], np.float32), 8.0).tolist() == [[1, 1]]
+
+
+def test_pieces_are_heeded_as_pieces_and_a_numbers_mark_as_the_number():
+    """Of two features: their numbers, the first one's mark, a piece of the second and one of the first."""
+    shares = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)
+    found = of_inputs(shares, np.array([0, 1, 0, 3, 2]))
+    np.testing.assert_array_equal(found, np.array([0.1, 0.2, 0.1, 0.4, 0.3], np.float32))
 
 
 def test_pieces_are_read_where_some_head_heeds_them_by_half():
