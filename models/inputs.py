@@ -64,6 +64,11 @@ class Standardiser:
         return len(self.mean) + len(self.indicators) + len(self.pieces)
 
     @property
+    def _straight(self) -> int:
+        """F + M, the number of inputs before the pieces."""
+        return self.n_features + len(self.indicators)
+
+    @property
     def owners(self) -> Int64:
         """(F + M + C,) the column that each input is made from; a null's mark from the first of those null together."""
         return np.concatenate([np.arange(self.n_features), self.indicators, self.pieces.column])
@@ -71,8 +76,7 @@ class Standardiser:
     @property
     def readings(self) -> Int64:
         """(F + M + C,) the reading that each input belongs to: of column c as one number, c, with its null's mark; in pieces, F + c."""
-        in_pieces = self.n_features + self.pieces.column
-        return np.concatenate([np.arange(self.n_features), self.indicators, in_pieces])
+        return self.owners + self.n_features * (np.arange(self.width) >= self._straight)
 
     @property
     def average(self) -> Float32:
@@ -90,14 +94,12 @@ class Standardiser:
             self.scale[columns], self.mean[columns], self.inverse_std[columns],
             np.searchsorted(columns, self.indicators[marked]), self.clip, pieces,
         )  # fmt: skip
-        after = self.n_features + len(self.indicators)
-        return found, np.concatenate([columns, self.n_features + marked, after + cut])
+        return found, np.concatenate([columns, self.n_features + marked, self._straight + cut])
 
     def in_pieces(self, columns: Int64) -> tuple[Standardiser, Int64]:
         """The same with no other columns in pieces than these, and which of the inputs here are those."""
         pieces, cut = self.pieces.only(columns)
-        after = self.n_features + len(self.indicators)
-        return replace(self, pieces=pieces), np.concatenate([np.arange(after), after + cut])
+        return replace(self, pieces=pieces), np.concatenate([np.arange(self._straight), self._straight + cut])
 
     def transform(self, features: Float32) -> Float32:
         """(n, F) with NaN for null → (n, F + M + C) without.
@@ -124,7 +126,7 @@ class Standardiser:
         values *= self.inverse_std
         np.clip(values, -self.clip, self.clip, out=values)
         np.copyto(values, 0, where=np.isnan(values))  # also ∞ · 0 in a constant column
-        after = self.n_features + len(self.indicators)
+        after = self._straight
         out[:, self.n_features : after] = np.isnan(features[:, self.indicators])
         out[:, after:] = self.pieces.transform(features)
 

@@ -7,7 +7,7 @@ puts the cuts into the inputs, and what is learnt of them is linear again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,17 +54,13 @@ class Pieces:
 
     def of(self, columns: Int64) -> tuple[Pieces, Int64]:
         """The pieces of some columns (ascending), numbered as these are; and which pieces they were."""
-        mine = np.flatnonzero(np.isin(self.column, columns))
-        column = np.searchsorted(columns, self.column[mine])
-        return Pieces(column, *(values[mine] for values in self._numbers())), mine
+        kept, mine = self.only(columns)
+        return replace(kept, column=np.searchsorted(columns, kept.column)), mine
 
     def only(self, columns: Int64) -> tuple[Pieces, Int64]:
         """The pieces of some columns, numbered as they were; and which pieces those are."""
         mine = np.flatnonzero(np.isin(self.column, columns))
-        return Pieces(self.column[mine], *(values[mine] for values in self._numbers())), mine
-
-    def _numbers(self) -> tuple[Float32, Float32, Float32, Float32]:
-        return self.start, self.inverse_width, self.mean, self.inverse_std
+        return Pieces(*(values[mine] for values in vars(self).values())), mine
 
     def to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Arrays for an artifact, their names starting with `prefix`; none where there are no pieces."""

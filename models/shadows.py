@@ -17,8 +17,6 @@ from models.inputs import added_up
 from models.network import RankerNetwork
 
 _STEPS = 8  # of the midpoint rule: features are put in order, not accounted for
-
-
 _HEEDED = 0.5  # by how much pieces are to be heeded to be worth reading for every candidate
 READINGS = 2  # of a feature: as one number, and in pieces
 

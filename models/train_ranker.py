@@ -63,7 +63,8 @@ class Study:
         Where heads have bodies of their own, but for `choice`, which reads all alike, each heeds features by how much more they
         say than shadows; and no feature is read in pieces but where some head heeds these.
         """
-        weight = self.config.shadow_weight if self.made().parted else 0.0
+        plain = self.made()
+        weight = self.config.shadow_weight if plain.parted else 0.0
         trainings = 2 if weight else 1
 
         def trained(study: Study, network: RankerNetwork, number: int) -> RankerNetwork:
@@ -72,7 +73,7 @@ class Study:
             return network
 
         if not weight:
-            return self, trained(self, self.made(), 0)
+            return self, trained(self, plain, 0)
         beside = self.shadowed(np.random.default_rng([self.config.seed, 0, 0]))
         said = beside.told(trained(beside, beside.made(), 0))
         shares = {head: heeded(told, weight) for head, told in said.items()}
